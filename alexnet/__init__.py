@@ -1,0 +1,1 @@
+"""AlexNet for two frameworks: what both share. Imports neither jax nor torch."""

@@ -1,0 +1,270 @@
+"""Everything a training run can be told, as one tree of frozen dataclasses.
+
+The command line is made from this tree (`cli.py`), the recipes are instances of it
+(`recipes.py`), and a run's `config.json` is one of them written down. The comment above a field
+is its help text.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from alexnet.errors import UserError, choose
+from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from alexnet.spec import VARIANTS, He, Spec, variant
+
+FRAMEWORKS = ("jax", "torch")
+SCHEDULES = ("constant", "step", "cosine", "plateau")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    # Which AlexNet: torchvision, paper or single.
+    variant: str = "torchvision"
+    # Height and width of the network's input; by default the variant's own.
+    image_size: int | None = None
+    # Channels of the network's input: 3 for RGB, 1 for gray.
+    channels: int = 3
+    # Share of each hidden layer's features; below 1 for quick tests.
+    width: float = 1.0
+    # Initial weights: those of the variant's source, or He et al. 2015.
+    init: Literal["variant", "he"] = "variant"
+    # Weights file to start from instead of random weights.
+    init_from: Path | None = None
+    # Arithmetic of convolutions and dense layers; weights and updates stay fp32.
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    # digits, tfds:NAME, folder:PATH or synthetic.
+    dataset: str = "digits"
+    # Where prepared TFDS data sets are.
+    data_dir: Path | None = None
+    # Examples a step, over all devices.
+    batch_size: int = 128
+    # How an image becomes resize-to pixels: short side scaled, or both sides warped.
+    resize_rule: Literal["short", "warp"] = "short"
+    # Pixels to scale to before cropping; by default 8/7 of the image size (256 for 224).
+    resize_to: int | None = None
+    # Training crop: a random position, or torchvision's random area and aspect ratio.
+    train_crop: Literal["random", "area"] = "random"
+    # Mirror half of the training images.
+    flip: bool = True
+    # Strength of the paper's PCA colour noise (0.1 there); 0 is none.
+    color_noise: float = 0.0
+    # Mean of each channel, subtracted, in units of 0..255; one number stands for all channels.
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    # Standard deviation of each channel, divided by, in units of 0..255.
+    std: tuple[float, ...] = IMAGENET_STD
+    # An image that can't be read: leave it out and count it, or stop.
+    on_bad_image: Literal["skip", "raise"] = "raise"
+    # Threads that read and decode images; changes the speed, never the samples.
+    loader_threads: int = 2
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    # Learning rate after warm-up.
+    learning_rate: float = 0.01
+    # Momentum of SGD; the rate multiplies the momentum's output, as in torch and optax.
+    momentum: float = 0.9
+    # Nesterov's form of momentum.
+    nesterov: bool = False
+    # Added to each gradient times its weight, before momentum.
+    weight_decay: float = 5e-4
+    # Decay biases too, as torchvision does and Caffe does not.
+    decay_biases: bool = True
+    # Share of the target spread evenly over all classes.
+    label_smoothing: float = 0.0
+    # Gradients with a larger joint norm are scaled down to it; 0 is off.
+    clip_norm: float = 0.0
+    # How the rate changes: constant, step, cosine or plateau.
+    schedule: str = "step"
+    # Steps over which the rate rises linearly from zero.
+    warmup_steps: int = 0
+    # Epochs at whose start the step schedule multiplies the rate by the drop factor.
+    drop_epochs: tuple[float, ...] = (30.0, 60.0)
+    # What the step and plateau schedules multiply the rate by.
+    drop_factor: float = 0.1
+    # Evaluations without a lower loss before the plateau schedule drops the rate.
+    patience: int = 5
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    # Decides initial weights, sample order, augmentation and dropout.
+    seed: int = 0
+    # Passes over the training set.
+    epochs: float | None = None
+    # Training steps, instead of epochs.
+    steps: int | None = None
+    # Directory for all that the run writes; by default a new one under runs/.
+    workdir: Path | None = None
+    # Go on from the last checkpoint in the work directory.
+    resume: bool = False
+    # Delete the run that is in the work directory first.
+    overwrite: bool = False
+    # Steps between checkpoints; by default one at each evaluation.
+    checkpoint_every: int | None = None
+    # Checkpoints kept besides the best one.
+    keep_checkpoints: int = 2
+    # Steps between evaluations; by default an epoch.
+    eval_every: int | None = None
+    # Steps between lines of training metrics.
+    log_every: int = 10
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    # Which framework trains: jax or torch.
+    framework: str = "jax"
+    # Named settings that the other options change; by default one that suits the data set.
+    recipe: str = "digits"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the network's input."""
+        return self.model.image_size or VARIANTS[self.model.variant].image_size
+
+    @property
+    def resize_to(self) -> int:
+        """Pixels to scale to before cropping: torchvision's 256 for 224 where not given."""
+        return self.data.resize_to or round(self.image_size * 8 / 7)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes the network's input at evaluation."""
+        data, channels = self.data, self.model.channels
+        return Preprocess(
+            resize_rule=data.resize_rule,
+            resize_to=self.resize_to,
+            crop=self.image_size,
+            channel_order="L" if channels == 1 else "RGB",
+            mean=data.mean * channels if len(data.mean) == 1 else data.mean,
+            std=data.std * channels if len(data.std) == 1 else data.std,
+        )
+
+    def spec(self, num_classes: int) -> Spec:
+        """The network this run trains."""
+        model = self.model
+        return variant(
+            model.variant,
+            num_classes=num_classes,
+            channels=model.channels,
+            image_size=model.image_size,
+            width=model.width,
+            init=He() if model.init == "he" else None,
+        )
+
+
+# Fields whose change leaves the numbers of a resumed run as they are.
+FREE_ON_RESUME = frozenset(
+    "workdir resume overwrite checkpoint_every keep_checkpoints log_every loader_threads "
+    "data_dir epochs steps".split()
+)
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse values that no run can have.
+
+    Raises:
+        UserError: naming the option, its value and what would do.
+    """
+    choose("framework", config.framework, FRAMEWORKS)
+    choose("variant", config.model.variant, VARIANTS)
+    choose("schedule", config.optim.schedule, SCHEDULES)
+    data, optim, run = config.data, config.optim, config.run
+    rules = [
+        (data.batch_size >= 1, "--batch-size", data.batch_size, "at least 1"),
+        (data.loader_threads >= 1, "--loader-threads", data.loader_threads, "at least 1"),
+        (config.resize_to >= config.image_size, "--resize-to", config.resize_to,
+         f"no smaller than the image size, {config.image_size}"),
+        (data.color_noise >= 0, "--color-noise", data.color_noise, "0 or more"),
+        (all(s > 0 for s in data.std), "--std", data.std, "above 0"),
+        (optim.learning_rate >= 0, "--learning-rate", optim.learning_rate, "0 or more"),
+        (0 <= optim.momentum < 1, "--momentum", optim.momentum, "from 0 to below 1"),
+        (optim.momentum > 0 or not optim.nesterov, "--momentum", optim.momentum,
+         "above 0 with --nesterov"),
+        (optim.weight_decay >= 0, "--weight-decay", optim.weight_decay, "0 or more"),
+        (0 <= optim.label_smoothing < 1, "--label-smoothing", optim.label_smoothing,
+         "from 0 to below 1"),
+        (optim.clip_norm >= 0, "--clip-norm", optim.clip_norm, "0 or more"),
+        (optim.warmup_steps >= 0, "--warmup-steps", optim.warmup_steps, "0 or more"),
+        (optim.patience >= 1, "--patience", optim.patience, "at least 1"),
+        (0 <= run.seed < 2**63, "--seed", run.seed, "from 0 to 2^63 - 1"),
+        (run.epochs is None or run.epochs > 0, "--epochs", run.epochs, "above 0"),
+        (run.steps is None or run.steps > 0, "--steps", run.steps, "above 0"),
+        (run.log_every >= 1, "--log-every", run.log_every, "at least 1"),
+        (run.eval_every is None or run.eval_every >= 1, "--eval-every", run.eval_every,
+         "at least 1"),
+        (run.checkpoint_every is None or run.checkpoint_every >= 1, "--checkpoint-every",
+         run.checkpoint_every, "at least 1"),
+        (run.keep_checkpoints >= 1, "--keep-checkpoints", run.keep_checkpoints, "at least 1"),
+        (len(data.mean) in (1, config.model.channels), "--mean", data.mean,
+         f"1 or {config.model.channels} numbers"),
+        (len(data.std) in (1, config.model.channels), "--std", data.std,
+         f"1 or {config.model.channels} numbers"),
+        (data.color_noise == 0 or config.model.channels == 3, "--color-noise", data.color_noise,
+         "0 unless the input has 3 channels"),
+    ]  # fmt: skip
+    for holds, option, value, need in rules:
+        if not holds:
+            raise UserError(f"{option} is {value}, but it must be {need}")
+    if run.resume and run.overwrite:
+        raise UserError("--resume and --overwrite exclude each other: give one of them")
+    if run.steps is not None and run.epochs is not None:
+        raise UserError("--steps and --epochs exclude each other: give one of them")
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The tree as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def from_json(values: dict[str, Any]) -> TrainConfig:
+    """The tree from what `to_json` gave.
+
+    Raises:
+        UserError: for fields that are missing, unknown or of the wrong type.
+    """
+    parts = {f.name: f for f in dataclasses.fields(TrainConfig)}
+    try:
+        built = {
+            name: _build(parts[name].default_factory, value) if isinstance(value, dict) else value
+            for name, value in values.items()
+        }
+        return TrainConfig(**built)
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(f"config.json is not one that this version wrote: {error}") from error
+
+
+def _build(kind: Any, values: dict[str, Any]) -> Any:
+    types = {f.name: f.type for f in dataclasses.fields(kind)}
+    converted = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            value = tuple(value)
+        elif types[name] == Path | None and value is not None:
+            value = Path(value)
+        converted[name] = value
+    return kind(**converted)
+
+
+def changed_fields(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Names of fields that differ and whose change would change a resumed run's numbers."""
+    names = []
+    for part in ("model", "data", "optim", "run"):
+        before, after = getattr(old, part), getattr(new, part)
+        names += [
+            f.name
+            for f in dataclasses.fields(before)
+            if f.name not in FREE_ON_RESUME and getattr(before, f.name) != getattr(after, f.name)
+        ]
+    return names + (["framework"] if old.framework != new.framework else [])

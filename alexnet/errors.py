@@ -1,0 +1,32 @@
+"""The two ways a command ends badly, and the sentence that goes with each."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: one sentence, no traceback, exit code 2."""
+
+
+class RunError(Exception):
+    """A run that could not go on through no mistake of the user's: exit code 1."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in `known`, with the nearest name that is."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return UserError(f"unknown {kind} '{name}': {hint}known are {', '.join(known)}")
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return `name` if it is one of `known`.
+
+    Raises:
+        UserError: naming the nearest known name.
+    """
+    known = list(known)
+    if name not in known:
+        raise unknown(kind, name, known)
+    return name

@@ -1,0 +1,406 @@
+"""The architectures, as data: one table of layers per variant, read top to bottom.
+
+Both frameworks walk these tables; neither knows a variant by name. A layer's numbers and its
+initial weights stand in its row, each variant's source in its comment.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from alexnet.errors import UserError, choose
+
+
+# --- initial weights, as data; `init.py` draws them ------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Kernel from N(0, std^2), bias constant (Krizhevsky et al. 2012, section 5)."""
+
+    std: float
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class FanIn:
+    """Kernel and bias from U(-b, b), b = 1/sqrt(fan_in): what torch.nn layers do by default.
+
+    torch writes it as kaiming_uniform(a=sqrt(5)), which is the same bound.
+    """
+
+
+@dataclass(frozen=True)
+class He:
+    """Kernel from N(0, 2/fan_in), bias zero (He et al. 2015, arXiv:1502.01852, equation 10)."""
+
+
+Init = Gaussian | FanIn | He
+
+
+# --- layers ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with square kernel and symmetric zero padding."""
+
+    name: str
+    features: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    init: Init = FanIn()
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A fully connected layer; `features=None` means one output per class."""
+
+    name: str
+    features: int | None
+    init: Init = FanIn()
+
+
+@dataclass(frozen=True)
+class ReLU:
+    """max(x, 0)."""
+
+
+@dataclass(frozen=True)
+class LRN:
+    """Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3).
+
+    y_c = x_c / (k + alpha / size * sum of x^2 over `size` channels centred on c) ^ beta,
+    with channels outside the range taken as zero. alpha IS divided by size, as in the authors'
+    own code (cuda-convnet layer.py, `scale /= size`), in Caffe and in PyTorch; the paper's
+    formula leaves the division out, and TensorFlow's op follows the formula.
+    With `groups`, each group of channels is normalised by itself: the authors' two towers never
+    see each other's channels (layers-145.cfg), Caffe's do.
+    """
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Max pooling; windows that would reach past the edge are dropped (floor)."""
+
+    window: int = 3
+    stride: int = 2
+
+
+@dataclass(frozen=True)
+class AdaptiveAvgPool:
+    """Average pooling to a fixed output size, with torch's bin edges."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """Feature map to vector: in H, W, C order for canonical weights, C, H, W in torch."""
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Inverted dropout: kept units are divided by 1 - rate while training.
+
+    The paper halves the outputs at test time instead; the expected values are the same.
+    """
+
+    rate: float = 0.5
+
+
+Layer = Conv | Dense | ReLU | LRN | MaxPool | AdaptiveAvgPool | Flatten | Dropout
+_KIND_NAMES = {
+    ReLU: "relu", LRN: "lrn", MaxPool: "pool", AdaptiveAvgPool: "avgpool",
+    Flatten: "flatten", Dropout: "dropout",
+}  # fmt: skip
+
+
+# --- a network -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One network: its table of layers and the three sizes that users change."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    image_size: int
+    num_classes: int = 1000
+    channels: int = 3
+    width: float = 1.0  # share of each hidden layer's features; below 1 for quick tests
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def num_params(self) -> int:
+        """Learned numbers, kernels and biases together."""
+        return sum(row.params for row in trace(self))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer with what follows from the layers above it, for a batch of one."""
+
+    name: str
+    layer: Layer
+    in_shape: tuple[int, ...]  # (H, W, C) or (features,)
+    out_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...] | None  # HWIO for Conv, (in, out) for Dense
+    multiply_adds: int
+
+    @property
+    def params(self) -> int:
+        """Kernel and bias entries."""
+        return math.prod(self.kernel_shape) + self.kernel_shape[-1] if self.kernel_shape else 0
+
+    @property
+    def fan_in(self) -> int:
+        """Inputs to one output of a learned layer."""
+        return math.prod(self.kernel_shape[:-1]) if self.kernel_shape else 0
+
+
+def trace(spec: Spec) -> list[Row]:
+    """Walk the table: every layer's name, shapes, parameters and multiply-adds.
+
+    A layer without weights is named after its kind and the number of the last learned layer
+    above it (`relu1`, `lrn1`, `pool1`, ...).
+
+    Raises:
+        UserError: where the input is too small for the network.
+    """
+    rows = list(_rows(spec))
+    if min(rows[-1].out_shape) < 1:
+        raise UserError(
+            f"image size {spec.image_size} is too small for variant '{spec.name}': nothing is left "
+            f"after {rows[-1].name}; the smallest that works is {min_image_size(spec)}"
+        )
+    return rows
+
+
+def _rows(spec: Spec) -> Iterator[Row]:
+    """The rows of `trace`, ending with the first whose output is empty, if one is."""
+    shape: tuple[int, ...] = (spec.image_size, spec.image_size, spec.channels)
+    number = "0"
+    for layer in spec.layers:
+        if isinstance(layer, Conv | Dense):
+            name, number = layer.name, layer.name.lstrip("convf")
+        else:
+            name = _KIND_NAMES[type(layer)] + number
+        out, kernel = _apply_shape(spec, layer, shape)
+        macs = math.prod(kernel[:-1]) * math.prod(out) if kernel else 0
+        yield Row(name, layer, shape, out, kernel, macs)
+        if min(out) < 1:
+            return
+        shape = out
+
+
+def _apply_shape(
+    spec: Spec, layer: Layer, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Output shape and kernel shape of one layer."""
+    match layer:
+        case Conv():
+            height, width, channels = shape
+            height, width = (
+                (n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in (height, width)
+            )
+            kernel = (layer.kernel, layer.kernel, channels // layer.groups, layer.features)
+            return (height, width, layer.features), kernel
+        case Dense():
+            features = spec.num_classes if layer.features is None else layer.features
+            return (features,), (shape[0], features)
+        case MaxPool():
+            height, width, channels = shape
+            height, width = ((n - layer.window) // layer.stride + 1 for n in (height, width))
+            return (height, width, channels), None
+        case AdaptiveAvgPool():
+            return (layer.size, layer.size, shape[2]), None
+        case Flatten():
+            return (math.prod(shape),), None
+        case _:
+            return shape, None
+
+
+def learned(spec: Spec) -> list[Row]:
+    """The rows that have weights: conv1 ... fc8."""
+    return [row for row in trace(spec) if row.kernel_shape]
+
+
+def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
+    """Canonical weight names and shapes: `conv1.kernel` (HWIO), `conv1.bias`, ..."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for row in learned(spec):
+        shapes[f"{row.name}.kernel"] = row.kernel_shape
+        shapes[f"{row.name}.bias"] = row.kernel_shape[-1:]
+    return shapes
+
+
+def min_image_size(spec: Spec) -> int:
+    """The smallest input that leaves at least one pixel after every layer."""
+    size = 1
+    while min(list(_rows(dataclasses.replace(spec, image_size=size)))[-1].out_shape) < 1:
+        size += 1
+    return size
+
+
+# --- the variants ----------------------------------------------------------------------------
+
+# torchvision.models.alexnet, after "One weird trick" (Krizhevsky 2014, arXiv:1404.5997) with 256
+# features in conv4: no LRN, adaptive pooling, dropout before fc6 and fc7, torch's default
+# initial weights. 61,100,840 parameters.
+TORCHVISION = Spec(
+    name="torchvision",
+    image_size=224,
+    layers=(
+        Conv("conv1", 64, kernel=11, stride=4, padding=2),
+        ReLU(),
+        MaxPool(),
+        Conv("conv2", 192, kernel=5, padding=2),
+        ReLU(),
+        MaxPool(),
+        Conv("conv3", 384, kernel=3, padding=1),
+        ReLU(),
+        Conv("conv4", 256, kernel=3, padding=1),
+        ReLU(),
+        Conv("conv5", 256, kernel=3, padding=1),
+        ReLU(),
+        MaxPool(),
+        AdaptiveAvgPool(6),
+        Flatten(),
+        Dropout(0.5),
+        Dense("fc6", 4096),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc7", 4096),
+        ReLU(),
+        Dense("fc8", None),
+    ),
+)
+
+_N01 = Gaussian(0.01)  # the paper's initial weights, section 5: N(0, 0.01^2) in every layer, ...
+_N01_BIAS1 = Gaussian(0.01, bias=1.0)  # ... bias 1 in conv2, conv4, conv5, fc6 and fc7
+
+# Krizhevsky, Sutskever, Hinton 2012, sections 3 and 4: two towers (groups in conv2, conv4 and
+# conv5), LRN inside each tower, dropout after fc6 and fc7. The text says 224 pixels; 227 without
+# padding gives its 55x55 map. 60,965,224 parameters.
+PAPER = Spec(
+    name="paper",
+    image_size=227,
+    layers=(
+        Conv("conv1", 96, kernel=11, stride=4, init=_N01),
+        ReLU(),
+        LRN(size=5, alpha=1e-4, beta=0.75, k=2.0, groups=2),
+        MaxPool(),
+        Conv("conv2", 256, kernel=5, padding=2, groups=2, init=_N01_BIAS1),
+        ReLU(),
+        LRN(size=5, alpha=1e-4, beta=0.75, k=2.0, groups=2),
+        MaxPool(),
+        Conv("conv3", 384, kernel=3, padding=1, init=_N01),
+        ReLU(),
+        Conv("conv4", 384, kernel=3, padding=1, groups=2, init=_N01_BIAS1),
+        ReLU(),
+        Conv("conv5", 256, kernel=3, padding=1, groups=2, init=_N01_BIAS1),
+        ReLU(),
+        MaxPool(),
+        Flatten(),
+        Dense("fc6", 4096, init=_N01_BIAS1),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc7", 4096, init=_N01_BIAS1),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc8", None, init=_N01),
+    ),
+)
+
+# The notebook this project began from: the paper's widths in one tower, no groups, LRN across
+# all channels, the paper's initial weights. 62,378,344 parameters.
+SINGLE = Spec(
+    name="single",
+    image_size=227,
+    layers=(
+        Conv("conv1", 96, kernel=11, stride=4, init=_N01),
+        ReLU(),
+        LRN(size=5, alpha=1e-4, beta=0.75, k=2.0),
+        MaxPool(),
+        Conv("conv2", 256, kernel=5, padding=2, init=_N01_BIAS1),
+        ReLU(),
+        LRN(size=5, alpha=1e-4, beta=0.75, k=2.0),
+        MaxPool(),
+        Conv("conv3", 384, kernel=3, padding=1, init=_N01),
+        ReLU(),
+        Conv("conv4", 384, kernel=3, padding=1, init=_N01_BIAS1),
+        ReLU(),
+        Conv("conv5", 256, kernel=3, padding=1, init=_N01_BIAS1),
+        ReLU(),
+        MaxPool(),
+        Flatten(),
+        Dense("fc6", 4096, init=_N01_BIAS1),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc7", 4096, init=_N01_BIAS1),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc8", None, init=_N01),
+    ),
+)
+
+VARIANTS: dict[str, Spec] = {spec.name: spec for spec in (TORCHVISION, PAPER, SINGLE)}
+
+
+def variant(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    channels: int = 3,
+    image_size: int | None = None,
+    width: float = 1.0,
+    init: Init | None = None,
+) -> Spec:
+    """A variant by name, at the sizes given.
+
+    `image_size=None` keeps the variant's own; `width` scales the features of every hidden layer
+    (to a multiple of 4); `init` replaces the initial weights of every layer.
+
+    Raises:
+        UserError: for an unknown name, or sizes that the network can't have.
+    """
+    base = VARIANTS[choose("variant", name, VARIANTS)]
+    if num_classes < 1 or channels < 1 or not 0 < width <= 1:
+        raise UserError(
+            f"classes and channels must be at least 1 and width in (0, 1]; got {num_classes}, "
+            f"{channels} and {width}"
+        )
+    spec = dataclasses.replace(
+        base,
+        layers=tuple(_resized(layer, width, init) for layer in base.layers),
+        image_size=base.image_size if image_size is None else image_size,
+        num_classes=num_classes,
+        channels=channels,
+        width=width,
+    )
+    trace(spec)  # raises where the image is too small
+    return spec
+
+
+def _resized(layer: Layer, width: float, init: Init | None) -> Layer:
+    if not isinstance(layer, Conv | Dense):
+        return layer
+    features = layer.features
+    if features is not None and width != 1:
+        features = max(4, 4 * round(features * width / 4))
+    return dataclasses.replace(layer, features=features, init=init or layer.init)
