@@ -9,18 +9,29 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from alexnet.errors import UserError, choose
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from alexnet.spec import VARIANTS, He, Spec, variant
+from alexnet.spec import VARIANTS, LeCun, Spec, variant
 
-FRAMEWORKS = ("jax", "torch")
-SCHEDULES = ("constant", "step", "cosine", "plateau")
+# The values of every field that takes a word.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "framework": ("jax", "torch"),
+    "variant": tuple(VARIANTS),
+    "init": ("variant", "lecun"),
+    "precision": ("fp32", "bf16"),
+    "resize_rule": ("short", "warp"),
+    "train_crop": ("random", "area"),
+    "on_bad_image": ("skip", "raise"),
+    "schedule": ("constant", "step", "cosine", "plateau"),
+}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The network and its arithmetic."""
+
     # Which AlexNet: torchvision, paper or single.
     variant: str = "torchvision"
     # Height and width of the network's input; by default the variant's own.
@@ -29,16 +40,18 @@ class ModelConfig:
     channels: int = 3
     # Share of each hidden layer's features; below 1 for quick tests.
     width: float = 1.0
-    # Initial weights: those of the variant's source, or He et al. 2015.
-    init: Literal["variant", "he"] = "variant"
+    # Initial weights: those of the variant's source, or N(0, 1/fan_in) in every layer.
+    init: str = "variant"
     # Weights file to start from instead of random weights.
     init_from: Path | None = None
     # Arithmetic of convolutions and dense layers; weights and updates stay fp32.
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
 class DataConfig:
+    """What it sees."""
+
     # digits, tfds:NAME, folder:PATH or synthetic.
     dataset: str = "digits"
     # Where prepared TFDS data sets are.
@@ -46,11 +59,11 @@ class DataConfig:
     # Examples a step, over all devices.
     batch_size: int = 128
     # How an image becomes resize-to pixels: short side scaled, or both sides warped.
-    resize_rule: Literal["short", "warp"] = "short"
+    resize_rule: str = "short"
     # Pixels to scale to before cropping; by default 8/7 of the image size (256 for 224).
     resize_to: int | None = None
     # Training crop: a random position, or torchvision's random area and aspect ratio.
-    train_crop: Literal["random", "area"] = "random"
+    train_crop: str = "random"
     # Mirror half of the training images.
     flip: bool = True
     # Strength of the paper's PCA colour noise (0.1 there); 0 is none.
@@ -60,13 +73,15 @@ class DataConfig:
     # Standard deviation of each channel, divided by, in units of 0..255.
     std: tuple[float, ...] = IMAGENET_STD
     # An image that can't be read: leave it out and count it, or stop.
-    on_bad_image: Literal["skip", "raise"] = "raise"
+    on_bad_image: str = "raise"
     # Threads that read and decode images; changes the speed, never the samples.
     loader_threads: int = 2
 
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """How it learns."""
+
     # Learning rate after warm-up.
     learning_rate: float = 0.01
     # Momentum of SGD; the rate multiplies the momentum's output, as in torch and optax.
@@ -95,6 +110,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
+    """How long, from which seed, and what is written where."""
+
     # Decides initial weights, sample order, augmentation and dropout.
     seed: int = 0
     # Passes over the training set.
@@ -119,6 +136,8 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """A whole training run."""
+
     # Which framework trains: jax or torch.
     framework: str = "jax"
     # Named settings that the other options change; by default one that suits the data set.
@@ -160,15 +179,15 @@ class TrainConfig:
             channels=model.channels,
             image_size=model.image_size,
             width=model.width,
-            init=He() if model.init == "he" else None,
+            init=LeCun() if model.init == "lecun" else None,
         )
 
 
 # Fields whose change leaves the numbers of a resumed run as they are.
-FREE_ON_RESUME = frozenset(
-    "workdir resume overwrite checkpoint_every keep_checkpoints log_every loader_threads "
-    "data_dir epochs steps".split()
-)
+FREE_ON_RESUME = {
+    "workdir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "log_every",
+    "loader_threads", "data_dir", "epochs", "steps", "init_from",
+}  # fmt: skip
 
 
 def check(config: TrainConfig) -> None:
@@ -177,10 +196,10 @@ def check(config: TrainConfig) -> None:
     Raises:
         UserError: naming the option, its value and what would do.
     """
-    choose("framework", config.framework, FRAMEWORKS)
-    choose("variant", config.model.variant, VARIANTS)
-    choose("schedule", config.optim.schedule, SCHEDULES)
     data, optim, run = config.data, config.optim, config.run
+    for part in (config, config.model, data, optim):
+        for name in CHOICES.keys() & vars(part).keys():
+            choose(f"--{name.replace('_', '-')}", getattr(part, name), CHOICES[name])
     rules = [
         (data.batch_size >= 1, "--batch-size", data.batch_size, "at least 1"),
         (data.loader_threads >= 1, "--loader-threads", data.loader_threads, "at least 1"),

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 
-from alexnet.spec import FanIn, Gaussian, He, Row, Spec, learned
+from alexnet.spec import FanIn, Gaussian, LeCun, Row, Spec, learned
 
 
 def initial_weights(spec: Spec, seed: int) -> dict[str, np.ndarray]:
@@ -36,8 +36,8 @@ def _draw(row: Row, seed: int) -> tuple[np.ndarray, np.ndarray]:
     match row.layer.init:
         case Gaussian(std, bias):
             return _normal(stream, shape, std), np.full(features, bias, np.float32)
-        case He():
-            std = math.sqrt(2 / row.fan_in)
+        case LeCun():
+            std = math.sqrt(1 / row.fan_in)
             return _normal(stream, shape, std), np.zeros(features, np.float32)
         case FanIn():
             bound = 1 / math.sqrt(row.fan_in)

@@ -32,11 +32,11 @@ class FanIn:
 
 
 @dataclass(frozen=True)
-class He:
-    """Kernel from N(0, 2/fan_in), bias zero (He et al. 2015, arXiv:1502.01852, equation 10)."""
+class LeCun:
+    """Kernel from N(0, 1/fan_in), bias zero (LeCun et al. 1998, Efficient BackProp, eq. 16)."""
 
 
-Init = Gaussian | FanIn | He
+Init = Gaussian | FanIn | LeCun
 
 
 # --- layers ----------------------------------------------------------------------------------
@@ -90,10 +90,27 @@ class LRN:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Max pooling; windows that would reach past the edge are dropped (floor)."""
+    """Max pooling.
+
+    Windows that would reach past the right or bottom edge are dropped (floor: torch's
+    default), or with `ceil` kept and cut off at the edge, as long as they
+    start inside the input (Caffe; torch's and ONNX's ceil_mode).
+    """
 
     window: int = 3
     stride: int = 2
+    ceil: bool = False
+
+    def out(self, size: int) -> int:
+        """Output size for an input of `size` pixels."""
+        if not self.ceil:
+            return (size - self.window) // self.stride + 1
+        windows = -(-(size - self.window) // self.stride) + 1
+        return windows - 1 if (windows - 1) * self.stride >= size else windows
+
+    def overhang(self, size: int) -> int:
+        """Pixels by which the last window reaches past the edge; they never win the maximum."""
+        return max(0, (self.out(size) - 1) * self.stride + self.window - size)
 
 
 @dataclass(frozen=True)
@@ -225,8 +242,7 @@ def _apply_shape(
             return (features,), (shape[0], features)
         case MaxPool():
             height, width, channels = shape
-            height, width = ((n - layer.window) // layer.stride + 1 for n in (height, width))
-            return (height, width, channels), None
+            return (layer.out(height), layer.out(width), channels), None
         case AdaptiveAvgPool():
             return (layer.size, layer.size, shape[2]), None
         case Flatten():
@@ -359,7 +375,78 @@ SINGLE = Spec(
     ),
 )
 
-VARIANTS: dict[str, Spec] = {spec.name: spec for spec in (TORCHVISION, PAPER, SINGLE)}
+# bvlc_alexnet, models/bvlc_alexnet/train_val.prototxt in BVLC/caffe: the paper's two groups, but
+# LRN across all channels with k=1, pooling that rounds up, and smaller biases and fc6 and fc7
+# weights to start from. 60,965,224 parameters.
+CAFFE = Spec(
+    name="caffe",
+    image_size=227,
+    layers=(
+        Conv("conv1", 96, kernel=11, stride=4, init=Gaussian(0.01)),
+        ReLU(),
+        LRN(size=5, alpha=1e-4, beta=0.75, k=1.0),
+        MaxPool(ceil=True),
+        Conv("conv2", 256, kernel=5, padding=2, groups=2, init=Gaussian(0.01, bias=0.1)),
+        ReLU(),
+        LRN(size=5, alpha=1e-4, beta=0.75, k=1.0),
+        MaxPool(ceil=True),
+        Conv("conv3", 384, kernel=3, padding=1, init=Gaussian(0.01)),
+        ReLU(),
+        Conv("conv4", 384, kernel=3, padding=1, groups=2, init=Gaussian(0.01, bias=0.1)),
+        ReLU(),
+        Conv("conv5", 256, kernel=3, padding=1, groups=2, init=Gaussian(0.01, bias=0.1)),
+        ReLU(),
+        MaxPool(ceil=True),
+        Flatten(),
+        Dense("fc6", 4096, init=Gaussian(0.005, bias=0.1)),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc7", 4096, init=Gaussian(0.005, bias=0.1)),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc8", None, init=Gaussian(0.01)),
+    ),
+)
+
+# bvlc_reference_caffenet, models/bvlc_reference_caffenet/train_val.prototxt in BVLC/caffe: LRN
+# after pooling instead of before it, and biases that start from 1. 60,965,224 parameters.
+CAFFENET = Spec(
+    name="caffenet",
+    image_size=227,
+    layers=(
+        Conv("conv1", 96, kernel=11, stride=4, init=Gaussian(0.01)),
+        ReLU(),
+        MaxPool(ceil=True),
+        LRN(size=5, alpha=1e-4, beta=0.75, k=1.0),
+        Conv("conv2", 256, kernel=5, padding=2, groups=2, init=Gaussian(0.01, bias=1.0)),
+        ReLU(),
+        MaxPool(ceil=True),
+        LRN(size=5, alpha=1e-4, beta=0.75, k=1.0),
+        Conv("conv3", 384, kernel=3, padding=1, init=Gaussian(0.01)),
+        ReLU(),
+        Conv("conv4", 384, kernel=3, padding=1, groups=2, init=Gaussian(0.01, bias=1.0)),
+        ReLU(),
+        Conv("conv5", 256, kernel=3, padding=1, groups=2, init=Gaussian(0.01, bias=1.0)),
+        ReLU(),
+        MaxPool(ceil=True),
+        Flatten(),
+        Dense("fc6", 4096, init=Gaussian(0.005, bias=1.0)),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc7", 4096, init=Gaussian(0.005, bias=1.0)),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc8", None, init=Gaussian(0.01)),
+    ),
+)
+
+# bvlcalexnet in the ONNX model zoo: bvlc_alexnet fed 224 pixels, so that conv1 gives 54x54; the
+# file's pools pad right and bottom by 1, which makes 27, 13 and 6 as rounding up does.
+ONNX_ZOO = dataclasses.replace(CAFFE, name="onnx_zoo", image_size=224)
+
+VARIANTS: dict[str, Spec] = {
+    spec.name: spec for spec in (TORCHVISION, PAPER, SINGLE, CAFFE, CAFFENET, ONNX_ZOO)
+}
 
 
 def variant(

@@ -5,7 +5,6 @@ operators that NumPy and torch share, so that torch can draw the bits that JAX d
 Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 4.3 and table 2.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +58,11 @@ def fold_in(key: Key, data: int) -> Key:
     return int(x0.view(np.uint32)[0]), int(x1.view(np.uint32)[0])
 
 
-def fold_all(key: Key, values: Sequence[int]) -> Key:
-    """Fold in several numbers, one after the other."""
-    for value in values:
-        key = fold_in(key, value)
-    return key
+def dropout_keys(seed: int, step: int, layers: int) -> np.ndarray:
+    """The keys of every dropout layer's mask at one step: (layers, 2) uint32.
+
+    They are functions of the seed, the step and the layer's place among the dropout layers, so
+    that no generator's state is carried through a run.
+    """
+    at_step = fold_in(seed_key(seed), step)
+    return np.array([fold_in(at_step, i) for i in range(layers)], np.uint32).reshape(layers, 2)

@@ -1,0 +1,96 @@
+"""The `alexnet` command and its subcommands; parses, calls, and turns errors into sentences."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from alexnet.config import TrainConfig
+from alexnet.errors import RunError, UserError, choose
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0 done, 2 wrong use, 1 failed, 143 ended by SIGTERM."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_usage())
+            return 0 if argv else 2
+        command = COMMANDS[choose("command", argv[0], COMMANDS)]
+        return command(argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    lines = ["usage: alexnet COMMAND [OPTIONS]", "", "AlexNet in JAX and in PyTorch.", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:10} {command.__doc__.splitlines()[0]}")
+    return "\n".join([*lines, "", "alexnet COMMAND --help tells a command's options."])
+
+
+def train(argv: Sequence[str]) -> int:
+    """Train a network, or go on with a run."""
+    config = parse_train(argv)
+    from alexnet.run import train as run
+
+    return run(config)
+
+
+def parse_train(argv: Sequence[str]) -> TrainConfig:
+    """The configuration that a command line describes.
+
+    Options change a recipe's values, or, with --resume, those that the run began with.
+
+    Raises:
+        UserError: for values that no run can have.
+    """
+    import tyro
+
+    from alexnet.recipes import RECIPES, default_recipe, recipe
+    from alexnet.workdir import read_config
+
+    early = _early_options(argv)
+    name = early.recipe or default_recipe(early.dataset)
+    if early.resume and early.workdir and not early.help:
+        default = read_config(Path(early.workdir))
+    else:
+        default = recipe(name)
+    default = _without_length(default) if early.steps or early.epochs else default
+    known = "; ".join(f"{name}: {r.result}" for name, r in RECIPES.items())
+    return tyro.cli(
+        TrainConfig,
+        prog="train.py",
+        description=f"Train AlexNet. Defaults shown are those of recipe '{name}'. {known}.",
+        args=list(argv),
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def _early_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The options that decide which values the others change."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in ("--recipe", "--dataset", "--workdir", "--steps", "--epochs"):
+        parser.add_argument(option, nargs="?")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--help", "-h", action="store_true")
+    return parser.parse_known_args(list(argv))[0]
+
+
+def _without_length(config: TrainConfig) -> TrainConfig:
+    """The configuration without its epochs or steps, for a command line that brings its own."""
+    return dataclasses.replace(
+        config, run=dataclasses.replace(config.run, epochs=None, steps=None)
+    )
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train}

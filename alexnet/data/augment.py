@@ -1,0 +1,146 @@
+"""What happens to an image between decoding and the device: resize, crop, mirror, colour noise.
+
+Everything random is drawn from (seed, epoch, index), in one fixed order whatever the options say,
+so that switching one off leaves the others as they are.
+"""
+
+import math
+
+import numpy as np
+
+from alexnet.config import TrainConfig
+from alexnet.data.draws import VIEW, uniforms
+from alexnet.preprocess import Preprocess
+
+# Colour noise of the authors' code, for RGB in 0..255: standard deviations along the principal
+# axes of ImageNet's colours, and those axes as columns (akrizhevsky/cuda-convnet2,
+# make-data/input_meta). The well-known constants of fb.resnet.torch are the same axes with
+# variances in place of standard deviations, which makes their noise far weaker.
+COLOR_STD = np.array([19.7208330491, 37.093888533, 121.7800609929])
+COLOR_AXES = np.array(
+    [
+        [0.4179551317, -0.7125794529, -0.5635104535],
+        [-0.8169806184, -0.0235416713, -0.5761843966],
+        [0.3973111842, 0.7011963442, -0.5920029644],
+    ]
+)
+
+AREA_SCALE = (0.08, 1.0)  # torchvision's RandomResizedCrop: share of the area, ...
+AREA_RATIO = (3 / 4, 4 / 3)  # ... width over height ...
+AREA_TRIES = 10  # ... and attempts before it takes the centre
+
+# A view's numbers: mirror, vertical place, horizontal place, colour noise, area tries.
+_FLIP, _TOP, _LEFT, _COLOR, _AREA = 0, 1, 2, slice(3, 7), slice(7, 7 + 2 * AREA_TRIES)
+_DRAWS = _AREA.stop
+
+
+def train_view(
+    image: np.ndarray, config: TrainConfig, seed: int, epoch: int, index: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One training example: the crop, uint8 S x S x C, and its colour shift, float32[3].
+
+    `image` is uint8 H x W x C. The shift is in units of 0..255, for all pixels of the crop; the
+    device adds it before it normalises, without clipping.
+    """
+    draws = uniforms(_DRAWS, VIEW, seed, epoch, index)
+    if config.data.train_crop == "area":
+        crop = _area_crop(image, config.image_size, draws)
+    else:
+        crop = _position_crop(image, config, draws)
+    if config.data.flip and draws[_FLIP] < 0.5:
+        crop = crop[:, ::-1]
+    return crop, _color_shift(draws[_COLOR], config.data.color_noise)
+
+
+def eval_view(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """The centre crop of the resized image, uint8 S x S x C, equal to torchvision's.
+
+    `image` is uint8 H x W x C, RGB or gray; where the preprocessing says BGR the crop is BGR.
+    """
+    size = preprocess.crop
+    height, width = _resized_shape(*image.shape[:2], preprocess.resize_rule, preprocess.resize_to)
+    resized = _resize(image, height, width)
+    # Rounded as in torchvision's CenterCrop: halves go to the even neighbour.
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    crop = resized[top : top + size, left : left + size]
+    return crop[:, :, ::-1] if preprocess.channel_order == "BGR" else crop
+
+
+def _resized_shape(height: int, width: int, rule: str, size: int) -> tuple[int, int]:
+    """Height and width after resizing; the long side is rounded down, as torchvision does."""
+    if rule == "warp":
+        return size, size
+    short = min(height, width)
+    return int(size * height / short), int(size * width / short)
+
+
+def _position_crop(image: np.ndarray, config: TrainConfig, draws: np.ndarray) -> np.ndarray:
+    """A random place in the central square of the resized image (paper, section 4.1)."""
+    square, size = config.resize_to, config.image_size
+    height, width = image.shape[:2]
+    tall, wide = _resized_shape(height, width, config.data.resize_rule, square)
+    top = round((tall - square) / 2) + int(draws[_TOP] * (square - size + 1))
+    left = round((wide - square) / 2) + int(draws[_LEFT] * (square - size + 1))
+    # Only the pixels that are kept are computed: the same as cropping the resized image, up to
+    # one level of 255, in half the time.
+    rows, columns = height / tall, width / wide
+    box = (
+        left * columns,
+        top * rows,
+        min((left + size) * columns, width),
+        min((top + size) * rows, height),
+    )
+    return _resize(image, size, size, box)
+
+
+def _area_crop(image: np.ndarray, size: int, draws: np.ndarray) -> np.ndarray:
+    """A random share of the area at a random aspect ratio, resized to a square."""
+    height, width = image.shape[:2]
+    tall, wide = _area_shape(height, width, draws[_AREA].reshape(AREA_TRIES, 2))
+    if (tall, wide) == (0, 0):
+        ratio = min(max(width / height, AREA_RATIO[0]), AREA_RATIO[1])
+        tall = min(height, max(1, round(width / ratio)))
+        wide = min(width, max(1, round(height * ratio)))
+        top, left = (height - tall) // 2, (width - wide) // 2
+    else:
+        top = int(draws[_TOP] * (height - tall + 1))
+        left = int(draws[_LEFT] * (width - wide + 1))
+    return _resize(image[top : top + tall, left : left + wide], size, size)
+
+
+def _area_shape(height: int, width: int, tries: np.ndarray) -> tuple[int, int]:
+    """Height and width of the first try that fits into the image, (0, 0) if none does."""
+    low, high = (math.log(ratio) for ratio in AREA_RATIO)
+    for scale, aspect in tries:
+        area = height * width * (AREA_SCALE[0] + scale * (AREA_SCALE[1] - AREA_SCALE[0]))
+        ratio = math.exp(low + aspect * (high - low))
+        tall, wide = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < tall <= height and 0 < wide <= width:
+            return tall, wide
+    return 0, 0
+
+
+def _resize(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Bilinear with antialiasing, by Pillow; `box` (left, top, right, bottom) is the part kept."""
+    from PIL import Image
+
+    gray = image.shape[2] == 1
+    whole = Image.fromarray(np.ascontiguousarray(image[:, :, 0] if gray else image))
+    resized = np.asarray(whole.resize((width, height), Image.Resampling.BILINEAR, box))
+    return resized[:, :, None] if gray else resized
+
+
+def _color_shift(draws: np.ndarray, strength: float) -> np.ndarray:
+    """PCA colour noise from four uniform draws: float32[3], RGB in units of 0..255."""
+    if strength == 0:
+        return np.zeros(3, np.float32)
+    # Box and Muller 1958: two uniform numbers give two normal ones; the fourth is left over.
+    radius = np.sqrt(-2 * np.log1p(-draws[:2]))
+    angle = 2 * np.pi * draws[2:]
+    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:3]
+    return ((normal * COLOR_STD) @ COLOR_AXES.T * strength).astype(np.float32)

@@ -1,0 +1,131 @@
+"""Image folders: one folder per class, split on disk or by the run's seed."""
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alexnet.data.draws import stratified_split
+from alexnet.data.sources import Dataset
+from alexnet.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+EVAL_FOLDERS = ("val", "validation", "test")
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Image files; they are opened when they are asked for."""
+
+    files: list[str]
+    labels: np.ndarray  # int32 [N]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Path, int]:
+        return Path(self.files[index]), int(self.labels[index])
+
+    def describe(self, index: int) -> str:
+        """Its path."""
+        return self.files[index]
+
+
+def open_folder(root: Path, name: str, seed: int) -> Dataset:
+    """PATH/train and PATH/val (or validation, or test), or PATH with 20 % of each class held out.
+
+    Below each of them is a folder per class, and below that images in any depth. Classes are
+    numbered in the order of their names. Hidden files are left alone.
+
+    Raises:
+        UserError: for a folder that isn't there, classes without images, or classes that differ
+            between training and evaluation.
+    """
+    if not root.is_dir():
+        raise _missing(root)
+    train = root / "train"
+    held_out = [root / folder for folder in EVAL_FOLDERS if (root / folder).is_dir()]
+    if train.is_dir() and held_out:
+        return _on_disk_split(train, held_out[0], name)
+    if train.is_dir() and not _images_in(train):
+        raise UserError(
+            f"{root} has a folder 'train' and none to evaluate on: add one called "
+            f"{' or '.join(EVAL_FOLDERS)}, or give folder:{train} to hold out a part of it"
+        )
+    source, classes = _scan(root)
+    kept, out = stratified_split(source.labels, seed)
+    if not len(out):
+        raise UserError(f"{root} has one image a class: none is left to evaluate on")
+    parts = [FolderSource([source.files[i] for i in p], source.labels[p]) for p in (kept, out)]
+    return Dataset(name, *parts, classes)
+
+
+def _on_disk_split(train: Path, held_out: Path, name: str) -> Dataset:
+    (train_source, classes), (eval_source, eval_classes) = _scan(train), _scan(held_out)
+    if classes != eval_classes:
+        sides = [
+            f"{', '.join(sorted(only)[:5])} only in {where.name}"
+            for only, where in (
+                (set(classes) - set(eval_classes), train),
+                (set(eval_classes) - set(classes), held_out),
+            )
+            if only
+        ]
+        raise UserError(f"{train} and {held_out} have different classes: {'; '.join(sides)}")
+    return Dataset(name, train_source, eval_source, classes)
+
+
+def _scan(root: Path) -> tuple[FolderSource, tuple[str, ...]]:
+    """All images below `root` with the number of their class, and the classes' names."""
+    classes = sorted(
+        entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."
+    )
+    if not classes:
+        found = "images but no folders" if _images_in(root) else "no folders"
+        raise UserError(f"{root} has {found}: it must have one folder of images per class")
+    files: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = _images_below(root / name)
+        if not found:
+            raise UserError(
+                f"class '{name}' in {root} has no images: add some "
+                f"({' '.join(EXTENSIONS)}) or remove the folder"
+            )
+        files += found
+        labels += [label] * len(found)
+    return FolderSource(files, np.array(labels, np.int32)), tuple(classes)
+
+
+def _is_image(name: str) -> bool:
+    return name[0] != "." and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _images_in(folder: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(folder) if _is_image(entry.name) and entry.is_file()]
+
+
+def _images_below(folder: Path) -> list[str]:
+    """Paths of all images in any depth, sorted: the disk's own order differs by machine."""
+    found: list[str] = []
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:  # a link back up: walking on would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if name[0] != "."]
+        found += [os.path.join(here, name) for name in names if _is_image(name)]
+    return sorted(found)
+
+
+def _missing(root: Path) -> UserError:
+    if root.exists():
+        return UserError(f"{root} is a file: folder: takes a folder with one folder per class")
+    beside = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
+    near = difflib.get_close_matches(root.name, beside, n=1, cutoff=0.4)
+    hint = f"; did you mean {root.parent / near[0]}?" if near else ""
+    return UserError(f"there is no folder {root}{hint}")

@@ -1,0 +1,178 @@
+"""Prepared TensorFlow Datasets, read without TensorFlow."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet.data.sources import Dataset
+from alexnet.errors import UserError, unknown
+from alexnet.imports import hidden
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+@dataclass(frozen=True)
+class TfdsSource:
+    """One split; images stay encoded, so that decoding is this project's own."""
+
+    name: str
+    records: Any  # a tfds data source
+    image_key: str
+    label_key: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
+        record = self.records[index]
+        label = int(record[self.label_key])
+        if label < 0:
+            raise UserError(f"{self.describe(index)} has no label: this split can't be used")
+        return record[self.image_key], label
+
+    def describe(self, index: int) -> str:
+        """Its number and split."""
+        return f"example {index} of {self.name}"
+
+
+def open_tfds(name: str, data_dir: Path | None) -> Dataset:
+    """A data set prepared below `data_dir`, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    `name` is NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION; the newest version counts
+    where none is given. What is on disk decides, so a data set of one's own needs no code here.
+    Evaluated is the split validation, else test, else the last 20 % of train.
+
+    Raises:
+        UserError: for data that isn't there, isn't prepared for random access, or has no image
+            with a class label.
+    """
+    if data_dir is None:
+        data_dir = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    if str(data_dir).startswith("gs:/"):
+        bucket = str(data_dir).replace("gs:/", "gs://", 1)  # Path folds the slashes
+        raise UserError(
+            f"--data-dir is {bucket}, but examples can't be read in random order from gs://: "
+            "mount the bucket with gcsfuse, or copy the data set to a local disk"
+        )
+    folder = _find(name, data_dir.expanduser())
+    tfds = _import_tfds()
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} is not a data set that tfds can open: {error}") from error
+    image_key, label_key = _keys(tfds, builder.info, name)
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+
+    def source(split: str) -> TfdsSource:
+        return TfdsSource(
+            f"tfds:{name}, {split}",
+            builder.as_data_source(split=split, decoders=decoders),
+            image_key,
+            label_key,
+        )
+
+    try:
+        train, held_out = (source(split) for split in _splits(builder.info, name))
+    except NotImplementedError as error:
+        raise UserError(
+            f"{folder} holds {builder.info.file_format.value} files, which can't be read in random "
+            f"order without TensorFlow; {_how_to_prepare(name, data_dir)}"
+        ) from error
+    names = builder.info.features[label_key].names
+    return Dataset(f"tfds:{name}", train, held_out, tuple(names))
+
+
+def _import_tfds() -> Any:
+    try:
+        with hidden("jax", "torch"):
+            import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"tfds: data sets need a package that isn't installed ({error.name}): "
+            "pip install 'alexnet-two-frameworks[tfds]'"
+        ) from error
+    return tfds
+
+
+def _find(name: str, data_dir: Path) -> Path:
+    """The folder with the data set's files: NAME[/CONFIG]/VERSION below `data_dir`."""
+    path, _, version = name.partition(":")
+    here = data_dir
+    for part in path.split("/"):
+        known = _prepared_in(here)
+        if part not in known:
+            raise _not_prepared(name, part, here, known, data_dir)
+        here = here / part
+    if (here / "dataset_info.json").is_file():
+        return here
+    versions = sorted(
+        (part for part in _prepared_in(here) if _VERSION.fullmatch(part)),
+        key=lambda text: [int(number) for number in text.split(".")],
+    )
+    if not versions:
+        configs = ", ".join(f"{path}/{config}" for config in _prepared_in(here))
+        raise UserError(f"tfds:{path} has configs: name one of {configs}")
+    if version and version not in versions:
+        raise unknown(f"version of {path}", version, versions)
+    return here / (version or versions[-1])
+
+
+def _prepared_in(folder: Path) -> list[str]:
+    """Folders in `folder` below which some data set has been prepared."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir()
+        and any((entry / depth).glob("dataset_info.json") for depth in ("", "*", "*/*"))
+    )
+
+
+def _not_prepared(name: str, part: str, here: Path, known: list[str], data_dir: Path) -> UserError:
+    how = _how_to_prepare(name, data_dir)
+    if not here.is_dir():
+        return UserError(f"there is no folder {here} with prepared data sets; {how}")
+    if not known:
+        return UserError(f"no data set is prepared in {here}; {how}")
+    return UserError(f"{unknown(f'data set in {here}', part, known)}; {how}")
+
+
+def _how_to_prepare(name: str, data_dir: Path) -> str:
+    return (
+        'prepare it once with: python -c "import tensorflow_datasets as tfds; tfds.builder('
+        f"'{name}', data_dir='{data_dir}', file_format='array_record').download_and_prepare()\" "
+        "(data sets that don't come as image files need pip install tensorflow for this step)"
+    )
+
+
+def _keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
+    """Names of the image and of the label among the features."""
+    features = info.features
+    image_keys = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    label_keys = [
+        key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)
+    ]
+    if not image_keys or not label_keys:
+        raise UserError(
+            f"tfds:{name} has no image with one class label; its features are {', '.join(features)}"
+        )
+    # Where there are several, tfds itself may say which pair is meant.
+    pair = info.supervised_keys
+    if pair and len(pair) == 2 and pair[0] in image_keys and pair[1] in label_keys:
+        return pair[0], pair[1]
+    return image_keys[0], label_keys[0]
+
+
+def _splits(info: Any, name: str) -> tuple[str, str]:
+    """What to train and what to evaluate on."""
+    if "train" not in info.splits:
+        raise UserError(f"tfds:{name} has no split 'train'; it has {', '.join(info.splits)}")
+    for held_out in ("validation", "test"):
+        if held_out in info.splits:
+            return "train", held_out
+    return "train[:80%]", "train[80%:]"

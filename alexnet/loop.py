@@ -1,0 +1,235 @@
+"""The one training and evaluation loop; a framework comes in as an `Engine`."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from alexnet import workdir
+from alexnet.checkpoints import Checkpoints
+from alexnet.config import TrainConfig
+from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch, train_batches
+from alexnet.data.sources import Dataset
+from alexnet.engine import Engine
+from alexnet.errors import RunError
+from alexnet.report.progress import Progress
+from alexnet.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When things happen, in completed steps."""
+
+    total_steps: int
+    steps_per_epoch: int
+    eval_every: int
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, dataset: Dataset) -> "Plan":
+        """The plan of a run over a data set."""
+        run, epoch = config.run, steps_per_epoch(dataset, config)
+        total = run.steps or max(1, round((run.epochs or 1) * epoch))
+        eval_every = run.eval_every or epoch
+        return cls(total, epoch, eval_every, run.checkpoint_every or eval_every)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation belongs after `step` completed steps."""
+        return step > 0 and (step % self.eval_every == 0 or step == self.total_steps)
+
+    def checkpoints_at(self, step: int) -> bool:
+        """Whether a checkpoint belongs after `step` completed steps."""
+        return step > 0 and (step % self.checkpoint_every == 0 or step == self.total_steps)
+
+
+@dataclass
+class Trainer:
+    """A run in progress: the engine, and everything else that changes from step to step.
+
+    What decides the run's further course is `step`, `evals` and the engine's state; these three
+    are what a checkpoint holds.
+    """
+
+    config: TrainConfig
+    dataset: Dataset
+    engine: Engine
+    checkpoints: Checkpoints
+    progress: Progress
+    plan: Plan
+    step: int = 0
+    evals: list[dict[str, float]] = field(default_factory=list)
+    saved_step: int = -1
+    bad_images: BadImages = field(default_factory=BadImages)
+
+    def run(self, log: workdir.MetricsLog) -> int:
+        """Train to the end, or until a signal asks to stop.
+
+        Returns:
+            0 at the end, else 128 + the signal's number, with everything saved.
+
+        Raises:
+            RunError: for a loss that is not finite, or a checkpoint that can't be written.
+        """
+        batches = train_batches(self.dataset, self.config, self.step, self.bad_images)
+        clock = _Clock(self.config.data.batch_size, self.step)
+        pending: tuple[int, float, Any] | None = None  # step, rate and metrics, still computing
+        with _stop_signals(self.progress) as stop:
+            while True:
+                boundary = stop or self._boundary()
+                if pending and boundary:
+                    pending = self._report(log, clock, *pending)
+                if boundary:
+                    with clock.paused():
+                        self._evaluate_and_save(log, stop)
+                    if stop or self.step == self.plan.total_steps:
+                        break
+                rate = self._learning_rate()
+                metrics = self.engine.train_step(
+                    next(batches), step=self.step, learning_rate=rate
+                )
+                if pending:
+                    pending = self._report(log, clock, *pending)
+                self.step += 1
+                pending = (self.step, rate, metrics)
+        batches.close()
+        self.checkpoints.wait()
+        return 128 + stop[0] if stop else 0
+
+    def _boundary(self) -> bool:
+        plan = self.plan
+        return plan.evaluates_at(self.step) or plan.checkpoints_at(self.step)
+
+    def _learning_rate(self) -> float:
+        return learning_rate(
+            self.config.optim,
+            self.step,
+            total_steps=self.plan.total_steps,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            eval_losses=[record["loss"] for record in self.evals],
+        )
+
+    def _report(
+        self, log: workdir.MetricsLog, clock: "_Clock", step: int, rate: float, metrics: Any
+    ) -> None:
+        """Wait for a step's metrics, refuse a loss that is no number, and log."""
+        values = self.engine.fetch(metrics)
+        if not math.isfinite(values["loss"]):
+            raise self._diverged(f"the loss is {values['loss']} at step {step}")
+        for sentence in self.bad_images.take_new():
+            self.progress.note(f"left out: {sentence}")
+        record = {"step": step, "split": "train", **values, "learning_rate": rate}
+        due = step % self.config.run.log_every == 0 or step == self.plan.total_steps
+        if due:
+            record["examples_per_second"] = clock.rate(step)
+            log.write(record)
+        self.progress.train(record, due)
+
+    def _evaluate_and_save(self, log: workdir.MetricsLog, stop: list[int]) -> None:
+        done = self.evals and self.evals[-1]["step"] == self.step
+        if self.plan.evaluates_at(self.step) and not done and not stop:
+            record = evaluate(self.engine, self.dataset, self.config, self.progress)
+            if not math.isfinite(record["loss"]):
+                raise self._diverged(f"the evaluation's loss is {record['loss']}")
+            record = {"step": self.step, "split": "eval", **record}
+            record["learning_rate"] = self._learning_rate()
+            log.write(record)
+            self.evals.append(record)
+            self.progress.evaluation(record)
+        if (stop or self.plan.checkpoints_at(self.step)) and self.saved_step != self.step:
+            self._save()
+
+    def _save(self) -> None:
+        if not self.engine.is_finite():
+            raise self._diverged(f"a weight is not a finite number after step {self.step}")
+        last = self.evals[-1] if self.evals else None
+        current = last and last["step"] == self.step
+        score = [last["top1"], -last["loss"]] if current else None
+        meta = {"evals": self.evals, "score": score}
+        self.checkpoints.save(self.step, self.engine.snapshot(), meta)
+        self.saved_step = self.step
+
+    def restore(self) -> bool:
+        """Go back to the last whole checkpoint; False where there is none."""
+        meta = self.checkpoints.restore(self.engine.restore, self.progress.note)
+        if meta is None:
+            return False
+        self.step, self.evals = meta["step"], meta["evals"]
+        self.saved_step = self.step
+        return True
+
+    def _diverged(self, what: str) -> RunError:
+        self.checkpoints.wait()
+        return RunError(
+            f"{what}; {self.checkpoints.last_good()}. Try a lower --learning-rate, more "
+            "--warmup-steps or --clip-norm 1"
+        )
+
+
+def evaluate(
+    engine: Engine, dataset: Dataset, config: TrainConfig, progress: Progress
+) -> dict[str, float]:
+    """Loss, top-1 and top-5 over the evaluation set, each example counted once.
+
+    Raises:
+        RunError: if the number of examples counted is not the number there are.
+    """
+    bad_images, start = BadImages(), time.perf_counter()
+    sums = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "count": 0.0}
+    for batch in eval_batches(dataset.eval, config, bad_images):
+        for name, value in engine.fetch(engine.eval_step(batch)).items():
+            sums[name] += value
+        progress.evaluating(int(sums["count"]), len(dataset.eval))
+    for sentence in bad_images.take_new():
+        progress.note(f"left out: {sentence}")
+    count = int(sums.pop("count"))
+    if count + len(bad_images) != len(dataset.eval) or count == 0:
+        raise RunError(
+            f"the evaluation counted {count} examples and left out {len(bad_images)}, but there "
+            f"are {len(dataset.eval)}"
+        )
+    means = {name: value / count for name, value in sums.items()}
+    return {**means, "count": count, "examples_per_second": count / (time.perf_counter() - start)}
+
+
+class _Clock:
+    """Training examples a second since the last reading, without the pauses."""
+
+    def __init__(self, batch_size: int, step: int):
+        self._batch_size, self._step = batch_size, step
+        self._since = time.perf_counter()
+
+    def rate(self, step: int) -> float:
+        now = time.perf_counter()
+        examples = (step - self._step) * self._batch_size
+        rate = examples / max(now - self._since, 1e-9)
+        self._step, self._since = step, now
+        return rate
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+
+@contextmanager
+def _stop_signals(progress: Progress) -> Iterator[list[int]]:
+    """A list that SIGTERM or Ctrl-C puts its number in; a second signal acts as usual."""
+    received: list[int] = []
+
+    def on_signal(number: int, _: Any) -> None:
+        received.append(number)
+        progress.note(f"{signal.Signals(number).name}: saving, then stopping")
+        signal.signal(number, previous[number])
+
+    previous = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for number in previous:
+            signal.signal(number, on_signal)
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

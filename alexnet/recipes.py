@@ -1,0 +1,106 @@
+"""Named training recipes: complete configurations, each with its source and its known result."""
+
+from dataclasses import dataclass
+
+from alexnet.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from alexnet.errors import choose
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A configuration, where it comes from and what it is known to reach."""
+
+    source: str
+    result: str
+    config: TrainConfig
+
+
+_DIGITS = TrainConfig(
+    recipe="digits",
+    model=ModelConfig(variant="torchvision", image_size=64, init="lecun"),
+    data=DataConfig(
+        dataset="digits",
+        batch_size=64,
+        flip=False,
+        mean=(77.9,),  # of the 1,797 images
+        std=(95.9,),
+    ),
+    optim=OptimConfig(learning_rate=0.02, schedule="cosine", warmup_steps=44),
+    run=RunConfig(epochs=8),
+)
+
+_TORCHVISION = TrainConfig(
+    recipe="torchvision",
+    model=ModelConfig(variant="torchvision"),
+    data=DataConfig(dataset="tfds:imagenet2012", batch_size=256, train_crop="area"),
+    optim=OptimConfig(
+        learning_rate=0.01, weight_decay=1e-4, schedule="step", drop_epochs=(30.0, 60.0)
+    ),
+    run=RunConfig(epochs=90, log_every=50),
+)
+
+# Pixels as they are but for the mean, as in the paper; the means are those of the authors'
+# mean image (cuda-convnet2, make-data/input_meta).
+_PAPER_DATA = DataConfig(
+    dataset="tfds:imagenet2012",
+    batch_size=128,
+    resize_to=256,
+    color_noise=0.1,
+    mean=(127.305, 119.715, 104.913),
+    std=(1.0,),
+)
+
+_PAPER = TrainConfig(
+    recipe="paper",
+    model=ModelConfig(variant="paper"),
+    data=_PAPER_DATA,
+    optim=OptimConfig(learning_rate=0.01, schedule="step", drop_epochs=(25.0, 51.0, 79.0)),
+    run=RunConfig(epochs=91, log_every=50),
+)
+
+_SINGLE = TrainConfig(
+    recipe="single",
+    model=ModelConfig(variant="single"),
+    data=_PAPER_DATA,
+    optim=OptimConfig(learning_rate=0.01, schedule="plateau"),
+    run=RunConfig(epochs=90, log_every=50),
+)
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe(
+        source="this project: a full-width network that trains in minutes on two CPU cores",
+        result="measured: see the README",
+        config=_DIGITS,
+    ),
+    "torchvision": Recipe(
+        source="torchvision references/classification, `--model alexnet --lr 1e-2`",
+        result="published: 56.522 % top-1, 79.066 % top-5, centre crop; not run here",
+        config=_TORCHVISION,
+    ),
+    "paper": Recipe(
+        source="Krizhevsky et al. 2012 and the authors' layer-params-145.cfg; the rate drops at "
+        "epochs 25, 51 and 79, the three of its drops that are the same in all layers",
+        result="published: 59.3 % top-1, 81.8 % top-5, ten crops; not run here",
+        config=_PAPER,
+    ),
+    "single": Recipe(
+        source="the notebook this project began from: the paper's data in one tower, the rate "
+        "divided by 10 when the validation error stops improving (paper, section 5)",
+        result="no published result; not run here",
+        config=_SINGLE,
+    ),
+}
+
+
+def recipe(name: str) -> TrainConfig:
+    """The configuration of a named recipe.
+
+    Raises:
+        UserError: for an unknown name, with the nearest one.
+    """
+    return RECIPES[choose("recipe", name, RECIPES)].config
+
+
+def default_recipe(dataset: str | None) -> str:
+    """The recipe for a data set when none is named."""
+    return "digits" if dataset in (None, "digits", "synthetic") else "torchvision"

@@ -1,0 +1,141 @@
+"""A training run from its configuration to its last line."""
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from alexnet import weights, workdir
+from alexnet.checkpoints import Checkpoints
+from alexnet.config import TrainConfig, check
+from alexnet.data.sources import Dataset, open_dataset
+from alexnet.engine import load_engine
+from alexnet.errors import UserError
+from alexnet.init import initial_weights
+from alexnet.loop import Plan, Trainer
+from alexnet.report.curves import draw_curves
+from alexnet.report.progress import Progress, summary
+from alexnet.spec import Spec, weight_shapes
+
+
+def train(config: TrainConfig) -> int:
+    """Train, leaving everything in the work directory.
+
+    Returns:
+        The exit code: 0, or 128 + a signal's number after a stop that saved.
+
+    Raises:
+        UserError: for a mistake in the configuration or the data.
+        RunError: where training can't go on.
+    """
+    check(config)
+    config = _with_workdir(config)
+    engine_class = load_engine(config.framework)
+    dataset = open_dataset(config)
+    spec, plan = config.spec(dataset.num_classes), Plan.of(config, dataset)
+    arrays, notes = starting_weights(config, spec)
+    engine = engine_class(config, spec, arrays)
+    del arrays  # a quarter of a gigabyte
+    path = workdir.prepare(config)
+    with Progress(plan.total_steps, plan.steps_per_epoch) as progress:
+        for note in (*_headline(config, dataset, spec, plan), engine.describe(), *notes):
+            progress.note(note)
+        checkpoints = Checkpoints(
+            path / workdir.CHECKPOINTS, config.run.keep_checkpoints, engine.write
+        )
+        trainer = Trainer(config, dataset, engine, checkpoints, progress, plan)
+        if config.run.resume:
+            _resume(trainer)
+        log = workdir.MetricsLog(path, trainer.step)
+        try:
+            code = trainer.run(log)
+        finally:
+            log.close()
+            _draw(path, config)
+    if code:
+        print(f"stopped at step {trainer.step}; --resume --workdir {path} goes on from there")
+        return code
+    saved = weights.Weights(
+        engine.weights(), spec, config.preprocess, dataset.class_names, f"run {path.name}"
+    )
+    weights.save(path / workdir.WEIGHTS, saved)
+    print(f"weights, metrics and {workdir.CURVE} are in {path}")
+    print(summary(trainer.evals[-1]))
+    return 0
+
+
+def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Initial weights, or those of `--init-from`, with sentences on what was done.
+
+    A last layer for another number of classes is initialised anew; all else must fit.
+
+    Raises:
+        UserError: for a file that is not this network's.
+    """
+    fresh = initial_weights(spec, config.run.seed)
+    if config.model.init_from is None or config.run.resume:
+        return fresh, []
+    path = config.model.init_from
+    loaded = weights.load(path)
+    if loaded.spec.name != spec.name:
+        raise UserError(
+            f"--init-from {path} holds variant '{loaded.spec.name}', not '{spec.name}': "
+            f"add --variant {loaded.spec.name}"
+        )
+    last = list(weight_shapes(spec))[-1].split(".")[0]
+    new = [n for n in fresh if n.startswith(last) and fresh[n].shape != loaded.arrays[n].shape]
+    bad = [n for n in fresh if n not in new and fresh[n].shape != loaded.arrays[n].shape]
+    if bad:
+        shapes = ", ".join(f"{n} {_shapes(n, loaded.arrays, fresh)}" for n in bad)
+        raise UserError(f"--init-from {path} has other sizes: {shapes}; see --image-size, --width")
+    if not new:
+        return loaded.arrays, [f"weights from {path}"]
+    note = (
+        f"weights from {path}, but {last} is initialised anew: the file has "
+        f"{loaded.spec.num_classes} classes, the data {spec.num_classes}"
+    )
+    anew = {n: fresh[n] for n in fresh if n.startswith(last)}
+    return {**loaded.arrays, **anew}, [note]
+
+
+def _shapes(name: str, found: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> str:
+    return f"{found[name].shape} instead of {want[name].shape}"
+
+
+def _with_workdir(config: TrainConfig) -> TrainConfig:
+    """The configuration with a work directory of its own, if it names none."""
+    if config.run.workdir is not None:
+        return config
+    if config.run.resume:
+        raise UserError("--resume needs --workdir: the directory of the run to go on with")
+    name = f"{config.recipe}-{config.framework}-{datetime.now():%Y%m%d-%H%M%S}"
+    run = dataclasses.replace(config.run, workdir=Path("runs") / name)
+    return dataclasses.replace(config, run=run)
+
+
+def _headline(config: TrainConfig, dataset: Dataset, spec: Spec, plan: Plan) -> list[str]:
+    return [
+        f"recipe {config.recipe}: variant {spec.name}, {spec.num_params:,} parameters, "
+        f"{spec.image_size}x{spec.image_size} input, {config.model.precision}",
+        f"data {dataset.name}: {len(dataset.train)} training and {len(dataset.eval)} test "
+        f"examples, {spec.num_classes} classes",
+        f"{plan.total_steps} steps of {config.data.batch_size}, seed {config.run.seed}, into "
+        f"{config.run.workdir}",
+    ]
+
+
+def _resume(trainer: Trainer) -> None:
+    if trainer.restore():
+        trainer.progress.note(f"going on from the checkpoint at step {trainer.step}")
+    else:
+        trainer.progress.note("no checkpoint was saved: starting from step 0")
+    trainer.progress.begin_at(trainer.step)
+
+
+def _draw(path: Path, config: TrainConfig) -> None:
+    records = workdir.read_metrics(path)
+    if records:
+        title = f"AlexNet '{config.model.variant}' on {config.data.dataset}, {config.framework}"
+        draw_curves(records, path / workdir.CURVE, title)

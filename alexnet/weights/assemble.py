@@ -1,0 +1,128 @@
+"""From what a reader found in a file to canonical weights: recognise, check, reorder."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from alexnet.errors import UserError, choose
+from alexnet.preprocess import Preprocess
+from alexnet.spec import VARIANTS, Spec
+from alexnet.weights import layout
+from alexnet.weights.core import Weights, check
+from alexnet.weights.network import difference, fit, steps
+
+# Caffe's ilsvrc_2012_mean.npy, averaged over its pixels, in R, G, B order (its own is B, G, R).
+CAFFE_MEAN = (122.679, 116.669, 104.007)
+CAFFE_VARIANTS = ("caffe", "caffenet", "onnx_zoo")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reader found in a file."""
+
+    # By canonical name, with axes HWIO and (in, out); fc6 rows and conv1 inputs as in the file.
+    arrays: Mapping[str, np.ndarray]
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # canonical to the file's
+    extra: tuple[str, ...] = ()  # the file's names that have no canonical one
+    flatten: Literal["HWC", "CHW"] = "CHW"
+    colors: Literal["RGB", "BGR"] = "RGB"
+    spec: Spec | None = None  # where the file describes its network
+    variants: tuple[str, ...] = ()  # where it does not: which it may be; all by default
+    preprocess: Preprocess | None = None
+    class_names: tuple[str, ...] | None = None
+    mean_image: bool = False
+
+
+def complete(
+    found: Found,
+    source: str,
+    variant: str | None = None,
+    image_size: int | None = None,
+    preprocess: Preprocess | None = None,
+) -> Weights:
+    """Canonical weights from what was found.
+
+    Args:
+        found: by a reader.
+        source: where, in words.
+        variant: the network, where the file leaves it open.
+        image_size: likewise.
+        preprocess: likewise.
+
+    Raises:
+        UserError: where arrays are missing, unexpected or misshapen, or the file describes another
+            network than the one asked for.
+    """
+    spec = found.spec or _fit(found, variant, image_size)
+    check(found.arrays, spec, names=found.names, extra=found.extra)
+    if found.spec:
+        spec = _agreed(spec, variant, image_size)
+    arrays = dict(found.arrays)
+    if found.flatten == "CHW":
+        arrays["fc6.kernel"] = layout.rows_to_hwc(arrays["fc6.kernel"], spec)
+    if found.colors == "BGR" and spec.channels == 3:
+        arrays["conv1.kernel"] = layout.swap_colors(arrays["conv1.kernel"])
+    return Weights(
+        arrays=arrays,
+        spec=spec,
+        preprocess=preprocess or found.preprocess or default_preprocess(spec),
+        class_names=_usable(found.class_names, spec),
+        source=source,
+        mean_image=found.mean_image and preprocess is None,
+    )
+
+
+def _fit(found: Found, variant: str | None, image_size: int | None) -> Spec:
+    allowed = found.variants or tuple(VARIANTS)
+    if variant is not None:
+        choose("variant", variant, VARIANTS)
+        if variant not in allowed:
+            raise UserError(f"its arrays are named as in variant {' or '.join(allowed)}, "
+                            f"not '{variant}'")  # fmt: skip
+        allowed = (variant,)
+    shapes = {name: array.shape for name, array in found.arrays.items()}
+    return fit(shapes, allowed, image_size)
+
+
+def _agreed(spec: Spec, name: str | None, image_size: int | None) -> Spec:
+    """The network that the file describes, under the name asked for if that is the same one."""
+    if image_size not in (None, spec.image_size):
+        raise UserError(f"it is for images of {spec.image_size} pixels, not {image_size}")
+    if name in (None, spec.name):
+        return spec
+    base = VARIANTS[choose("variant", name, VARIANTS)]
+    wanted = dataclasses.replace(spec, name=name, layers=base.layers, width=1.0)
+    where = difference(steps(spec), steps(wanted)) if spec.width == 1 else "its width is not 1"
+    if where:
+        raise UserError(f"its network is '{spec.name}', not '{name}': {where}")
+    return wanted
+
+
+def default_preprocess(spec: Spec) -> Preprocess:
+    """How images were prepared for a variant's published weights.
+
+    For inputs that are not RGB there are none: they are scaled to 0..1, as a start.
+    """
+    if spec.channels != 3:
+        mean, std = (0.0,) * spec.channels, (255.0,) * spec.channels
+        order = "L" if spec.channels == 1 else "RGB"
+        size = spec.image_size
+        return Preprocess("short", round(size * 8 / 7), size, order, mean, std)
+    if spec.name in CAFFE_VARIANTS:
+        return caffe_preprocess(spec.image_size)
+    return Preprocess(resize_to=round(spec.image_size * 8 / 7), crop=spec.image_size)
+
+
+def caffe_preprocess(
+    crop: int, mean: tuple[float, ...] = CAFFE_MEAN, scale: float = 1.0
+) -> Preprocess:
+    """Caffe's: both sides warped to 256, the centre cut out, `scale * (pixel - mean)`."""
+    return Preprocess("warp", max(256, crop), crop, "RGB", mean, (1 / scale,) * len(mean))
+
+
+def _usable(names: tuple[str, ...] | None, spec: Spec) -> tuple[str, ...] | None:
+    """Class names, where there is one for each class."""
+    return names if names and len(names) == spec.num_classes else None

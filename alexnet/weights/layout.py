@@ -1,0 +1,71 @@
+"""Changes of layout between canonical arrays and those of other frameworks.
+
+All but the one copy of fc6 are views: writers go through them block by block.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from alexnet.spec import Flatten, Spec, trace
+from alexnet.weights.core import Weights
+from alexnet.weights.names import ARRAYS, kind
+
+
+def from_torch(name: str, array: np.ndarray) -> np.ndarray:
+    """OIHW to HWIO, (out, in) to (in, out); biases, and what has a wrong rank, stay."""
+    if name.endswith(".kernel"):
+        if kind(name) == "conv" and array.ndim == 4:
+            return array.transpose(2, 3, 1, 0)
+        if kind(name) != "conv" and array.ndim == 2:
+            return array.T
+    return array
+
+
+def map_before_flatten(spec: Spec) -> tuple[int, int, int]:
+    """Height, width and channels of the feature map that fc6 takes."""
+    return next(row.in_shape for row in trace(spec) if isinstance(row.layer, Flatten))
+
+
+def rows_to_hwc(kernel: np.ndarray, spec: Spec) -> np.ndarray:
+    """fc6's (in, out) kernel with rows in C, H, W order, copied to H, W, C order."""
+    height, width, channels = map_before_flatten(spec)
+    outputs = kernel.shape[1]
+    source = kernel.T.reshape(outputs, channels, height * width)
+    target = np.empty((height * width, channels, outputs), kernel.dtype)
+    # A transposing copy is several times faster in blocks that stay in the cache.
+    for start in range(0, outputs, 64):
+        block = np.ascontiguousarray(source[start : start + 64].transpose(2, 1, 0))
+        target[:, :, start : start + 64] = block
+    return target.reshape(height * width * channels, outputs)
+
+
+def swap_colors(kernel: np.ndarray) -> np.ndarray:
+    """conv1's HWIO kernel for B, G, R inputs instead of R, G, B, or the other way round."""
+    return np.ascontiguousarray(kernel[:, :, ::-1])
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One array as torch, Caffe and ONNX lay it out."""
+
+    name: str  # canonical
+    shape: tuple[int, ...]
+    values: np.ndarray  # a view with that many elements in that order, not always of that shape
+
+
+def to_torch(weights: Weights) -> Iterator[Stored]:
+    """Every array as OIHW or (out, in), fc6's columns in C, H, W order."""
+    for name in ARRAYS:
+        array = weights.arrays[name]
+        if name.endswith(".bias"):
+            yield Stored(name, array.shape, array)
+        elif kind(name) == "conv":
+            view = array.transpose(3, 2, 0, 1)
+            yield Stored(name, view.shape, view)
+        elif kind(name) == "after_flatten":
+            shape = (*map_before_flatten(weights.spec), array.shape[1])
+            yield Stored(name, array.shape[::-1], array.reshape(shape).transpose(3, 2, 0, 1))
+        else:
+            yield Stored(name, array.shape[::-1], array.T)

@@ -1,0 +1,58 @@
+"""The eight learned layers under every name that files have for them.
+
+All readers and writers go through this one table: a name that is not in it is an error.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One learned layer; `after_flatten` is the dense layer whose inputs were a feature map."""
+
+    name: str  # here, and in this project's torch and Flax models
+    torchvision: str
+    caffe: str  # also in MatConvNet, the Toronto .npy and Deep Compression
+    kind: Literal["conv", "after_flatten", "dense"]
+
+
+LEARNED = (
+    Learned("conv1", "features.0", "conv1", "conv"),
+    Learned("conv2", "features.3", "conv2", "conv"),
+    Learned("conv3", "features.6", "conv3", "conv"),
+    Learned("conv4", "features.8", "conv4", "conv"),
+    Learned("conv5", "features.10", "conv5", "conv"),
+    Learned("fc6", "classifier.1", "fc6", "after_flatten"),
+    Learned("fc7", "classifier.4", "fc7", "dense"),
+    Learned("fc8", "classifier.6", "fc8", "dense"),
+)
+
+ARRAYS = tuple(f"{layer.name}.{part}" for layer in LEARNED for part in ("kernel", "bias"))
+KINDS = {layer.name: layer.kind for layer in LEARNED}
+
+# Canonical name to key in a torch state dict: of torchvision's model, and of this project's.
+TORCHVISION_KEYS = {
+    f"{layer.name}.{part}": f"{layer.torchvision}.{torch_part}"
+    for layer in LEARNED
+    for part, torch_part in (("kernel", "weight"), ("bias", "bias"))
+}
+TORCH_KEYS = {
+    f"{layer.name}.{part}": f"{layer.name}.{torch_part}"
+    for layer in LEARNED
+    for part, torch_part in (("kernel", "weight"), ("bias", "bias"))
+}
+CAFFE_LAYERS = {layer.caffe: layer.name for layer in LEARNED}
+
+
+def kind(array_name: str) -> str:
+    """The kind of layer that a canonical array belongs to."""
+    return KINDS[array_name.partition(".")[0]]
+
+
+def torch_scheme(keys: Iterable[str]) -> dict[str, str]:
+    """The table, of the two above, that more of a state dict's keys are in."""
+    keys = set(keys)
+    known = [len(keys & set(table.values())) for table in (TORCHVISION_KEYS, TORCH_KEYS)]
+    return TORCHVISION_KEYS if known[0] >= known[1] else TORCH_KEYS

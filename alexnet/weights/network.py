@@ -1,0 +1,200 @@
+"""Which variant a file's network is: told from its layers where it has them, else from shapes.
+
+Two networks are the same where they compute the same function at evaluation, so dropout and
+poolings that change nothing do not count, and a pool is known by the size of what it gives.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from alexnet.errors import UserError
+from alexnet.spec import (
+    LRN,
+    VARIANTS,
+    AdaptiveAvgPool,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    MaxPool,
+    ReLU,
+    Spec,
+    trace,
+    variant,
+    weight_shapes,
+)
+
+_MAX_IMAGE = 1024  # largest input that is tried when looking for one that fits
+
+
+def steps(spec: Spec) -> list[str]:
+    """What the network does at evaluation, one line a layer."""
+    lines = []
+    for row in trace(spec):
+        match row.layer:
+            case Conv(_, features, kernel, stride, padding, groups):
+                lines.append(
+                    f"{kernel}x{kernel} convolution to {features}, stride {stride}, "
+                    f"padding {padding}, groups {groups}"
+                )
+            case Dense():
+                lines.append(f"dense to {row.out_shape[0]}")
+            case ReLU():
+                lines.append("ReLU")
+            case LRN(size, alpha, beta, k, groups):
+                # 6 digits: other files hold alpha and beta in fp32
+                lines.append(f"LRN of {size}, {alpha:.6g}, {beta:.6g}, k {k:.6g}, groups {groups}")
+            case MaxPool(window, stride):
+                lines.append(f"{window}x{window} max pool, stride {stride}, to {row.out_shape[0]}")
+            case AdaptiveAvgPool(size):
+                lines += [f"average pool to {size}"] * (row.in_shape != row.out_shape)
+            case Flatten():
+                lines.append("flatten")
+            case Dropout():
+                pass
+    return lines
+
+
+def difference(found: Sequence[str], wanted: Sequence[str]) -> str:
+    """The first line in which two lists of steps differ, as a clause; empty if none does."""
+    for number in range(max(len(found), len(wanted))):
+        one, other = (
+            lines[number] if number < len(lines) else "nothing" for lines in (found, wanted)
+        )
+        if one != other:
+            return f"step {number + 1} is '{one}' where that has '{other}'"
+    return ""
+
+
+def recognise(
+    layers: Sequence[Layer], image_size: int, channels: int, allowed: Iterable[str] | None = None
+) -> Spec:
+    """The variant that a file's layers are.
+
+    Args:
+        layers: in order, with the file's own sizes; the last Dense has `features=None` or a count.
+        image_size: height and width of the input.
+        channels: of the input.
+        allowed: variants to try, the likeliest first; all by default.
+
+    Raises:
+        UserError: naming the nearest variant and the first difference from it.
+    """
+    last = max((i for i, layer in enumerate(layers) if isinstance(layer, Dense)), default=None)
+    if last is None:
+        raise UserError("it has no dense layer")
+    classes = layers[last].features
+    layers = (*layers[:last], dataclasses.replace(layers[last], features=None), *layers[last + 1 :])
+    found = Spec("file", layers, image_size, num_classes=classes, channels=channels)
+    features = {layer.name: layer.features for layer in layers[:last] if hasattr(layer, "features")}
+    found_steps = steps(found)
+    misses = []
+    # A file at a variant's own image size is that variant, and not one that it merely equals.
+    for name in sorted(allowed or VARIANTS, key=lambda name: VARIANTS[name].image_size != image_size):
+        spec = variant(
+            name,
+            num_classes=classes,
+            channels=channels,
+            image_size=image_size,
+            width=_width(VARIANTS[name], features),
+        )
+        wanted = steps(spec)
+        where = difference(found_steps, wanted)
+        if not where:
+            return spec
+        misses.append((sum(a != b for a, b in zip(found_steps, wanted, strict=False)), name, where))
+    _, name, where = min(misses)
+    raise UserError(f"its network is none that this program has: nearest is '{name}', but {where}")
+
+
+def fit(shapes: Mapping[str, tuple[int, ...]], allowed: Sequence[str], image_size: int | None) -> Spec:
+    """The variant that arrays of these shapes are, or come nearest to; `check` tells which.
+
+    Args:
+        shapes: by canonical name, HWIO and (in, out).
+        allowed: variants that it may be.
+        image_size: height and width of the input, by default the variant's own.
+
+    Raises:
+        UserError: where several variants have these shapes, or only other image sizes fit.
+    """
+    specs = [_sized(VARIANTS[name], shapes, image_size) for name in allowed]
+    misses = [
+        sum(shapes.get(name) != shape for name, shape in weight_shapes(spec).items())
+        for spec in specs
+    ]
+    fitting = [spec for spec, missed in zip(specs, misses, strict=True) if not missed]
+    if len(fitting) > 1:
+        raise UserError(
+            f"its arrays fit the variants {', '.join(spec.name for spec in fitting)}, which "
+            "compute different things with them: say which it is with --variant"
+        )
+    best = fitting[0] if fitting else specs[misses.index(min(misses))]
+    wrong = [name for name, shape in weight_shapes(best).items() if shapes.get(name) != shape]
+    if wrong == ["fc6.kernel"] and image_size is None:
+        _name_sizes(best, shapes)
+    return best
+
+
+def _name_sizes(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise where other image sizes give fc6 as many inputs as it has."""
+    sizes = []
+    for size in range(1, _MAX_IMAGE):
+        try:
+            other = weight_shapes(dataclasses.replace(spec, image_size=size))
+        except UserError:  # too small for the network
+            continue
+        sizes += [size] * (other["fc6.kernel"] == shapes.get("fc6.kernel"))
+    if sizes:
+        raise UserError(
+            f"its fc6 has {shapes['fc6.kernel'][0]} inputs, which image sizes from {sizes[0]} to "
+            f"{sizes[-1]} give: say which it is with --image-size"
+        )
+
+
+def _sized(base: Spec, shapes: Mapping[str, tuple[int, ...]], image_size: int | None) -> Spec:
+    """A variant with the sizes that the arrays have."""
+
+    def last(name: str) -> int | None:
+        for part in ("bias", "kernel"):
+            shape = shapes.get(f"{name}.{part}")
+            if shape:
+                return shape[-1]
+        return None
+
+    conv1 = shapes.get("conv1.kernel", ())
+    features = {layer.name: last(layer.name) for layer in base if isinstance(layer, Conv | Dense)}
+    classes = features.pop("fc8", None)
+    return variant(
+        base.name,
+        num_classes=classes or base.num_classes,
+        channels=(conv1[2] or base.channels) if len(conv1) == 4 else base.channels,
+        image_size=image_size,
+        width=_width(base, {name: count for name, count in features.items() if count}),
+    )
+
+
+def _width(base: Spec, features: Mapping[str, int]) -> float:
+    """The width at which a variant has these features in most layers, a round one if it can be.
+
+    Features are rounded to multiples of 4, so that a range of widths has the same ones; and a
+    file holds features only.
+    """
+    own: dict[str, int] = {
+        layer.name: layer.features
+        for layer in base
+        if isinstance(layer, Conv | Dense) and layer.features
+    }
+    shares = [features[name] / own[name] for name in own if name in features]
+    if not shares or all(share == 1 for share in shares):
+        return 1.0
+    exact = shares[-1]  # the largest layer's, which is least rounded
+    tried = [1.0, *(2.0**-n for n in range(1, 8)), *(round(exact, n) for n in range(1, 6)), *shares]
+    tried = [width for width in tried if 0 < width <= 1] or [1.0]
+
+    def fits(width: float) -> int:
+        return sum(max(4, 4 * round(own[n] * width / 4)) == features.get(n) for n in own)
+
+    return max(tried, key=fits)  # the first of the best
+

@@ -1,0 +1,5 @@
+"""AlexNet in Flax NNX: `AlexNet(spec, rngs=...)`, a pure training step, and what runs it."""
+
+from alexnet_jax.model import AlexNet
+
+__all__ = ["AlexNet"]

@@ -1,0 +1,52 @@
+"""A training state on disk, by safetensors: `params/...` and `momentum/...`, in torch's layout.
+
+torch's own `save` pickles; safetensors holds arrays and nothing else, and is read without
+running code. Directory, digests and renaming are `alexnet.checkpoints`' work.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from alexnet_torch.model import AlexNet
+
+FILE = "state.safetensors"
+
+
+def snapshot(model: AlexNet, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """A copy in host memory that later steps leave alone."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors(model, optimizer).items()
+    }
+
+
+def write(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a snapshot."""
+    save_file(tensors, directory / FILE)
+
+
+@torch.no_grad()
+def read(directory: Path, model: AlexNet, optimizer: torch.optim.Optimizer) -> None:
+    """Put what `write` wrote into the model and the optimiser.
+
+    Raises:
+        ValueError: where names or shapes are not the model's.
+    """
+    loaded = load_file(directory / FILE)
+    own = tensors(model, optimizer)
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in loaded.items()}:
+        raise ValueError(f"{directory / FILE} is of another network or optimiser")
+    for name, tensor in own.items():
+        tensor.copy_(loaded[name])
+
+
+def tensors(model: AlexNet, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Weights and momentum by name, the very tensors."""
+    named = {f"params/{name}": p for name, p in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            named[f"momentum/{name}"] = buffer
+    return named

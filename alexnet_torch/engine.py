@@ -1,0 +1,81 @@
+"""The torch half of a run: what the training loop drives."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alexnet.config import TrainConfig
+from alexnet.spec import Dropout, Spec
+from alexnet.threefry import dropout_keys
+from alexnet_torch import checkpoint, optim
+from alexnet_torch.model import AlexNet
+from alexnet_torch.step import eval_step, train_step
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Engine:
+    """`alexnet.engine.Engine` in torch: one process, on its GPU where there is one."""
+
+    framework = "torch"
+
+    def __init__(self, config: TrainConfig, spec: Spec, weights: Mapping[str, np.ndarray]):
+        _be_reproducible()
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = AlexNet(spec, weights=weights, dtype=_DTYPES[config.model.precision])
+        self._model = model.to(self._device, memory_format=torch.channels_last)
+        self._optimizer = optim.optimizer(self._model, config.optim)
+        self._config = config
+        self._dropouts = sum(isinstance(layer, Dropout) for layer in spec)
+
+    def describe(self) -> str:
+        on_gpu = self._device.type == "cuda"
+        device = torch.cuda.get_device_name(self._device) if on_gpu else "cpu"
+        return f"torch {torch.__version__} on 1 {device} device(s)"
+
+    def train_step(self, batch: Mapping[str, np.ndarray], *, step: int, learning_rate: float) -> Any:
+        keys = dropout_keys(self._config.run.seed, step, self._dropouts).tolist()
+        return train_step(
+            self._model,
+            self._optimizer,
+            self._put(batch),
+            learning_rate,
+            keys,
+            config=self._config,
+        )
+
+    def eval_step(self, batch: Mapping[str, np.ndarray]) -> Any:
+        return eval_step(self._model, self._put(batch), config=self._config)
+
+    def fetch(self, metrics: Any) -> dict[str, float]:
+        return {name: float(value) for name, value in metrics.items()}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return self._model.weights()
+
+    def is_finite(self) -> bool:
+        tensors = checkpoint.tensors(self._model, self._optimizer).values()
+        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+    def snapshot(self) -> Any:
+        return checkpoint.snapshot(self._model, self._optimizer)
+
+    def write(self, directory: Path, snapshot: Any) -> None:
+        checkpoint.write(directory, snapshot)
+
+    def restore(self, directory: Path) -> None:
+        checkpoint.read(directory, self._model, self._optimizer)
+
+    def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        return {k: torch.from_numpy(v).to(self._device) for k, v in batch.items()}
+
+
+def _be_reproducible() -> None:
+    """Choose the same kernels in every run, and fp32 arithmetic where fp32 is asked for."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

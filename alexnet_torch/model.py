@@ -1,0 +1,148 @@
+"""AlexNet in PyTorch: walks the tables of `alexnet.spec`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from alexnet.init import initial_weights
+from alexnet.preprocess import Preprocess
+from alexnet.spec import (
+    LRN,
+    AdaptiveAvgPool,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    MaxPool,
+    ReLU,
+    Row,
+    Spec,
+    trace,
+)
+from alexnet.threefry import Key
+from alexnet.weights import Weights, layout
+from alexnet.weights.names import TORCH_KEYS, kind
+from alexnet_torch import ops
+
+
+class AlexNet(nn.Module):
+    """Any variant of AlexNet; its state dict has `conv1.weight` ... `fc8.bias` in torch layout.
+
+    Args:
+        spec: the network.
+        seed: of the initial weights.
+        weights: canonical arrays to take instead of initial ones.
+        dtype: arithmetic of convolutions and dense layers; weights stay fp32.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        seed: int = 0,
+        weights: Mapping[str, np.ndarray] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        self.spec, self.dtype = spec, dtype
+        map_shape = None  # of a feature map that was flattened and met no dense layer yet
+        for row in trace(spec):
+            if isinstance(row.layer, Flatten):
+                map_shape = row.in_shape
+            elif isinstance(row.layer, Dense):
+                map_shape = None
+            self.add_module(row.name, _module(row, map_shape))
+        self.load_weights(initial_weights(spec, seed) if weights is None else weights)
+
+    @classmethod
+    def from_weights(cls, path: Path | str, *, dtype: torch.dtype = torch.float32) -> "AlexNet":
+        """The network in a weights file of any format that `alexnet.weights.load` reads."""
+        from alexnet.weights import load
+
+        loaded = load(Path(path))
+        return cls(loaded.spec, weights=loaded.arrays, dtype=dtype)
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take canonical arrays as this network's weights."""
+        whole = Weights(dict(weights), self.spec, Preprocess())
+        state = {
+            TORCH_KEYS[stored.name]: torch.from_numpy(stored.values.reshape(stored.shape))
+            for stored in layout.to_torch(whole)
+        }
+        self.load_state_dict(state, strict=True)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """This network's weights as canonical arrays."""
+        state, arrays = self.state_dict(), {}
+        for name, key in TORCH_KEYS.items():
+            arrays[name] = layout.from_torch(name, state[key].detach().cpu().numpy())
+            if kind(name) == "after_flatten" and name.endswith(".kernel"):
+                arrays[name] = layout.rows_to_hwc(arrays[name], self.spec)
+        return arrays
+
+    def forward(
+        self, images: torch.Tensor, *, keys: Sequence[Key] | None = None, first_row: int = 0
+    ) -> torch.Tensor:
+        """Logits (batch, classes) in fp32 of normalised NCHW images.
+
+        Args:
+            images: (batch, channels, height, width) floats.
+            keys: one for each dropout layer, used in training; by default drawn at random.
+            first_row: where these rows stand in the global batch.
+        """
+        x = images
+        for _, x in self._walk(images, keys, first_row):  # noqa: B007
+            pass
+        return x.float()
+
+    def activations(
+        self, images: torch.Tensor, *, keys: Sequence[Key] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Every layer's output by the names of `spec.trace`, the last one the logits."""
+        return dict(self._walk(images, keys, 0))
+
+    def _walk(
+        self, x: torch.Tensor, keys: Sequence[Key] | None, first_row: int
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        left = iter(keys) if keys is not None else None
+        low_precision = self.dtype != torch.float32
+        for name, module in self.named_children():
+            with torch.autocast(x.device.type, self.dtype, enabled=low_precision):
+                if isinstance(module, ops.Dropout) and self.training:
+                    x = module(x, next(left) if left else None, first_row)
+                else:
+                    x = module(x)
+            yield name, x
+
+
+def _module(row: Row, map_shape: tuple[int, int, int] | None) -> nn.Module:
+    """The torch module for one row; its weights are set afterwards."""
+    match layer := row.layer:
+        case Conv():
+            return nn.utils.skip_init(
+                nn.Conv2d,
+                row.in_shape[2],
+                layer.features,
+                layer.kernel,
+                stride=layer.stride,
+                padding=layer.padding,
+                groups=layer.groups,
+            )
+        case Dense():
+            return nn.utils.skip_init(nn.Linear, *row.kernel_shape)
+        case ReLU():
+            return nn.ReLU()
+        case LRN():
+            return ops.LRN(layer)
+        case MaxPool():
+            return nn.MaxPool2d(layer.window, layer.stride)
+        case AdaptiveAvgPool():
+            return nn.AdaptiveAvgPool2d(layer.size)
+        case Flatten():
+            return nn.Flatten()
+        case Dropout():
+            return ops.Dropout(layer.rate, map_shape)
+    raise ValueError(f"no module for {layer}")

@@ -1,0 +1,99 @@
+"""The layers' arithmetic in torch, on NCHW tensors: what torch lacks or does slowly."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from alexnet import spec, threefry
+
+
+class LRN(nn.Module):
+    """Local response normalisation over channels; `spec.LRN` has the formula. fp32 inside.
+
+    `nn.LocalResponseNorm` is the same function with one group, but pools over channels, which
+    is several times slower on CPU than adding shifted slices.
+    """
+
+    def __init__(self, layer: spec.LRN):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise (batch, channels, height, width)."""
+        layer, channels = self.layer, x.shape[1] // self.layer.groups
+        wide = x.float()
+        squares = wide.square().unflatten(1, (layer.groups, channels))
+        before, after = layer.size // 2, (layer.size - 1) // 2
+        padded = functional.pad(squares, (0, 0, 0, 0, before, after))
+        sums = sum(padded[:, :, i : i + channels] for i in range(layer.size))
+        scale = layer.k + layer.alpha / layer.size * sums.flatten(1, 2)
+        return (wide * _inverse_power(scale, layer.beta)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """The layer's numbers."""
+        return repr(self.layer)
+
+
+def _inverse_power(x: torch.Tensor, beta: float) -> torch.Tensor:
+    """x ** -beta; for the usual 3/4 by square roots, which cost half as much as a power."""
+    if beta == 0.75:
+        root = x.rsqrt()
+        return root * root.sqrt()
+    return x**-beta
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is a function of a key, bit for bit the one that JAX draws.
+
+    Args:
+        rate: from 0 to below 1.
+        map_shape: (H, W, C) where the input is a feature map flattened in torch's C, H, W order:
+            the mask belongs to places in the canonical H, W, C order.
+    """
+
+    def __init__(self, rate: float, map_shape: tuple[int, int, int] | None = None):
+        super().__init__()
+        self.rate, self.map_shape = rate, map_shape
+
+    def forward(
+        self, x: torch.Tensor, key: threefry.Key | None = None, first_row: int = 0
+    ) -> torch.Tensor:
+        """Zero a share of (batch, features) and scale the rest up; evaluation changes nothing.
+
+        Args:
+            x: this process's rows of the batch.
+            key: two unsigned 32-bit words; by default drawn from torch's own generator.
+            first_row: the place of x's first row in the global batch.
+        """
+        if not self.training or self.rate == 0:
+            return x
+        if key is None:
+            key = tuple(torch.randint(0, 2**32, (2,)).tolist())
+        bits = random_bits(key, x.shape, first_row, x.device)
+        if self.map_shape:
+            bits = bits.view(-1, *self.map_shape).permute(0, 3, 1, 2).reshape(x.shape)
+        return torch.where(bits < _threshold(1 - self.rate), x / (1 - self.rate), 0.0)
+
+    def extra_repr(self) -> str:
+        """The rate."""
+        return f"rate={self.rate}"
+
+
+def random_bits(
+    key: threefry.Key, shape: torch.Size, first_row: int, device: torch.device
+) -> torch.Tensor:
+    """Random int32 of a (batch, features) shape, functions of key and place in the global batch.
+
+    They are the bits of `jax.random.bits` with the top bit flipped, so that signed comparison
+    orders them as unsigned numbers.
+    """
+    start = first_row * shape[1]
+    # conversion to int32 wraps, which reads places from 2^31 on as the unsigned words they are
+    place = torch.arange(start, start + shape.numel(), device=device).to(torch.int32)
+    high, low = threefry.threefry2x32(key, torch.zeros_like(place), place)
+    return (high ^ low ^ -(2**31)).view(shape)
+
+
+def _threshold(share: float) -> int:
+    """The int32 below which `share` of all int32 lie."""
+    return round(share * 2**32) - 2**31

@@ -1,0 +1,93 @@
+"""The training and evaluation steps; what they change is the model and the optimiser."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from alexnet.config import TrainConfig
+from alexnet.preprocess import Preprocess
+from alexnet.threefry import Key
+from alexnet_torch import optim
+from alexnet_torch.model import AlexNet
+
+Batch = dict[str, torch.Tensor]
+Metrics = dict[str, torch.Tensor]
+
+
+def train_step(
+    model: AlexNet,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    learning_rate: float,
+    dropout_keys: Sequence[Key],
+    *,
+    config: TrainConfig,
+) -> Metrics:
+    """One update, in place.
+
+    Args:
+        model, optimizer: weights and momentum.
+        batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32 and, with
+            colour noise, `color_shift` (B, C) float32.
+        learning_rate: of this step.
+        dropout_keys: one for each dropout layer.
+        config: its optimiser and preprocessing.
+
+    Returns:
+        `loss`, `top1`, `top5`: means over the batch, still on the device.
+    """
+    model.train()
+    count = batch["mask"].sum().clamp(min=1.0)
+    logits = model(normalise(batch, config.preprocess), keys=dropout_keys)
+    losses = cross_entropy(logits, batch["label"], config.optim.label_smoothing)
+    loss = (losses * batch["mask"]).sum() / count
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if config.optim.clip_norm:
+        optim.clip(model.parameters(), config.optim.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    hits = {k: v / count for k, v in _hits(logits.detach(), batch).items()}
+    return {"loss": loss.detach(), **hits}
+
+
+@torch.no_grad()
+def eval_step(model: AlexNet, batch: Batch, *, config: TrainConfig) -> Metrics:
+    """Sums over a batch, so that batches add up: `loss`, `top1`, `top5` and `count`."""
+    model.eval()
+    logits = model(normalise(batch, config.preprocess))
+    losses = cross_entropy(logits, batch["label"], 0.0)
+    sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
+    return sums | _hits(logits, batch)
+
+
+def normalise(batch: Batch, preprocess: Preprocess) -> torch.Tensor:
+    """(pixel + colour shift - mean) / std in fp32, as an NCHW view of NHWC memory."""
+    images = batch["image"].float()
+    if "color_shift" in batch:
+        images = images + batch["color_shift"][:, None, None, :]
+    mean = torch.tensor(preprocess.mean, device=images.device)
+    scale = (1 / torch.tensor(preprocess.std, dtype=torch.float64)).float().to(images.device)
+    return ((images - mean) * scale).permute(0, 3, 1, 2)
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Loss of each example; the target has `smoothing` spread evenly over all classes."""
+    return functional.cross_entropy(
+        logits, labels.long(), reduction="none", label_smoothing=smoothing
+    )
+
+
+def _hits(logits: torch.Tensor, batch: Batch) -> Metrics:
+    """Counts of examples whose label is among the highest 1 and 5 logits.
+
+    Of equal logits the one with the lower class number ranks higher, so that a network that
+    says nothing does not score.
+    """
+    labels = batch["label"].long()[:, None]
+    own = logits.gather(1, labels)
+    before = torch.arange(logits.shape[1], device=logits.device)[None, :] < labels
+    rank = ((logits > own) | ((logits == own) & before)).sum(dim=1)
+    return {f"top{k}": ((rank < k) * batch["mask"]).sum() for k in (1, 5)}

@@ -1,0 +1,216 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import make_config, make_photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet.config import Preprocess
+from alexnet.data import augment, draws
+from alexnet.data.augment import eval_view, train_view
+
+sizes = st.integers(3, 70)
+keys = st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 1000), st.integers(0, 2**40 - 1))
+
+
+def whole_resized(image, height, width):
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+# --- random numbers ----------------------------------------------------------------------------
+
+
+@given(n=st.integers(1, 500), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 1000))
+def test_order_is_a_permutation(n, seed, epoch):
+    order = draws.order(n, seed, epoch)
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    np.testing.assert_array_equal(order, draws.order(n, seed, epoch))
+
+
+def test_order_differs_by_seed_and_epoch():
+    orders = {tuple(draws.order(50, seed, epoch)) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+def test_numbers_do_not_change_between_versions():
+    # Written down when first run: a change here changes every run's samples.
+    assert draws.order(8, seed=0, epoch=0).tolist() == [7, 4, 2, 6, 5, 0, 1, 3]
+    drawn = draws.uniforms(3, draws.VIEW, 1, 2, 3).tolist()
+    assert drawn == [0.1653140784574615, 0.2660733799739271, 0.5139489590123643]
+
+
+def test_streams_and_keys_share_no_numbers():
+    values = [draws.bits(4, s, seed, e, i) for s in range(3) for seed in (0, 1) for e in (0, 1)
+              for i in (0, 1)]  # fmt: skip
+    assert len(np.unique(np.concatenate(values))) == 4 * 24
+
+
+def test_uniforms_are_uniform():
+    values = draws.uniforms(100_000, draws.VIEW, 5)
+    assert values.min() >= 0
+    assert values.max() < 1
+    counts, _ = np.histogram(values, bins=20, range=(0, 1))
+    assert np.abs(counts / 5000 - 1).max() < 0.06  # four standard deviations
+
+
+# --- training views ----------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=sizes, width=sizes, key=keys, crop=st.sampled_from(["random", "area"]),
+       rule=st.sampled_from(["short", "warp"]), channels=st.sampled_from([1, 3]))  # fmt: skip
+def test_views_have_their_shape_and_repeat(height, width, key, crop, rule, channels):
+    noise = 0.1 if channels == 3 else 0.0
+    config = make_config(
+        channels=channels, train_crop=crop, resize_rule=rule, color_noise=noise, image_size=16
+    )
+    image = make_photo(height, width)[:, :, :channels]
+    first, shift = train_view(image, config, *key)
+    again, shift_again = train_view(image, config, *key)
+    assert first.shape == (16, 16, channels)
+    assert first.dtype == np.uint8
+    assert shift.shape == (3,)
+    assert shift.dtype == np.float32
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(shift, shift_again)
+    evaluated = eval_view(image, config.preprocess)
+    assert evaluated.shape == (16, 16, channels)
+    assert evaluated.dtype == np.uint8
+
+
+def test_views_differ_by_seed_epoch_and_index(photo):
+    config = make_config(color_noise=0.1)
+    views = [train_view(photo, config, *key) for key in
+             [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]  # fmt: skip
+    assert len({shift.tobytes() for _, shift in views}) == 4
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (80, 60), (64, 64), (8, 8), (301, 517)])
+@pytest.mark.parametrize("rule", ["short", "warp"])
+def test_random_crop_is_a_crop_of_the_resized_square(height, width, rule):
+    image = make_photo(height, width)
+    config = make_config(image_size=32, resize_to=40, flip=False, resize_rule=rule)
+    if rule == "warp":
+        tall, wide = 40, 40
+    else:
+        tall, wide = 40 * height // min(height, width), 40 * width // min(height, width)
+    resized = whole_resized(image, tall, wide).astype(int)
+    top, left = round((tall - 40) / 2), round((wide - 40) / 2)
+    places = set()
+    for index in range(40):
+        crop, _ = train_view(image, config, 0, 0, index)
+        matches = [
+            (y, x)
+            for y in range(9)
+            for x in range(9)
+            if np.abs(resized[top + y :, left + x :][:32, :32] - crop).max() <= 1
+        ]
+        assert matches, f"crop {index} is nowhere in the central square"
+        places.update(matches)
+    ys, xs = zip(*places, strict=True)
+    assert min(ys) <= 1
+    assert max(ys) >= 7
+    assert min(xs) <= 1
+    assert max(xs) >= 7
+
+
+def test_half_of_the_views_are_mirrored_and_nothing_else_changes(photo):
+    flipping = make_config(flip=True)
+    straight = make_config(flip=False)
+    mirrored = 0
+    for index in range(400):
+        crop, _ = train_view(photo, flipping, 0, 0, index)
+        plain, _ = train_view(photo, straight, 0, 0, index)
+        if not np.array_equal(crop, plain):
+            np.testing.assert_array_equal(crop, plain[:, ::-1])
+            mirrored += 1
+    assert 160 <= mirrored <= 240  # four standard deviations
+
+
+def test_options_do_not_disturb_each_other(photo):
+    config = make_config(color_noise=0.1)
+    quiet = dataclasses.replace(config, data=dataclasses.replace(config.data, color_noise=0.0))
+    area = dataclasses.replace(config, data=dataclasses.replace(config.data, train_crop="area"))
+    crop, shift = train_view(photo, config, 1, 2, 3)
+    np.testing.assert_array_equal(crop, train_view(photo, quiet, 1, 2, 3)[0])
+    np.testing.assert_array_equal(shift, train_view(photo, area, 1, 2, 3)[1])
+    np.testing.assert_array_equal(train_view(photo, quiet, 1, 2, 3)[1], np.zeros(3))
+
+
+def test_area_shapes_follow_torchvision():
+    shapes = np.array([
+        augment._area_shape(300, 400, draws.uniforms(20, draws.VIEW, 0, 0, i).reshape(10, 2))
+        for i in range(4000)
+    ])  # fmt: skip
+    assert (shapes > 0).all()
+    share = shapes.prod(axis=1) / (300 * 400)
+    ratio = shapes[:, 1] / shapes[:, 0]
+    assert share.min() > 0.075
+    assert share.max() <= 1
+    assert ratio.min() > 0.73
+    assert ratio.max() < 1.36
+    assert abs(np.median(np.log(ratio))) < 0.03
+    assert 0.4 < np.median(share) < 0.56  # tries that don't fit make large shares rarer
+
+
+@pytest.mark.parametrize(("height", "width", "wanted"), [(100, 10, (13, 10)), (10, 100, (10, 13))])
+def test_area_falls_back_to_the_centre(height, width, wanted):
+    image = make_photo(height, width)
+    draws_that_never_fit = np.full(27, 0.999)
+    top, left = (height - wanted[0]) // 2, (width - wanted[1]) // 2
+    centre = image[top : top + wanted[0], left : left + wanted[1]]
+    crop = augment._area_crop(image, 16, draws_that_never_fit)
+    np.testing.assert_array_equal(crop, whole_resized(centre, 16, 16))
+
+
+# --- colour noise ------------------------------------------------------------------------------
+
+
+def test_colour_noise_has_the_authors_covariance(photo):
+    config = make_config(color_noise=0.1)
+    shifts = np.array([train_view(photo, config, 0, 0, i)[1] for i in range(8000)])
+    axes, std = augment.COLOR_AXES, augment.COLOR_STD
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-6)
+    expected = axes @ np.diag((std * 0.1) ** 2) @ axes.T
+    np.testing.assert_allclose(np.cov(shifts.T), expected, rtol=0.08)
+    assert np.abs(shifts.mean(axis=0)).max() < 0.4
+    # The three numbers are normal and independent: along the axes, 68 % within one deviation.
+    along = shifts @ axes / (std * 0.1)
+    assert np.abs((np.abs(along) < 1).mean(axis=0) - 0.6827).max() < 0.02
+    assert np.abs(np.corrcoef(along.T) - np.eye(3)).max() < 0.05
+
+
+def test_colour_noise_is_proportional_to_its_strength(photo):
+    weak, strong = (
+        train_view(photo, make_config(color_noise=strength), 0, 0, 7)[1] for strength in (0.1, 0.2)
+    )
+    np.testing.assert_allclose(strong, 2 * weak, rtol=1e-6)
+
+
+# --- evaluation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 81), (81, 60), (33, 33), (8, 8), (117, 390)])
+def test_eval_view_is_the_centre_of_the_resized_image(height, width):
+    image = make_photo(height, width)
+    short = min(height, width)
+    tall, wide = int(37 * height / short), int(37 * width / short)
+    top, left = round((tall - 32) / 2.0), round((wide - 32) / 2.0)
+    expected = whole_resized(image, tall, wide)[top : top + 32, left : left + 32]
+    rgb = Preprocess(resize_to=37, crop=32)
+    np.testing.assert_array_equal(eval_view(image, rgb), expected)
+    bgr = Preprocess(resize_to=37, crop=32, channel_order="BGR")
+    np.testing.assert_array_equal(eval_view(image, bgr), expected[:, :, ::-1])
+    warp = Preprocess(resize_rule="warp", resize_to=37, crop=32)
+    expected = whole_resized(image, 37, 37)[2:34, 2:34]
+    np.testing.assert_array_equal(eval_view(image, warp), expected)
+
+
+def test_eval_view_of_gray_is_that_of_rgb(photo):
+    gray = photo[:, :, :1]
+    view = eval_view(gray, Preprocess(resize_to=37, crop=32, channel_order="L"))
+    rgb = eval_view(np.repeat(gray, 3, axis=2), Preprocess(resize_to=37, crop=32))
+    np.testing.assert_array_equal(view, rgb[:, :, :1])
