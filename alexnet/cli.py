@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from alexnet.config import TrainConfig
+from alexnet.config import CHOICES, TrainConfig
 from alexnet.errors import RunError, UserError, choose
+from alexnet.spec import VARIANTS, variant
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,4 +95,42 @@ def _without_length(config: TrainConfig) -> TrainConfig:
     )
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train}
+def summary(argv: Sequence[str]) -> int:
+    """Print a network's layers: output shapes, parameters, multiply-adds."""
+    parser = _parser("summary", summary)
+    parser.add_argument("--variant", default="torchvision", help=f"one of {', '.join(VARIANTS)}")
+    parser.add_argument("--framework", default="jax", help="jax or torch (as torchinfo prints it)")
+    parser.add_argument("--num-classes", type=int, default=1000, help="outputs of the last layer")
+    parser.add_argument("--channels", type=int, default=3, help="3 for RGB, 1 for gray")
+    parser.add_argument("--image-size", type=int, help="by default the variant's own")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(argv)
+    choose("--framework", options.framework, CHOICES["framework"])
+    spec = variant(
+        options.variant,
+        num_classes=options.num_classes,
+        channels=options.channels,
+        image_size=options.image_size,
+    )
+    from alexnet.engine import import_framework
+    from alexnet.report.summary import print_table, summary_json, summary_rows
+
+    native = import_framework(options.framework, "summary")
+    if not options.json and native.print_native(spec):
+        return 0
+    whole = summary_json(
+        spec, summary_rows(spec, native.output_shapes(spec)), options.framework
+    )
+    if options.json:
+        print(json.dumps(whole, indent=2))
+    else:
+        print_table(whole)
+    return 0
+
+
+def _parser(name: str, command: Callable) -> argparse.ArgumentParser:
+    doc = command.__doc__.splitlines()[0]
+    return argparse.ArgumentParser(prog=f"alexnet {name}", description=doc, allow_abbrev=False)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "summary": summary}

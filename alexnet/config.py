@@ -98,8 +98,10 @@ class OptimConfig:
     clip_norm: float = 0.0
     # How the rate changes: constant, step, cosine or plateau.
     schedule: str = "step"
-    # Steps over which the rate rises linearly from zero.
+    # Steps over which the rate rises from zero.
     warmup_steps: int = 0
+    # Shape of the rise: 1 is linear, 2 quadratic.
+    warmup_power: float = 1.0
     # Epochs at whose start the step schedule multiplies the rate by the drop factor.
     drop_epochs: tuple[float, ...] = (30.0, 60.0)
     # What the step and plateau schedules multiply the rate by.
@@ -216,6 +218,7 @@ def check(config: TrainConfig) -> None:
          "from 0 to below 1"),
         (optim.clip_norm >= 0, "--clip-norm", optim.clip_norm, "0 or more"),
         (optim.warmup_steps >= 0, "--warmup-steps", optim.warmup_steps, "0 or more"),
+        (optim.warmup_power > 0, "--warmup-power", optim.warmup_power, "above 0"),
         (optim.patience >= 1, "--patience", optim.patience, "at least 1"),
         (0 <= run.seed < 2**63, "--seed", run.seed, "from 0 to 2^63 - 1"),
         (run.epochs is None or run.epochs > 0, "--epochs", run.epochs, "above 0"),

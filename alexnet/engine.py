@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,8 +65,17 @@ def load_engine(framework: str) -> type[Engine]:
     Raises:
         UserError: where the framework is not installed.
     """
+    return import_framework(framework, "engine").Engine
+
+
+def import_framework(framework: str, module: str) -> ModuleType:
+    """`alexnet_jax.<module>` or `alexnet_torch.<module>`.
+
+    Raises:
+        UserError: where something that it needs is not installed.
+    """
     try:
-        return importlib.import_module(f"alexnet_{framework}.engine").Engine
+        return importlib.import_module(f"alexnet_{framework}.{module}")
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("alexnet"):
             raise

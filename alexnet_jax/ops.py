@@ -86,19 +86,22 @@ def max_pool(x: jax.Array, layer: spec.MaxPool) -> jax.Array:
 def _pool_windows(x: jax.Array, layer: spec.MaxPool) -> jax.Array:
     lowest = np.array(-np.inf, x.dtype)
     window, strides = (1, layer.window, layer.window, 1), (1, layer.stride, layer.stride, 1)
-    return lax.reduce_window(x, lowest, lax.max, window, strides, "VALID")
+    padding = ((0, 0), *((0, layer.overhang(n)) for n in x.shape[1:3]), (0, 0))
+    return lax.reduce_window(x, lowest, lax.max, window, strides, padding)
 
 
 def _slices(x: jax.Array, layer: spec.MaxPool) -> list[tuple[int, int, jax.Array]]:
     """For each place (i, j) in the window, what stands there in every window."""
     batch, height, width, channels = x.shape
-    reach = [(n - layer.window) // layer.stride * layer.stride + 1 for n in (height, width)]
+    edges = ((0, 0, 0), *((0, layer.overhang(n), 0) for n in (height, width)), (0, 0, 0))
+    padded = lax.pad(x, np.array(-np.inf, x.dtype), edges)
+    rows, columns = ((layer.out(n) - 1) * layer.stride + 1 for n in (height, width))
+    strides = (1, layer.stride, layer.stride, 1)
     return [
-        (i, j, lax.slice(x, (0, i, j, 0), (batch, i + reach[0], j + reach[1], channels),
-                         (1, layer.stride, layer.stride, 1)))
+        (i, j, lax.slice(padded, (0, i, j, 0), (batch, i + rows, j + columns, channels), strides))
         for i in range(layer.window)
         for j in range(layer.window)
-    ]  # fmt: skip
+    ]
 
 
 def _pool_slices(x: jax.Array, layer: spec.MaxPool) -> jax.Array:

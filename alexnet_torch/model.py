@@ -138,7 +138,7 @@ def _module(row: Row, map_shape: tuple[int, int, int] | None) -> nn.Module:
         case LRN():
             return ops.LRN(layer)
         case MaxPool():
-            return nn.MaxPool2d(layer.window, layer.stride)
+            return nn.MaxPool2d(layer.window, layer.stride, ceil_mode=layer.ceil)
         case AdaptiveAvgPool():
             return nn.AdaptiveAvgPool2d(layer.size)
         case Flatten():

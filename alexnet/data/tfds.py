@@ -78,9 +78,12 @@ def open_tfds(name: str, data_dir: Path | None) -> Dataset:
     try:
         train, held_out = (source(split) for split in _splits(builder.info, name))
     except NotImplementedError as error:
+        elsewhere = data_dir.with_name(
+            f"{data_dir.name}_array_record"
+        )  # here tfds would do nothing
         raise UserError(
             f"{folder} holds {builder.info.file_format.value} files, which can't be read in random "
-            f"order without TensorFlow; {_how_to_prepare(name, data_dir)}"
+            f"order without TensorFlow; {_how_to_prepare(name, elsewhere)}"
         ) from error
     names = builder.info.features[label_key].names
     return Dataset(f"tfds:{name}", train, held_out, tuple(names))
@@ -128,8 +131,7 @@ def _prepared_in(folder: Path) -> list[str]:
     return sorted(
         entry.name
         for entry in folder.iterdir()
-        if entry.is_dir()
-        and any((entry / depth).glob("dataset_info.json") for depth in ("", "*", "*/*"))
+        if any(next(entry.glob(f"{depth}dataset_info.json"), None) for depth in ("", "*/", "*/*/"))
     )
 
 
@@ -152,14 +154,12 @@ def _how_to_prepare(name: str, data_dir: Path) -> str:
 
 def _keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
     """Names of the image and of the label among the features."""
-    features = info.features
-    image_keys = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
-    label_keys = [
-        key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)
-    ]
+    kinds = dict(sorted(info.features.items()))  # tfds gives them in a new order in each process
+    image_keys = [key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image)]
+    label_keys = [key for key, kind in kinds.items() if isinstance(kind, tfds.features.ClassLabel)]
     if not image_keys or not label_keys:
         raise UserError(
-            f"tfds:{name} has no image with one class label; its features are {', '.join(features)}"
+            f"tfds:{name} has no image with one class label; its features are {', '.join(kinds)}"
         )
     # Where there are several, tfds itself may say which pair is meant.
     pair = info.supervised_keys

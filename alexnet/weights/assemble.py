@@ -10,6 +10,7 @@ import numpy as np
 from alexnet.errors import UserError, choose
 from alexnet.preprocess import Preprocess
 from alexnet.spec import VARIANTS, Spec
+from alexnet.spec import variant as named_variant
 from alexnet.weights import layout
 from alexnet.weights.core import Weights, check
 from alexnet.weights.network import difference, fit, steps
@@ -65,6 +66,10 @@ def complete(
         arrays["fc6.kernel"] = layout.rows_to_hwc(arrays["fc6.kernel"], spec)
     if found.colors == "BGR" and spec.channels == 3:
         arrays["conv1.kernel"] = layout.swap_colors(arrays["conv1.kernel"])
+    # Readers give views of the file, at whatever byte they start; frameworks want whole words.
+    # Last, so that fc6 is not copied a second time.
+    for name, array in arrays.items():
+        arrays[name] = np.require(array, requirements="A")
     return Weights(
         arrays=arrays,
         spec=spec,
@@ -80,8 +85,9 @@ def _fit(found: Found, variant: str | None, image_size: int | None) -> Spec:
     if variant is not None:
         choose("variant", variant, VARIANTS)
         if variant not in allowed:
-            raise UserError(f"its arrays are named as in variant {' or '.join(allowed)}, "
-                            f"not '{variant}'")  # fmt: skip
+            raise UserError(
+                f"its arrays are named as in variant {' or '.join(allowed)}, not '{variant}'"
+            )
         allowed = (variant,)
     shapes = {name: array.shape for name, array in found.arrays.items()}
     return fit(shapes, allowed, image_size)
@@ -93,9 +99,9 @@ def _agreed(spec: Spec, name: str | None, image_size: int | None) -> Spec:
         raise UserError(f"it is for images of {spec.image_size} pixels, not {image_size}")
     if name in (None, spec.name):
         return spec
-    base = VARIANTS[choose("variant", name, VARIANTS)]
-    wanted = dataclasses.replace(spec, name=name, layers=base.layers, width=1.0)
-    where = difference(steps(spec), steps(wanted)) if spec.width == 1 else "its width is not 1"
+    sizes = ("num_classes", "channels", "image_size", "width")
+    wanted = named_variant(name, **{size: getattr(spec, size) for size in sizes})
+    where = difference(steps(spec), steps(wanted))
     if where:
         raise UserError(f"its network is '{spec.name}', not '{name}': {where}")
     return wanted

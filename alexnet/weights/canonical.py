@@ -9,54 +9,66 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.files import atomic_write, read_whole
 from alexnet.spec import weight_shapes
 from alexnet.weights import safetensors
 from alexnet.weights.core import (
-    Weights, check, preprocess_from_json, spec_from_json, spec_to_json,
-)  # fmt: skip
+    Weights,
+    check,
+    preprocess_from_json,
+    spec_from_json,
+    spec_to_json,
+)
 
 MARKER = "alexnet-weights"
 VERSION = "1"
 
 
-def write(path: str | Path, weights: Weights) -> None:
-    """Write a canonical file, whole or not at all.
+def write(file: BinaryIO, weights: Weights) -> None:
+    """Write a canonical file.
+
+    Args:
+        file: open for writing, at its start.
+        weights: what to write, checked.
 
     Raises:
-        UserError: where the arrays are not those of the spec.
+        UserError: where what goes with the arrays does not fit them.
     """
-    check(weights.arrays, weights.spec)
     shapes = weight_shapes(weights.spec)
     metadata = _describe(weights)
     # The digests come before the data and are known after it: their place is kept with zeros.
     blank = _seal(metadata, dict.fromkeys(shapes, "0" * 64))
-    with atomic_write(path) as file:
-        file.write(safetensors.encode_header(shapes, blank))
-        digests = {}
-        for name in shapes:
-            digest = hashlib.sha256()
-            for block in safetensors.blocks(weights.arrays[name]):
-                digest.update(block)
-                file.write(block)
-            digests[name] = digest.hexdigest()
-        file.seek(0)
-        file.write(safetensors.encode_header(shapes, _seal(metadata, digests)))
+    file.write(safetensors.encode_header(shapes, blank))
+    digests = {}
+    for name in shapes:
+        digest = hashlib.sha256()
+        for block in safetensors.blocks(weights.arrays[name]):
+            digest.update(block)
+            file.write(block)
+        digests[name] = digest.hexdigest()
+    file.seek(0)
+    file.write(safetensors.encode_header(shapes, _seal(metadata, digests)))
 
 
-def read(path: str | Path) -> Weights:
-    """Read a canonical file and check every digest, name, shape and type.
+def is_canonical(data: memoryview) -> bool:
+    """Whether a safetensors file is one of this project's, by its marker."""
+    try:
+        return safetensors.parse_header(data, len(data)).metadata.get("format") == MARKER
+    except UserError:
+        # One that is damaged: its marker still tells which reader should say so.
+        return MARKER.encode() in bytes(data[: safetensors.header_size(data)])
+
+
+def read(data: memoryview) -> Weights:
+    """Read a canonical file's bytes and check every digest, name, shape and type.
 
     Raises:
         UserError: for a file that is damaged or not canonical.
     """
-    data = read_whole(path)
     header = safetensors.parse_header(data, len(data))
     metadata = dict(header.metadata)
     if metadata.get("format") != MARKER:
@@ -74,7 +86,7 @@ def read(path: str | Path) -> Weights:
     check(arrays, spec)
     names = fields["class_names"]
     return Weights(
-        arrays={name: arrays[name] for name in weight_shapes(spec)},
+        arrays={name: np.require(arrays[name], requirements="A") for name in weight_shapes(spec)},
         spec=spec,
         preprocess=preprocess_from_json(fields["preprocess"], spec.channels),
         class_names=None if names is None else tuple(map(str, names)),

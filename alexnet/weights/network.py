@@ -88,27 +88,75 @@ def recognise(
     layers = (*layers[:last], dataclasses.replace(layers[last], features=None), *layers[last + 1 :])
     found = Spec("file", layers, image_size, num_classes=classes, channels=channels)
     features = {layer.name: layer.features for layer in layers[:last] if hasattr(layer, "features")}
+    room(layers, image_size)
     found_steps = steps(found)
     misses = []
     # A file at a variant's own image size is that variant, and not one that it merely equals.
-    for name in sorted(allowed or VARIANTS, key=lambda name: VARIANTS[name].image_size != image_size):
-        spec = variant(
-            name,
-            num_classes=classes,
-            channels=channels,
-            image_size=image_size,
-            width=_width(VARIANTS[name], features),
-        )
+    for name in sorted(allowed or VARIANTS, key=lambda n: VARIANTS[n].image_size != image_size):
+        width = _width(VARIANTS[name], features)
+        sizes = {"num_classes": classes, "channels": channels, "image_size": image_size}
+        try:
+            spec = variant(name, **sizes, width=width)
+        except UserError:  # an image too small for this one
+            continue
         wanted = steps(spec)
         where = difference(found_steps, wanted)
         if not where:
             return spec
         misses.append((sum(a != b for a, b in zip(found_steps, wanted, strict=False)), name, where))
+    if not misses:
+        raise UserError(f"its image size, {image_size}, is too small for every variant")
     _, name, where = min(misses)
     raise UserError(f"its network is none that this program has: nearest is '{name}', but {where}")
 
 
-def fit(shapes: Mapping[str, tuple[int, ...]], allowed: Sequence[str], image_size: int | None) -> Spec:
+def room(layers: Iterable[Layer], image_size: int) -> int:
+    """Height and width after the layers.
+
+    Raises:
+        UserError: where nothing is left.
+    """
+    size = image_size
+    for layer in layers:
+        match layer:
+            case Conv():
+                size = (size + 2 * layer.padding - layer.kernel) // layer.stride + 1
+            case MaxPool():
+                size = layer.out(size)
+            case AdaptiveAvgPool():
+                size = layer.size
+        if size < 1:
+            raise UserError(f"its layers leave nothing of an image of {image_size} pixels")
+    return size
+
+
+def pool(
+    above: Iterable[Layer], image_size: int, window: int, stride: int, pads: tuple[int, int]
+) -> MaxPool:
+    """A max pool that a file describes with padding, as one that rounds down or up.
+
+    Args:
+        above: the layers before it.
+        image_size: height and width of the network's input.
+        window: its height and width.
+        stride: between windows.
+        pads: before the first pixel and after the last one, in each direction.
+
+    Raises:
+        UserError: for padding that is neither.
+    """
+    size = room(above, image_size)
+    given = (size + sum(pads) - window) // stride + 1
+    for ceil in (False, True):
+        layer = MaxPool(window, stride, ceil)
+        if pads[0] == 0 and layer.out(size) == given:
+            return layer
+    raise UserError(f"it has a pool with padding {pads}, which no variant has")
+
+
+def fit(
+    shapes: Mapping[str, tuple[int, ...]], allowed: Sequence[str], image_size: int | None
+) -> Spec:
     """The variant that arrays of these shapes are, or come nearest to; `check` tells which.
 
     Args:
@@ -197,4 +245,3 @@ def _width(base: Spec, features: Mapping[str, int]) -> float:
         return sum(max(4, 4 * round(own[n] * width / 4)) == features.get(n) for n in own)
 
     return max(tried, key=fits)  # the first of the best
-

@@ -1,7 +1,7 @@
-"""The safetensors container: a JSON header, then the arrays' bytes (github.com/huggingface/safetensors).
+"""The safetensors container: a JSON header, then the arrays' bytes.
 
-Read here and not by the `safetensors` package, which maps the file into memory and knows no
-digests.
+(Format: README of github.com/huggingface/safetensors.) Read here and not by the `safetensors`
+package, which maps the file into memory and knows no digests.
 """
 
 import json
@@ -98,14 +98,14 @@ def _entry(name: str, value: Any) -> Entry:
 
 
 def arrays(data: memoryview, header: Header) -> Iterator[tuple[str, np.ndarray]]:
-    """Every array, as a view of `data` where it is aligned.
+    """Every array, as a view of `data`.
 
     Types that NumPy lacks (bfloat16) come as raw integers: `check` refuses them by their type.
     """
     for name, entry in header.entries.items():
         code = _DTYPES.get(entry.dtype, f"V{_SIZES[entry.dtype]}")
         raw = data[header.size + entry.start : header.size + entry.end]
-        yield name, np.require(np.frombuffer(raw, code).reshape(entry.shape), requirements="A")
+        yield name, np.frombuffer(raw, code).reshape(entry.shape)
 
 
 def encode_header(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> bytes:

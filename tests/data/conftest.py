@@ -1,30 +1,8 @@
-"""Small configs and images that the tests of the data package share."""
+"""Fixtures of the data package's tests."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
+from data_helpers import make_photo
 from PIL import Image
-
-from alexnet.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-
-SHARED = Path(__file__).parents[2].parent / "shared"
-
-
-def make_config(dataset="digits", *, image_size=16, channels=3, seed=0, **data):
-    data.setdefault("batch_size", 8)
-    return TrainConfig(
-        model=ModelConfig(image_size=image_size, channels=channels),
-        data=DataConfig(dataset=dataset, **data),
-        run=RunConfig(seed=seed),
-    )
-
-
-def make_photo(height=60, width=80, seed=0):
-    """A smooth colour picture: what JPEG is made for."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    resized = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(resized)
 
 
 @pytest.fixture

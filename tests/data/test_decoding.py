@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import SHARED, make_photo
+from data_helpers import SHARED, make_photo
 from PIL import Image
 
 from alexnet.data import images

@@ -1,0 +1,124 @@
+"""Weights for another variant or preprocessing, where that is exact; else the reason why not."""
+
+import dataclasses
+
+import numpy as np
+
+from alexnet.errors import UserError, choose
+from alexnet.preprocess import Preprocess
+from alexnet.spec import VARIANTS, AdaptiveAvgPool, Conv, Spec, variant
+from alexnet.weights.core import Weights
+from alexnet.weights.network import difference, steps
+
+
+def adapt(
+    weights: Weights, to_variant: str | None = None, image_size: int | None = None
+) -> Weights:
+    """The same function under another variant's name, or for another image size.
+
+    Args:
+        weights: what there is.
+        to_variant: the variant wanted; the one there is by default.
+        image_size: height and width of the input; the one there is by default.
+
+    Raises:
+        UserError: where the two compute different things, with the first difference and with what
+            these weights can be instead.
+    """
+    spec = weights.spec
+    name = choose("variant", to_variant or spec.name, VARIANTS)
+    target = _named(spec, name, image_size or spec.image_size)
+    if target is not None and not difference(steps(spec), steps(target)):
+        return dataclasses.replace(weights, spec=target)
+    if target is not None and name == spec.name and _any_size(spec):
+        return dataclasses.replace(weights, spec=target, preprocess=_resized(weights, target))
+    if target is None:
+        reason = f"'{name}' can't take images of {image_size or spec.image_size} pixels"
+    else:
+        reason = difference(steps(spec), steps(target))
+    raise UserError(
+        f"'{spec.name}' for {spec.image_size} pixels can't become '{name}' for "
+        f"{image_size or spec.image_size} exactly: {reason}; {_alternatives(spec)}"
+    )
+
+
+def _named(spec: Spec, name: str, image_size: int) -> Spec | None:
+    """A variant at the sizes of a spec; None where the image is too small for it."""
+    try:
+        return variant(
+            name,
+            num_classes=spec.num_classes,
+            channels=spec.channels,
+            image_size=image_size,
+            width=spec.width,
+        )
+    except UserError:
+        return None
+
+
+def _any_size(spec: Spec) -> bool:
+    """Whether the network was made for images of any size, by adaptive pooling."""
+    return any(isinstance(layer, AdaptiveAvgPool) for layer in spec)
+
+
+def _resized(weights: Weights, target: Spec) -> Preprocess:
+    before = weights.preprocess
+    resize_to = round(before.resize_to * target.image_size / weights.spec.image_size)
+    return dataclasses.replace(before, crop=target.image_size, resize_to=resize_to)
+
+
+def _alternatives(spec: Spec) -> str:
+    """What the weights can be: every variant that computes the same."""
+    same = []
+    for name in VARIANTS:
+        other = _named(spec, name, spec.image_size)
+        if name != spec.name and other and not difference(steps(spec), steps(other)):
+            same.append(f"'{name}' for {spec.image_size} pixels")
+    return f"they can be {' or '.join([*same, 'kept as they are'])}"
+
+
+def fold_preprocess(weights: Weights, target: Preprocess) -> Weights:
+    """Weights that give the same logits for images prepared as `target` says.
+
+    Mean and standard deviation go into conv1: with x = (pixel - mean) / std before and t after,
+    x = (t * std_t + mean_t - mean) / std, a scale of conv1's kernel and a constant for its bias.
+    Exact up to the rounding of fp32.
+
+    Args:
+        weights: what there is, with the preprocessing it was trained for.
+        target: the preprocessing wanted; all but mean and std must be as it is.
+
+    Raises:
+        UserError: where that can't be: resizing or colours differ, a mean image is subtracted, or
+            conv1 pads its input with zeros, which would stand for another colour.
+    """
+    source = weights.preprocess
+    for field in ("resize_rule", "resize_to", "crop", "channel_order"):
+        have, want = getattr(source, field), getattr(target, field)
+        if have != want:
+            raise UserError(
+                f"{field} can't be folded into weights: they need {have}, and {want} is wanted; "
+                f"a target with {field} {have} works"
+            )
+    if weights.mean_image:
+        raise UserError(
+            "a mean image can't be folded into conv1, which has one bias for all places: keep the "
+            "preprocessing beside the weights, with the image's channel means"
+        )
+    numbers = (source.mean, source.std, target.mean, target.std)
+    if any(len(values) != weights.spec.channels for values in numbers):
+        raise UserError(
+            f"mean and std need one number for each of the {weights.spec.channels} channels"
+        )
+    mean, std, mean_t, std_t = (np.asarray(values, np.float64) for values in numbers)
+    conv1 = next(layer for layer in weights.spec if isinstance(layer, Conv))
+    if conv1.padding and not np.array_equal(mean, mean_t):
+        raise UserError(
+            f"a change of mean can't be folded into conv1, which pads by {conv1.padding} with zeros "
+            f"(the old mean, but not the new): a target with mean {source.mean} works"
+        )
+    kernel = weights.arrays["conv1.kernel"].astype(np.float64)
+    bias = weights.arrays["conv1.bias"] + np.einsum("hwio,i->o", kernel, (mean_t - mean) / std)
+    scaled = kernel * (std_t / std)[:, None]
+    folded = {"conv1.kernel": scaled.astype("<f4"), "conv1.bias": bias.astype("<f4")}
+    return dataclasses.replace(weights, arrays=weights.arrays | folded, preprocess=target)

@@ -1,0 +1,163 @@
+"""Protocol Buffers on the wire, as little of them as Caffe and ONNX files need.
+
+A message is read one level deep, into its fields; who reads it decides which of those to open.
+Nothing recurses with the file's depth, and no length is believed that the file does not have.
+(Encoding: protobuf.dev/programming-guides/encoding.)
+"""
+
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+
+from alexnet.errors import UserError
+
+MAX_FIELDS = 100_000  # in one message; AlexNet's largest has some hundred
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_FIXED = {FIXED64: 8, FIXED32: 4}
+
+Message = dict[int, list[int | memoryview]]  # field number to its values, numbers as ints
+
+
+def parse(data: memoryview) -> Message:
+    """The fields of one message: varints as ints, all else as views of the bytes.
+
+    Raises:
+        UserError: for bytes that are no message.
+    """
+    message: Message = {}
+    position = count = 0
+    while position < len(data):
+        key, position = _varint(data, position)
+        number, wire_type = key >> 3, key & 7
+        if wire_type == VARINT:
+            value, position = _varint(data, position)
+        elif wire_type == BYTES or wire_type in _FIXED:
+            if wire_type == BYTES:
+                length, position = _varint(data, position)
+            else:
+                length = _FIXED[wire_type]
+            if length > len(data) - position:
+                raise UserError("it is cut short or damaged: a field is longer than the file")
+            value = data[position : position + length]
+            position += length
+        else:
+            raise UserError("it is not a protobuf message, or a damaged one")
+        count += 1
+        if number == 0 or count > MAX_FIELDS:
+            raise UserError("it is not a protobuf message, or has too many fields")
+        message.setdefault(number, []).append(value)
+    return message
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    """An unsigned number of up to 64 bits, and the position after it."""
+    value = shift = 0
+    while True:
+        if position >= len(data) or shift > 63:
+            raise UserError("it is cut short or damaged: a number does not end")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & (1 << 64) - 1, position
+        shift += 7
+
+
+def messages(message: Message, number: int) -> list[memoryview]:
+    """The values of a field that holds messages or strings."""
+    values = message.get(number, [])
+    if not all(isinstance(value, memoryview) for value in values):
+        raise UserError(f"it is damaged: field {number} should hold a message")
+    return values
+
+
+def ints(message: Message, number: int) -> list[int]:
+    """The values of a signed integer field, packed or not."""
+    values: list[int] = []
+    for value in message.get(number, []):
+        if isinstance(value, int):
+            values.append(value)
+        elif len(value) > MAX_FIELDS:
+            raise UserError(f"it is damaged: field {number} has too many numbers")
+        else:
+            position = 0
+            while position < len(value):
+                one, position = _varint(value, position)
+                values.append(one)
+    return [value - (1 << 64) if value >> 63 else value for value in values]
+
+
+def one_int(message: Message, number: int, default: int) -> int:
+    """The value of an integer field, the last one where there are several, as protobuf has it."""
+    return (ints(message, number) or [default])[-1]
+
+
+def floats(message: Message, number: int) -> np.ndarray:
+    """The values of an fp32 field, packed or not: a view of the file where they are in one piece.
+
+    Raises:
+        UserError: for bytes that are not whole numbers, or very many that are not packed.
+    """
+    pieces = messages(message, number)
+    if any(len(piece) % 4 for piece in pieces):
+        raise UserError(f"it is damaged: field {number} should hold fp32 numbers")
+    arrays = [np.frombuffer(piece, "<f4") for piece in pieces]
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, "<f4"), *arrays])
+
+
+def one_float(message: Message, number: int, default: float) -> float:
+    """The value of an fp32 field."""
+    values = floats(message, number)
+    return float(values[-1]) if len(values) else default
+
+
+def text(message: Message, number: int, default: str = "") -> str:
+    """The value of a string field."""
+    values = messages(message, number)
+    return bytes(values[-1]).decode(errors="replace") if values else default
+
+
+def texts(message: Message, number: int) -> list[str]:
+    """All values of a string field."""
+    return [bytes(value).decode(errors="replace") for value in messages(message, number)]
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it; negative ones as 64-bit two's complement."""
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def number_field(number: int, value: int) -> bytes:
+    """An integer field."""
+    return varint(number << 3 | VARINT) + varint(value)
+
+
+def float_field(number: int, value: float) -> bytes:
+    """An fp32 field."""
+    return varint(number << 3 | FIXED32) + struct.pack("<f", value)
+
+
+def bytes_head(number: int, length: int) -> bytes:
+    """What stands before the `length` bytes of a message, string or packed field."""
+    return varint(number << 3 | BYTES) + varint(length)
+
+
+def bytes_field(number: int, value: bytes | str) -> bytes:
+    """A message or string field."""
+    value = value.encode() if isinstance(value, str) else value
+    return bytes_head(number, len(value)) + value
+
+
+def packed_ints(number: int, values: Iterable[int]) -> bytes:
+    """A packed field of integers."""
+    return bytes_field(number, b"".join(varint(value) for value in values))

@@ -1,0 +1,341 @@
+import itertools
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_helpers import make_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.data.augment import eval_view, train_view
+from alexnet.data.images import BadImage, decode
+from alexnet.data.pipeline import (
+    BadImages,
+    eval_batches,
+    order,
+    steps_per_epoch,
+    train_batches,
+)
+from alexnet.data.sources import ArraySource, Dataset, open_dataset
+from alexnet.errors import UserError
+
+
+def numbered(count):
+    """A source whose example i is labelled i, so that batches tell what is in them."""
+    images = np.arange(count, dtype=np.uint64)[:, None] * np.arange(1, 17, dtype=np.uint64)
+    return ArraySource("numbered", images.astype(np.uint8).reshape(-1, 4, 4), np.arange(count))
+
+
+def numbered_dataset(train, held_out=4):
+    source = numbered(train)
+    return Dataset("numbered", source, numbered(held_out), tuple(map(str, range(train))))
+
+
+def take(batches, count):
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def assert_equal_batches(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+def test_batch_layout():
+    config = make_config(color_noise=0.1)
+    (batch,) = take(train_batches(open_dataset(config), config), 1)
+    layout = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
+    assert layout == {
+        "image": ((8, 16, 16, 3), "uint8"),
+        "label": ((8,), "int32"),
+        "mask": ((8,), "float32"),
+        "color_shift": ((8, 3), "float32"),
+    }
+    assert batch["mask"].all()
+    gray = make_config(channels=1)
+    (batch,) = take(train_batches(open_dataset(gray), gray), 1)
+    assert batch["image"].shape == (8, 16, 16, 1)
+    assert "color_shift" not in batch
+
+
+@settings(max_examples=15, deadline=None)
+@given(count=st.integers(1, 30), size=st.integers(1, 30), seed=st.integers(0, 9))
+def test_an_epoch_has_each_example_at_most_once_in_the_order_given(count, size, seed):
+    size = min(size, count)
+    data, config = numbered_dataset(count), make_config(batch_size=size, seed=seed, image_size=4)
+    per_epoch = steps_per_epoch(data, config)
+    assert per_epoch == count // size
+    labels = [batch["label"] for batch in take(train_batches(data, config), 2 * per_epoch)]
+    for epoch in range(2):
+        seen = np.concatenate(labels[epoch * per_epoch : (epoch + 1) * per_epoch])
+        np.testing.assert_array_equal(seen, order(count, seed, epoch)[: per_epoch * size])
+
+
+def test_batches_hold_the_views_of_their_examples():
+    config = make_config(color_noise=0.1, seed=3)
+    data = open_dataset(config)
+    per_epoch = steps_per_epoch(data, config)
+    (batch,) = take(train_batches(data, config, per_epoch + 2), 1)  # epoch 1, third batch
+    for row, index in enumerate(order(len(data.train), 3, 1)[16:24].tolist()):
+        image, label = data.train[index]
+        crop, shift = train_view(decode(image, 3), config, 3, 1, index)
+        np.testing.assert_array_equal(batch["image"][row], crop)
+        np.testing.assert_array_equal(batch["color_shift"][row], shift)
+        assert batch["label"][row] == label
+
+
+@pytest.mark.parametrize("crop", ["random", "area"])
+def test_threads_change_nothing(crop):
+    one, four = (
+        make_config(loader_threads=threads, train_crop=crop, color_noise=0.1, batch_size=32)
+        for threads in (1, 4)
+    )
+    data = open_dataset(one)
+    assert_equal_batches(take(train_batches(data, one), 60), take(train_batches(data, four), 60))
+    assert_equal_batches(list(eval_batches(data.eval, one)), list(eval_batches(data.eval, four)))
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 17])
+def test_resuming_equals_never_having_stopped(step):
+    data, config = numbered_dataset(25), make_config(batch_size=4, image_size=4, color_noise=0.1)
+    whole = take(train_batches(data, config), step + 8)
+    assert_equal_batches(take(train_batches(data, config, step), 8), whole[step:])
+
+
+def test_resuming_reads_nothing_that_was_skipped():
+    read = []
+
+    class Watched(ArraySource):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    source = numbered(40)
+    data = Dataset("watched", Watched("w", source.images, source.labels), source, ("a",) * 40)
+    config = make_config(batch_size=4, image_size=4, loader_threads=1)
+    take(train_batches(data, config, 10_007), 1)
+    epoch, place = divmod(10_007, 10)
+    assert read[:4] == order(40, 0, epoch)[place * 4 : place * 4 + 4].tolist()
+    assert len(read) <= 4 * 4  # what was asked for, and what is read ahead
+
+
+def test_seeds_differ():
+    data = numbered_dataset(50)
+    first, second = (
+        take(train_batches(data, make_config(seed=seed, image_size=4)), 1)[0] for seed in (0, 1)
+    )
+    assert not np.array_equal(first["label"], second["label"])
+
+
+def test_batch_larger_than_the_training_set():
+    data, config = numbered_dataset(7), make_config(batch_size=8)
+    with pytest.raises(UserError, match="--batch-size is 8, but 'numbered' has only 7"):
+        train_batches(data, config)  # at once, not at the first batch
+
+
+# --- evaluation --------------------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(0, 40), size=st.integers(1, 17), threads=st.integers(1, 3))
+def test_evaluation_covers_each_example_once(count, size, threads):
+    config = make_config(batch_size=size, image_size=4, loader_threads=threads)
+    batches = list(eval_batches(numbered(count), config))
+    assert len(batches) == math.ceil(count / size)
+    seen = [label for batch in batches for label in batch["label"][batch["mask"] == 1]]
+    assert seen == list(range(count))
+    for batch in batches:
+        assert batch["image"].shape == (size, 4, 4, 3)
+        assert not batch["image"][batch["mask"] == 0].any()
+
+
+def test_evaluation_shows_the_centre():
+    config = make_config()
+    data = open_dataset(config)
+    batch = next(eval_batches(data.eval, config))
+    expected = eval_view(decode(data.eval[5][0], 3), config.preprocess)
+    np.testing.assert_array_equal(batch["image"][5], expected)
+
+
+# --- bad images --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(image_folder):
+    root = image_folder(*[f"{split}/{name}/{i}.jpg" for split in ("train", "val")
+                          for name in "ab" for i in range(6)])  # fmt: skip
+    for split in ("train", "val"):
+        path = root / split / "a" / "3.jpg"
+        path.write_bytes(path.read_bytes()[:-20])
+        (root / split / "b" / "4.jpg").write_bytes(b"")
+    return root
+
+
+def damaged_config(root, **data):
+    return make_config(f"folder:{root}", image_size=8, batch_size=4, **data)
+
+
+def test_bad_images_stop_a_run(damaged):
+    config = damaged_config(damaged)
+    data = open_dataset(config)
+    with pytest.raises(UserError, match=r"train.(a.3|b.4)\.jpg can't be read: .*; --on-bad-image"):
+        take(train_batches(data, config), 3)
+    with pytest.raises(UserError, match=r"val.a.3\.jpg can't be read: .*truncated"):
+        list(eval_batches(data.eval, config))
+
+
+def test_bad_images_are_skipped_counted_and_named_once(damaged):
+    config = damaged_config(damaged, on_bad_image="skip", color_noise=0.1, loader_threads=3)
+    data, bad = open_dataset(config), BadImages()
+    epochs = take(train_batches(data, config, bad_images=bad), 9)  # three epochs
+    assert len(bad) == 2
+    assert sum(batch["mask"].sum() for batch in epochs) == 3 * 10
+    for batch in epochs:
+        left_out = batch["mask"] == 0
+        assert not batch["image"][left_out].any()
+        assert not batch["color_shift"][left_out].any()
+    named = bad.take_new()
+    assert sorted(name.split(":")[0][-10:-4] for name in named) == ["in/a/3", "in/b/4"]
+    assert any("the file is empty" in name for name in named)
+    assert bad.take_new() == []
+    assert sorted(bad.sentences) == sorted(named)
+
+
+def test_evaluation_accounts_for_every_example(damaged):
+    config = damaged_config(damaged, on_bad_image="skip")
+    data, bad = open_dataset(config), BadImages()
+    for _ in range(2):  # a second evaluation with the same recorder counts none twice
+        total = sum(batch["mask"].sum() for batch in eval_batches(data.eval, config, bad))
+        assert total + len(bad) == len(data.eval)
+
+
+def test_recorder_is_safe_to_share():
+    bad = BadImages()
+    threads = [
+        threading.Thread(target=lambda: [bad.add(i, f"file {i}", "broken") for i in range(500)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(bad) == 500
+    assert bad.sentences == [f"file {i}: broken" for i in range(500)]
+
+
+# --- threads -----------------------------------------------------------------------------------
+
+
+class Slow(ArraySource):
+    """A source that takes its time, and fails at example 5."""
+
+    def __getitem__(self, index):
+        time.sleep(0.01)
+        if index == 5:
+            raise BadImage("it is broken")
+        return super().__getitem__(index)
+
+
+def slow_source(count=64):
+    source = numbered(count)
+    return Slow("slow", source.images, source.labels)
+
+
+def test_errors_come_at_their_place():
+    config = make_config(batch_size=1, image_size=4, loader_threads=4)
+    batches = eval_batches(slow_source(), config)
+    labels = [next(batches)["label"][0] for _ in range(5)]
+    assert labels == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match="example 5 of slow can't be read: it is broken"):
+        next(batches)
+
+
+def test_other_errors_keep_their_type():
+    class Failing(ArraySource):
+        def __getitem__(self, index):
+            raise ZeroDivisionError("of the source")
+
+    source = numbered(4)
+    failing = Failing("failing", source.images, source.labels)
+    with pytest.raises(ZeroDivisionError, match="of the source"):
+        next(eval_batches(failing, make_config(image_size=4)))
+
+
+def test_threads_load_ahead_but_not_far():
+    read = []
+
+    class Watched(ArraySource):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    source = numbered(400)
+    watched = Watched("watched", source.images, source.labels)
+    config = make_config(batch_size=4, image_size=4, loader_threads=2)
+    batches = eval_batches(watched, config)
+    next(batches)
+    deadline = time.monotonic() + 10  # the network trains meanwhile
+    while len(read) < 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(read) == 20  # the batch that was asked for, and four ahead
+    batches.close()
+
+
+def test_closing_drops_what_was_not_begun():
+    read, go_on = [], threading.Event()
+
+    class Waiting(ArraySource):
+        def __getitem__(self, index):
+            read.append(index)
+            assert index == 0 or go_on.wait(10)
+            return super().__getitem__(index)
+
+    source = numbered(40)
+    waiting = Waiting("waiting", source.images, source.labels)
+    batches = eval_batches(waiting, make_config(batch_size=1, image_size=4, loader_threads=1))
+    next(batches)
+    while len(read) < 2:
+        time.sleep(0.001)
+    batches.close()  # comes back although a thread is still at work
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("grain-prefetch"):
+            thread.join(10)
+    assert read == [0, 1]
+
+
+def test_leaving_early_does_not_hang():
+    code = """
+import time, numpy as np
+from data_helpers import make_config
+from alexnet.data.pipeline import train_batches
+from alexnet.data.sources import ArraySource, Dataset
+class Slow(ArraySource):
+    def __getitem__(self, index):
+        time.sleep(0.05)
+        return super().__getitem__(index)
+source = Slow("slow", np.zeros((100, 4, 4), np.uint8), np.zeros(100))
+batches = train_batches(Dataset("slow", source, source, ("a",)), make_config(image_size=4))
+next(batches)
+"""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20, env=child_env())
+    assert time.perf_counter() - start < 12
+
+
+def child_env():
+    here = Path(__file__).parent
+    return os.environ | {"PYTHONPATH": f"{here.parents[1]}{os.pathsep}{here}"}

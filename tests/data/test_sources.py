@@ -1,0 +1,300 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_helpers import SHARED, make_config
+
+from alexnet.data.images import decode
+from alexnet.data.sources import open_dataset
+from alexnet.errors import UserError
+
+CIFAR = SHARED / "data" / "tfds" / "cifar10_jpeg" / "1.0.0"
+
+
+def refusal(config):
+    with pytest.raises(UserError) as caught:
+        open_dataset(config)
+    return str(caught.value)
+
+
+def labels_of(source):
+    return [source[i][1] for i in range(len(source))]
+
+
+# --- bundled and made-up data ------------------------------------------------------------------
+
+
+def test_digits():
+    data = open_dataset(make_config("digits"))
+    assert data.class_names == tuple("0123456789")
+    assert data.num_classes == 10
+    assert len(data.train) + len(data.eval) == 1797
+    image, label = data.train[0]
+    assert image.shape == (8, 8)
+    assert image.dtype == np.uint8
+    assert isinstance(label, int)
+    assert data.train.images.max() == 255
+    shares = np.bincount(data.eval.labels) / (
+        np.bincount(data.train.labels) + np.bincount(data.eval.labels)
+    )
+    assert np.abs(shares - 0.2).max() < 0.004
+    together = {image.tobytes() for image in data.train.images}
+    assert not together & {image.tobytes() for image in data.eval.images}
+
+
+def test_digits_are_split_alike_for_every_seed():
+    first, second = (open_dataset(make_config("digits", seed=seed)) for seed in (0, 1))
+    np.testing.assert_array_equal(first.eval.images, second.eval.images)
+
+
+def test_synthetic_is_a_function_of_the_index():
+    config = make_config("synthetic", image_size=28)
+    first, second = open_dataset(config), open_dataset(config)
+    assert (len(first.train), len(first.eval), first.num_classes) == (1024, 256, 1000)
+    image, label = first.train[7]
+    again, label_again = second.train[7]
+    np.testing.assert_array_equal(image, again)
+    assert label == label_again
+    assert image.shape == (32, 32, 3)
+    assert image.dtype == np.uint8
+    assert 120 < image.mean() < 135
+    assert not np.array_equal(image, first.eval[7][0])
+    assert 0 <= min(labels_of(first.eval)) < max(labels_of(first.eval)) < 1000
+    assert len(set(labels_of(first.eval))) > 200
+
+
+@pytest.mark.parametrize(("name", "hint"), [
+    ("digit", "'digits'"), ("tfds", "'tfds:NAME'"), ("folder:", "'folder:PATH'"),
+    ("synthetics", "'synthetic'"), ("digits:x", "'digits'"),
+])  # fmt: skip
+def test_unknown_name(name, hint):
+    assert f"did you mean {hint}" in refusal(make_config(name))
+
+
+def test_path_without_folder(tmp_path):
+    assert f"write folder:{tmp_path}" in refusal(make_config(str(tmp_path)))
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def test_folder_with_train_and_val(image_folder):
+    root = image_folder(
+        "train/cat/a.jpg", "train/cat/deep/er/b.JPEG", "train/dog/c.Png", "train/dog/.hidden.jpg",
+        "val/cat/d.webp", "val/dog/e.bmp", "train/.cache/x.png",
+    )  # fmt: skip
+    (root / "train" / "dog" / "notes.txt").write_text("not an image")
+    data = open_dataset(make_config(f"folder:{root}"))
+    assert data.class_names == ("cat", "dog")
+    names = [Path(data.train.describe(i)).name for i in range(len(data.train))]
+    assert names == ["a.jpg", "b.JPEG", "c.Png"]
+    assert labels_of(data.train) == [0, 0, 1]
+    assert labels_of(data.eval) == [0, 1]
+    path, _ = data.eval[0]
+    assert decode(path, 3).shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_other_names_for_the_evaluation_folder(image_folder, name):
+    data = open_dataset(make_config(f"folder:{image_folder('train/a/1.png', f'{name}/a/2.png')}"))
+    assert data.eval.describe(0).endswith("2.png")
+
+
+def test_folder_split_by_seed(image_folder):
+    root = image_folder(*[f"{name}/{i}.png" for name, n in
+                          [("a", 10), ("b", 3), ("c", 1)] for i in range(n)])  # fmt: skip
+    splits = set()
+    for seed in range(3):
+        data = open_dataset(make_config(f"folder:{root}", seed=seed))
+        assert Counter(labels_of(data.train)) == {0: 8, 1: 2, 2: 1}
+        assert Counter(labels_of(data.eval)) == {0: 2, 1: 1}
+        assert not set(data.train.files) & set(data.eval.files)
+        splits.add(tuple(data.eval.files))
+        again = open_dataset(make_config(f"folder:{root}", seed=seed))
+        assert again.eval.files == data.eval.files
+    assert len(splits) > 1
+
+
+def test_class_called_train(image_folder):
+    root = image_folder("train/1.png", "train/2.png", "bus/3.png", "bus/4.png")
+    assert open_dataset(make_config(f"folder:{root}")).class_names == ("bus", "train")
+
+
+def test_linked_class_and_link_in_a_circle(image_folder, tmp_path):
+    root = image_folder("a/1.png", "a/2.png")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("1.png", "2.png"):
+        shutil.copy(root / "a" / name, tmp_path / "elsewhere")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "up").symlink_to(root / "a")
+    data = open_dataset(make_config(f"folder:{root}"))
+    assert Counter(labels_of(data.train) + labels_of(data.eval)) == {0: 2, 1: 2}
+
+
+def test_missing_folder_names_the_nearest(image_folder):
+    root = image_folder("a/1.png")
+    message = refusal(make_config(f"folder:{root.parent / 'photo'}"))
+    assert "there is no folder" in message
+    assert f"did you mean {root}?" in message
+    assert "is a file" in refusal(make_config(f"folder:{root / 'a' / '1.png'}"))
+
+
+def test_folders_that_are_refused(image_folder, tmp_path):
+    assert "no folders" in refusal(make_config(f"folder:{tmp_path}"))
+    root = image_folder("loose.png")
+    assert "images but no folders" in refusal(make_config(f"folder:{root}"))
+    image_folder("cat/1.png", "cat/2.png")
+    (root / "dog").mkdir()
+    assert "class 'dog'" in refusal(make_config(f"folder:{root}"))
+
+
+def test_nothing_left_to_evaluate_on(image_folder):
+    root = image_folder("a/1.png", "b/2.png")
+    assert "one image a class" in refusal(make_config(f"folder:{root}"))
+    other = image_folder("only/train/a/1.png") / "only"
+    message = refusal(make_config(f"folder:{other}"))
+    assert "val or validation or test" in message
+
+
+def test_classes_that_differ_are_named(image_folder):
+    root = image_folder("train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/hen/4.png")
+    message = refusal(make_config(f"folder:{root}"))
+    assert "dog only in train" in message
+    assert "hen only in val" in message
+
+
+# --- tfds --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tfds_dir(tmp_path):
+    """A copy of the prepared CIFAR-10's metadata, with links to its records."""
+    pytest.importorskip("tensorflow_datasets")
+    if not CIFAR.is_dir():
+        pytest.skip("needs shared/data/tfds/cifar10_jpeg")
+    folder = tmp_path / "tfds" / "cifar10_jpeg" / "1.0.0"
+    folder.mkdir(parents=True)
+    for path in CIFAR.iterdir():
+        if "array_record-" in path.name:
+            (folder / path.name).symlink_to(path)
+        else:
+            shutil.copy(path, folder)
+    return tmp_path / "tfds"
+
+
+def edit_info(folder, **changes):
+    path = folder / "dataset_info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("name", ["cifar10_jpeg", "cifar10_jpeg:1.0.0", "cifar10_jpeg/1.0.0"])
+def test_tfds(tfds_dir, name):
+    data = open_dataset(make_config(f"tfds:{name}", data_dir=tfds_dir))
+    assert (len(data.train), len(data.eval), data.num_classes) == (50_000, 10_000, 10)
+    assert data.class_names[:2] == ("airplane", "automobile")
+    image, label = data.eval[1234]
+    assert image.startswith(b"\xff\xd8")
+    assert label in range(10)
+    assert decode(image, 3).shape == (32, 32, 3)
+    assert data.eval.describe(5) == f"example 5 of tfds:{name}, test"
+
+
+def test_tfds_takes_the_newest_version(tfds_dir):
+    newer = tfds_dir / "cifar10_jpeg" / "1.10.0"
+    shutil.copytree(tfds_dir / "cifar10_jpeg" / "1.0.0", newer, symlinks=True)
+    shutil.copytree(newer, tfds_dir / "cifar10_jpeg" / "1.9.0", symlinks=True)
+    (tfds_dir / "cifar10_jpeg" / "2.0.0.incompleteXYZ").mkdir()
+    edit_info(newer, version="1.10.0")
+    data = open_dataset(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    assert str(data.train.records.dataset_info.version) == "1.10.0"
+    message = refusal(make_config("tfds:cifar10_jpeg:1.1.0", data_dir=tfds_dir))
+    assert "unknown version of cifar10_jpeg '1.1.0'" in message
+
+
+def test_tfds_configs(tfds_dir):
+    (tfds_dir / "pets").mkdir()
+    shutil.copytree(tfds_dir / "cifar10_jpeg" / "1.0.0", tfds_dir / "pets" / "small" / "1.0.0")
+    edit_info(tfds_dir / "pets" / "small" / "1.0.0", name="pets", configName="small")
+    assert "pets/small" in refusal(make_config("tfds:pets", data_dir=tfds_dir))
+    data = open_dataset(make_config("tfds:pets/small", data_dir=tfds_dir))
+    assert len(data.train) == 50_000
+
+
+def test_tfds_without_evaluation_split(tfds_dir):
+    folder = tfds_dir / "cifar10_jpeg" / "1.0.0"
+    splits = json.loads((folder / "dataset_info.json").read_text())["splits"]
+    edit_info(folder, splits=[split for split in splits if split["name"] == "train"])
+    data = open_dataset(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    assert (len(data.train), len(data.eval)) == (40_000, 10_000)
+    edit_info(folder, splits=[split for split in splits if split["name"] == "test"])
+    message = refusal(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    assert "no split 'train'; it has test" in message
+
+
+def test_tfds_takes_validation_before_test(tfds_dir):
+    folder = tfds_dir / "cifar10_jpeg" / "1.0.0"
+    splits = json.loads((folder / "dataset_info.json").read_text())["splits"]
+    edit_info(folder, splits=[*splits, splits[1] | {"name": "validation"}])
+    data = open_dataset(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    assert "validation" in data.eval.describe(0)
+
+
+def test_tfds_in_tfrecord_format(tfds_dir):
+    edit_info(tfds_dir / "cifar10_jpeg" / "1.0.0", fileFormat="tfrecord")
+    message = refusal(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    assert "tfrecord files, which can't be read in random order" in message
+    assert f"data_dir='{tfds_dir}_array_record', file_format='array_record'" in message
+
+
+def test_tfds_not_prepared(tfds_dir, tmp_path):
+    message = refusal(make_config("tfds:cifar10_jpg", data_dir=tfds_dir))
+    assert "did you mean 'cifar10_jpeg'?" in message
+    assert "download_and_prepare" in message
+    (tmp_path / "other" / "mnist" / "1.0.0.incomplete").mkdir(parents=True)
+    message = refusal(make_config("tfds:mnist", data_dir=tmp_path / "other"))
+    assert "no data set is prepared" in message
+    assert "there is no folder" in refusal(make_config("tfds:mnist", data_dir=tmp_path / "no"))
+
+
+def test_tfds_features_that_do_not_fit(tfds_dir):
+    folder = tfds_dir / "cifar10_jpeg" / "1.0.0"
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"].pop("label")
+    (folder / "features.json").write_text(json.dumps(features))
+    message = refusal(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    assert "no image with one class label; its features are id, image" in message
+    (folder / "features.json").unlink()
+    message = refusal(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    assert "not a data set that tfds can open" in message
+
+
+def test_tfds_in_a_bucket():
+    message = refusal(make_config("tfds:mnist", data_dir=Path("gs://bucket/tfds")))
+    assert "--data-dir is gs://bucket/tfds" in message
+    assert "gcsfuse" in message
+
+
+def test_tfds_default_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "from-environment"))
+    assert "from-environment" in refusal(make_config("tfds:mnist"))
+
+
+def test_tfds_not_installed(tfds_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    message = refusal(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    assert "pip install 'alexnet-two-frameworks[tfds]'" in message
+
+
+def test_importing_is_cheap():
+    code = (
+        "import sys, alexnet.data.pipeline, alexnet.data.folder, alexnet.data.tfds; "
+        "heavy = {'grain', 'sklearn', 'tensorflow_datasets', 'PIL', 'simplejpeg', 'jax', 'torch'}; "
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

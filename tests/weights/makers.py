@@ -1,0 +1,300 @@
+"""Files as other programs write them, made by means other than the package's own."""
+
+import io
+import struct
+
+import numpy as np
+import onnx
+import scipy.io
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from onnx import TensorProto, helper, numpy_helper
+
+from alexnet.spec import LRN, Conv, Dense, Dropout, MaxPool, ReLU, learned
+from alexnet.weights import Weights
+
+from .helpers import caffe_layout
+
+# --- Caffe, by the protobuf package from the field numbers of caffe.proto --------------------
+
+_MESSAGES = {
+    "BlobShape": [("dim", 1, "int64", "packed")],
+    "BlobProto": [
+        ("num", 1, "int32", ""), ("channels", 2, "int32", ""), ("height", 3, "int32", ""),
+        ("width", 4, "int32", ""), ("data", 5, "float", "packed"), ("shape", 7, "BlobShape", ""),
+    ],
+    "Convolution": [
+        ("num_output", 1, "uint32", ""), ("pad", 3, "uint32", "repeated"),
+        ("kernel_size", 4, "uint32", "repeated"), ("group", 5, "uint32", ""),
+        ("stride", 6, "uint32", "repeated"),
+    ],
+    "Pooling": [("pool", 1, "uint32", ""), ("kernel_size", 2, "uint32", ""),
+                ("stride", 3, "uint32", "")],
+    "Lrn": [("local_size", 1, "uint32", ""), ("alpha", 2, "float", ""), ("beta", 3, "float", ""),
+            ("norm_region", 4, "uint32", ""), ("k", 5, "float", "")],
+    "Dense": [("num_output", 1, "uint32", "")],
+    "Transform": [("scale", 1, "float", ""), ("mirror", 2, "bool", ""),
+                  ("crop_size", 3, "uint32", ""), ("mean_file", 4, "string", ""),
+                  ("mean_value", 5, "float", "repeated")],
+    "V1": [
+        ("bottom", 2, "string", "repeated"), ("top", 3, "string", "repeated"),
+        ("name", 4, "string", ""), ("type", 5, "uint32", ""), ("blobs", 6, "BlobProto", "repeated"),
+        ("convolution", 10, "Convolution", ""), ("dense", 17, "Dense", ""), ("lrn", 18, "Lrn", ""),
+        ("pooling", 19, "Pooling", ""), ("transform", 36, "Transform", ""),
+    ],
+    "V2": [
+        ("name", 1, "string", ""), ("type", 2, "string", ""), ("bottom", 3, "string", "repeated"),
+        ("top", 4, "string", "repeated"), ("blobs", 7, "BlobProto", "repeated"),
+        ("transform", 100, "Transform", ""), ("convolution", 106, "Convolution", ""),
+        ("dense", 117, "Dense", ""), ("lrn", 118, "Lrn", ""), ("pooling", 121, "Pooling", ""),
+    ],
+    "Net": [("name", 1, "string", ""), ("layers", 2, "V1", "repeated"),
+            ("layer", 100, "V2", "repeated")],
+}  # fmt: skip
+_V1_CODES = {"Convolution": 4, "Data": 5, "Dropout": 6, "InnerProduct": 14, "LRN": 15,
+             "Pooling": 17, "ReLU": 18, "SoftmaxWithLoss": 21}  # fmt: skip
+
+
+def _caffe_types():
+    file = descriptor_pb2.FileDescriptorProto(name="caffe_test.proto", syntax="proto2")
+    kinds = descriptor_pb2.FieldDescriptorProto
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field_name, number, kind, mode in fields:
+            field = message.field.add(name=field_name, number=number)
+            field.label = kinds.LABEL_REPEATED if mode else kinds.LABEL_OPTIONAL
+            if kind in _MESSAGES:
+                field.type, field.type_name = kinds.TYPE_MESSAGE, kind
+            else:
+                field.type = getattr(kinds, f"TYPE_{kind.upper()}")
+            field.options.packed = mode == "packed"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Net"))
+
+
+def caffemodel(weights: Weights, version: int = 2, mean_file: str = "", edit=None) -> bytes:
+    """A .caffemodel of V1 or V2 layers; `edit(net, layers)` may change it first."""
+    net = _caffe_types()(name="AlexNet")
+    layers = net.layers if version == 1 else net.layer
+    blobs = caffe_layout(weights)
+
+    def add(name, kind):
+        return layers.add(name=name, type=_V1_CODES[kind] if version == 1 else kind, top=[name])
+
+    data = add("data", "Data")
+    data.transform.crop_size = weights.spec.image_size
+    if mean_file:
+        data.transform.mean_file = mean_file
+    for row in [row for row in _rows(weights)]:
+        name, item = row
+        match item:
+            case Conv():
+                layer = add(name, "Convolution")
+                conv = layer.convolution
+                conv.num_output, conv.group = item.features, item.groups
+                conv.kernel_size.append(item.kernel)
+                conv.stride.append(item.stride)
+                conv.pad.append(item.padding)
+                _add_blobs(layer, blobs[name], version)
+            case Dense():
+                layer = add(name, "InnerProduct")
+                layer.dense.num_output = len(blobs[name][1])
+                _add_blobs(layer, blobs[name], version)
+            case ReLU():
+                add(name, "ReLU")
+            case Dropout():
+                add(name, "Dropout")
+            case LRN():
+                lrn = add(name, "LRN").lrn
+                lrn.local_size, lrn.alpha, lrn.beta = item.size, item.alpha, item.beta
+            case MaxPool():
+                pool = add(name, "Pooling").pooling
+                pool.pool, pool.kernel_size, pool.stride = 0, item.window, item.stride
+    add("loss", "SoftmaxWithLoss")
+    if edit:
+        edit(net, layers)
+    return net.SerializeToString()
+
+
+def _rows(weights: Weights):
+    number = 0
+    for item in weights.spec:
+        number += 1
+        yield getattr(item, "name", f"{type(item).__name__.lower()}{number}"), item
+
+
+def _add_blobs(layer, arrays, version):
+    for array in arrays:
+        blob = layer.blobs.add()
+        blob.data.extend(array.reshape(-1).tolist())
+        if version == 1:
+            shape = (1,) * (4 - array.ndim) + array.shape
+            blob.num, blob.channels, blob.height, blob.width = shape
+        else:
+            blob.shape.dim.extend(array.shape)
+
+
+# --- the Toronto .npy ------------------------------------------------------------------------
+
+
+def npy(weights: Weights, protocol: int | None = None, form: type = list) -> bytes:
+    """{layer: [kernel, bias]} with conv1 for B, G, R inputs."""
+    table = {}
+    for row in learned(weights.spec):
+        kernel, bias = (weights.arrays[f"{row.name}.{part}"] for part in ("kernel", "bias"))
+        kernel = kernel[:, :, ::-1].copy() if row.name == "conv1" else kernel
+        table[row.name] = {"weights": kernel, "biases": bias} if form is dict else [kernel, bias]
+    if protocol is None:
+        file = io.BytesIO()
+        np.save(file, table, allow_pickle=True)
+        return file.getvalue()
+    import pickle
+
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    return start + pickle.dumps(np.array(table, dtype=object), protocol)
+
+
+# --- MatConvNet, by SciPy --------------------------------------------------------------------
+
+
+def matconvnet(weights: Weights, compressed: bool = True, mean: str = "image") -> bytes:
+    """A SimpleNN model as import-caffe.py writes it."""
+    layers = []
+    size = weights.spec.image_size
+    arrays = weights.arrays
+    for name, item in _rows(weights):
+        match item:
+            case Conv() | Dense():
+                kernel = arrays[f"{name}.kernel"]
+                stride, pad = (item.stride, item.padding) if isinstance(item, Conv) else (1, 0)
+                if name == "fc6":
+                    kernel = kernel.reshape(6, 6, -1, kernel.shape[1])
+                elif kernel.ndim == 2:
+                    kernel = kernel[None, None]
+                pair = np.empty((1, 2), object)
+                pair[0, 0], pair[0, 1] = kernel, arrays[f"{name}.bias"][None]
+                layers.append({"name": name, "type": "conv", "weights": pair,
+                               "stride": [[float(stride)] * 2], "pad": [[float(pad)] * 4]})  # fmt: skip
+            case ReLU():
+                layers.append({"name": name, "type": "relu"})
+            case LRN():
+                numbers = [item.size, item.k, item.alpha / item.size, item.beta]
+                layers.append({"name": name, "type": "normalize", "param": [numbers]})
+            case MaxPool():
+                layers.append({"name": name, "type": "pool", "method": "max",
+                               "pool": [[3.0, 3.0]], "stride": [[2.0, 2.0]],
+                               "pad": [[0.0, 0.0, 0.0, 0.0]]})  # fmt: skip
+    layers.append({"name": "prob", "type": "softmax"})
+    image = np.random.default_rng(3).uniform(90, 130, (size, size, 3)).astype("f4")
+    if mean == "value":
+        image = np.array([[[123.0, 117.0, 104.0]]])
+    cells = np.empty((1, len(layers)), object)
+    cells[0] = layers
+    names = np.empty((1, weights.spec.num_classes), object)
+    names[0] = list(weights.class_names)
+    model = {
+        "layers": cells,
+        "normalization": {"imageSize": [[float(size), float(size), 3.0]], "averageImage": image},
+        "classes": {"description": names},
+    }
+    file = io.BytesIO()
+    scipy.io.savemat(file, model, do_compression=compressed, oned_as="row")
+    return file.getvalue()
+
+
+# --- Deep Compression ------------------------------------------------------------------------
+
+
+def deep_compression(weights: Weights, keep: float = 0.3) -> tuple[bytes, Weights]:
+    """A .net file, and the weights that it holds: pruned and quantised."""
+    random = np.random.default_rng(5)
+    counts, body, arrays = [], [], {}
+    for name, (kernel, bias) in caffe_layout(weights).items():
+        conv = name.startswith("conv")
+        codebook = random.standard_normal(256 if conv else 16).astype("<f4")
+        codebook[0] = 0
+        flat = np.zeros(kernel.size, np.uint8)
+        chosen = random.random(kernel.size) < keep
+        flat[chosen] = random.integers(1, len(codebook), chosen.sum())
+        places, last = [], -1
+        for place in np.flatnonzero(flat):
+            while place - last > 16:
+                last += 16
+                places.append(last)
+            places.append(last := int(place))
+        codes = flat[places]
+        gaps = np.diff(places, prepend=-1) - 1
+        body += [codebook.tobytes(), bias.astype("<f4").tobytes()]
+        body += [codes.tobytes() if conv else _halves(codes), _halves(gaps.astype(np.uint8))]
+        counts.append(len(places))
+        arrays[name] = (codebook[flat].reshape(kernel.shape), bias)
+    return struct.pack("<8I", *counts) + b"".join(body), arrays
+
+
+def _halves(values: np.ndarray) -> bytes:
+    values = np.append(values, [0] * (len(values) % 2)).astype(np.uint8)
+    return (values[0::2] | values[1::2] << 4).astype(np.uint8).tobytes()
+
+
+# --- ONNX, by its own package ----------------------------------------------------------------
+
+
+def onnx_zoo(weights: Weights, edit=None) -> bytes:
+    """bvlcalexnet as the zoo has it: B, G, R, pads in place of ceil, a reshape, a softmax."""
+    nodes, tensors = [], []
+    current = "data_0"
+    flat = False
+
+    def add(op, inputs=(), **attributes):
+        nonlocal current
+        nodes.append(helper.make_node(op, [current, *inputs], [f"t{len(nodes)}"], **attributes))
+        current = f"t{len(nodes) - 1}"
+
+    for name, (kernel, bias) in caffe_layout(weights).items():
+        tensors += [numpy_helper.from_array(kernel, f"{name}_w_0"),
+                    numpy_helper.from_array(bias, f"{name}_b_0")]  # fmt: skip
+    for name, item in _rows(weights):
+        both = [f"{name}_w_0", f"{name}_b_0"]
+        match item:
+            case Conv():
+                add("Conv", both, kernel_shape=[item.kernel] * 2, strides=[item.stride] * 2,
+                    pads=[item.padding] * 4, group=item.groups)  # fmt: skip
+            case ReLU():
+                add("Relu")
+            case LRN():
+                add("LRN", size=item.size, alpha=item.alpha, beta=item.beta, bias=item.k)
+            case MaxPool():
+                add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
+            case Dense():
+                if not flat:
+                    shape = np.array([1, kernel_inputs(weights)], "i8")
+                    tensors.append(numpy_helper.from_array(shape, "OC2_DUMMY_1"))
+                    add("Reshape", ["OC2_DUMMY_1"])
+                    flat = True
+                add("Gemm", both, transB=1)
+            case Dropout():
+                add("Dropout")
+    add("Softmax", axis=1)
+    size = weights.spec.image_size
+    graph = helper.make_graph(
+        nodes, "alexnet",
+        [helper.make_tensor_value_info("data_0", TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info(current, TensorProto.FLOAT, None)], tensors,
+    )  # fmt: skip
+    model = helper.make_model(graph, producer_name="onnx-caffe2",
+                              opset_imports=[helper.make_opsetid("", 9)])  # fmt: skip
+    if edit:
+        edit(model)
+    return model.SerializeToString()
+
+
+def kernel_inputs(weights: Weights) -> int:
+    return weights.arrays["fc6.kernel"].shape[0]
+
+
+def check_onnx(data: bytes) -> onnx.ModelProto:
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model, full_check=True)
+    return model
