@@ -9,7 +9,8 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from alexnet.errors import UserError, choose
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -256,27 +257,34 @@ def from_json(values: dict[str, Any]) -> TrainConfig:
     Raises:
         UserError: for fields that are missing, unknown or of the wrong type.
     """
-    parts = {f.name: f for f in dataclasses.fields(TrainConfig)}
     try:
-        built = {
-            name: _build(parts[name].default_factory, value) if isinstance(value, dict) else value
-            for name, value in values.items()
-        }
-        return TrainConfig(**built)
-    except (TypeError, KeyError, ValueError) as error:
+        return _build(TrainConfig, values)
+    except (TypeError, ValueError) as error:
         raise UserError(f"config.json is not one that this version wrote: {error}") from error
 
 
-def _build(kind: Any, values: dict[str, Any]) -> Any:
-    types = {f.name: f.type for f in dataclasses.fields(kind)}
-    converted = {}
-    for name, value in values.items():
-        if isinstance(value, list):
-            value = tuple(value)
-        elif types[name] == Path | None and value is not None:
-            value = Path(value)
-        converted[name] = value
-    return kind(**converted)
+def _build(kind: Any, values: Any) -> Any:
+    """A dataclass from JSON values, each of the type that its field has."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if not isinstance(values, dict) or values.keys() - fields.keys():
+        raise ValueError(f"{values!r:.100} is not what {kind.__name__} holds")
+    return kind(**{name: _field(fields[name], value) for name, value in values.items()})
+
+
+def _field(field_: dataclasses.Field, value: Any) -> Any:
+    if dataclasses.is_dataclass(field_.type):
+        return _build(field_.type, value)
+    if isinstance(value, list):
+        value = tuple(value)
+    types = get_args(field_.type) if get_origin(field_.type) is UnionType else (field_.type,)
+    if Path in types and isinstance(value, str):
+        return Path(value)
+    plain = tuple(get_origin(t) or t for t in types)
+    if float in plain and type(value) is int:
+        return value
+    if type(value) not in plain:
+        raise ValueError(f"{field_.name} is {value!r:.100}")
+    return value
 
 
 def changed_fields(old: TrainConfig, new: TrainConfig) -> list[str]:

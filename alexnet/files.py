@@ -31,7 +31,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     if path.is_dir():
         raise UserError(f"can't write {path}: it is a directory")
     try:
-        file = open(temporary, "xb")  # noqa: SIM115: closed below, before the rename
+        file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)
     except OSError as error:
         raise UserError(f"can't write {path}: {error.strerror}") from error
     try:

@@ -71,8 +71,8 @@ def _check_same_run(saved: TrainConfig, now: TrainConfig) -> None:
     if changed:
         options = ", ".join("--" + name.replace("_", "-") for name in changed)
         raise UserError(
-            f"--resume goes on with the run in {now.run.workdir} as it began, but {options} "
-            "differ: leave them out, or start another run"
+            f"--resume goes on with the run in {now.run.workdir} as it began, which had other "
+            f"values of {options}: leave them out, or start another run"
         )
 
 

@@ -14,7 +14,7 @@ def gradient_transformation(optim: OptimConfig) -> optax.GradientTransformation:
     v = m v + (g + wd w); w = w - lr v. (Caffe and the paper have the rate inside v, which
     differs after the rate changes.)
     """
-    parts = []
+    parts = [optax.identity()]
     if optim.clip_norm:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))
     if optim.weight_decay:

@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet.errors import UserError, choose
 from alexnet.preprocess import Preprocess
-from alexnet.spec import VARIANTS, Spec
+from alexnet.spec import VARIANTS, Spec, weight_shapes
 from alexnet.spec import variant as named_variant
 from alexnet.weights import layout
 from alexnet.weights.core import Weights, check
@@ -61,7 +61,7 @@ def complete(
     check(found.arrays, spec, names=found.names, extra=found.extra)
     if found.spec:
         spec = _agreed(spec, variant, image_size)
-    arrays = dict(found.arrays)
+    arrays = {name: found.arrays[name] for name in weight_shapes(spec)}
     if found.flatten == "CHW":
         arrays["fc6.kernel"] = layout.rows_to_hwc(arrays["fc6.kernel"], spec)
     if found.colors == "BGR" and spec.channels == 3:

@@ -14,7 +14,7 @@ import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.weights.assemble import Found
-from alexnet.weights.names import ARRAYS, CAFFE_LAYERS
+from alexnet.weights.names import CAFFE_LAYERS
 from alexnet.weights.pickles import Buildable, Function, Reader, refuse
 
 _MAX_HEADER = 10_000  # bytes, as in NumPy itself
@@ -40,15 +40,7 @@ def read(data: memoryview) -> Found:
         for part, array in zip(("kernel", "bias"), _pair(layer, pair), strict=True):
             arrays[f"{name}.{part}"] = array
             names[f"{name}.{part}"] = f"{layer} {part}"
-    order = [name for name in ARRAYS if name in arrays]
-    return Found(
-        arrays={name: arrays[name] for name in order},
-        names=names,
-        extra=tuple(extra),
-        flatten="HWC",
-        colors="BGR",
-        variants=("caffe",),
-    )
+    return Found(arrays, names, tuple(extra), flatten="HWC", colors="BGR", variants=("caffe",))
 
 
 def _after_header(data: memoryview) -> int:

@@ -114,8 +114,8 @@ def fold_preprocess(weights: Weights, target: Preprocess) -> Weights:
     conv1 = next(layer for layer in weights.spec if isinstance(layer, Conv))
     if conv1.padding and not np.array_equal(mean, mean_t):
         raise UserError(
-            f"a change of mean can't be folded into conv1, which pads by {conv1.padding} with zeros "
-            f"(the old mean, but not the new): a target with mean {source.mean} works"
+            f"a change of mean can't be folded into conv1, which pads by {conv1.padding} with "
+            f"zeros (the old mean, but not the new): a target with mean {source.mean} works"
         )
     kernel = weights.arrays["conv1.kernel"].astype(np.float64)
     bias = weights.arrays["conv1.bias"] + np.einsum("hwio,i->o", kernel, (mean_t - mean) / std)

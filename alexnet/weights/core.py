@@ -22,7 +22,7 @@ _LISTED = 20  # unexpected names that an error spells out
 class Weights:
     """Learned arrays together with all that is needed to use them."""
 
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]  # aligned, in any memory order; some are views of one buffer
     spec: Spec
     preprocess: Preprocess
     class_names: tuple[str, ...] | None = None

@@ -60,8 +60,7 @@ def read(data: memoryview) -> Found:
                 arrays[name] = array
             else:
                 extra.append(name)
-    order = [name for name in ARRAYS if name in arrays]
-    return Found({name: arrays[name] for name in order}, extra=tuple(extra), flatten="HWC")
+    return Found(arrays, extra=tuple(extra), flatten="HWC")
 
 
 def _value(data: memoryview, at: int, depth: int) -> tuple[Any, int]:

@@ -16,6 +16,7 @@ from alexnet.errors import UserError
 MAX_UNPACKED = 1 << 30  # bytes of all compressed variables together
 _MAX_RATIO = 20  # a compressed file's unpacked size to its own; weights reach 1.1, zip bombs 1000
 _MAX_DEPTH = 8
+_CHUNK = 1 << 20  # bytes
 _MAX_ELEMENTS = 100_000
 _MATRIX, _COMPRESSED = 14, 15
 _NUMERIC = {
@@ -80,15 +81,29 @@ class _Reader:
         """A compressed variable, as long as all of them stay within the limit."""
         stream = zlib.decompressobj()
         try:
-            unpacked = stream.decompress(content, self._bytes_left + 1)
+            head = stream.decompress(content[:256], 8)
+            if len(head) < 8:
+                raise UserError("it is cut short: a variable's compressed data does not end")
+            size = 8 + struct.unpack("<2I", head)[1]
+            self._bytes_left -= size
+            if self._bytes_left < 0:
+                raise UserError("it unpacks to far more than its size, as no weights do")
+            unpacked = memoryview(np.empty(size, np.uint8))  # in place: it may be 244 MB
+            unpacked[:8], filled = head, 8
+            for start in range(0, len(content), _CHUNK):
+                piece = stream.unconsumed_tail + content[max(256, start) : start + _CHUNK]
+                while piece and not stream.eof:
+                    part = stream.decompress(piece, min(_CHUNK, size - filled) or 1)
+                    if len(part) > size - filled:
+                        raise UserError("it is damaged: a variable is longer than it says")
+                    unpacked[filled : filled + len(part)] = part
+                    filled += len(part)
+                    piece = stream.unconsumed_tail
         except zlib.error as error:
             raise UserError(f"it is damaged: a variable can't be unpacked: {error}") from error
-        self._bytes_left -= len(unpacked)
-        if self._bytes_left < 0:
-            raise UserError("it unpacks to far more than its size, as no weights do")
-        if not stream.eof:
+        if filled < size or not stream.eof:
             raise UserError("it is cut short: a variable's compressed data does not end")
-        return memoryview(unpacked)
+        return unpacked
 
     def matrix(self, data: memoryview, depth: int) -> tuple[str, Any]:
         """A matrix element's name and value."""

@@ -34,9 +34,10 @@ def steps(spec: Spec) -> list[str]:
     for row in trace(spec):
         match row.layer:
             case Conv(_, features, kernel, stride, padding, groups):
+                height, width, _ = row.out_shape
                 lines.append(
-                    f"{kernel}x{kernel} convolution to {features}, stride {stride}, "
-                    f"padding {padding}, groups {groups}"
+                    f"{kernel}x{kernel} convolution to {height}x{width}x{features}, "
+                    f"stride {stride}, padding {padding}, groups {groups}"
                 )
             case Dense():
                 lines.append(f"dense to {row.out_shape[0]}")
@@ -85,6 +86,8 @@ def recognise(
     if last is None:
         raise UserError("it has no dense layer")
     classes = layers[last].features
+    if channels < 1 or any(getattr(layer, "features", 1) < 1 for layer in layers):
+        raise UserError("a layer of it has no features")
     layers = (*layers[:last], dataclasses.replace(layers[last], features=None), *layers[last + 1 :])
     found = Spec("file", layers, image_size, num_classes=classes, channels=channels)
     features = {layer.name: layer.features for layer in layers[:last] if hasattr(layer, "features")}

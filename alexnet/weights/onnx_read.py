@@ -336,7 +336,10 @@ def _is_float(tensor: wire.Message) -> bool:
 def _array(name: str, tensor: wire.Message) -> np.ndarray:
     """The array of a TensorProto."""
     if wire.one_int(tensor, 14, 0) or 13 in tensor:
-        raise UserError("its weights are in another file, which is not read: save it as one file")
+        raise UserError(
+            "its weights are in another file, which is not read: save it as one file "
+            "(torch.onnx.export: external_data=False)"
+        )
     kind = wire.one_int(tensor, 2, 0)
     if kind not in (_FLOAT, _INT64):
         raise UserError(f"its {name[:50]!r} is neither fp32 nor int64 (data type {kind})")

@@ -19,6 +19,13 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
+class StorageType:
+    """What `torch.FloatStorage` and its like stand for; no string in a file can pass for it."""
+
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Storage:
     """A stretch of numbers: which one, of what type, and which part of it where not all."""
 
@@ -65,7 +72,9 @@ def as_array(key: str, value: Any, raw: Mapping[str, memoryview]) -> np.ndarray:
 def find(module: str, name: str) -> Any:
     """What a name in torch's pickles stands for here."""
     if module in ("torch", "torch.cuda") and name in DTYPES:
-        return DTYPES[name]
+        return StorageType(DTYPES[name])
+    if module == "torch" and name.replace("Tensor", "Storage") in DTYPES:
+        return None  # the type of a tensor, in the tar layout; its storage's type says as much
     known = {
         ("collections", "OrderedDict"): Function(_ordered),
         ("torch", "Size"): Function(lambda sizes: tuple(sizes)),
@@ -103,11 +112,11 @@ def tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tens
 def storage_of(identity: Any) -> Storage:
     """The storage behind a persistent id: ('storage', type, key, device, count[, view])."""
     match identity:
-        case ("storage", str(dtype), str(key), _, int()):
+        case ("storage", StorageType(dtype), str(key), _, int()):
             return Storage(key, dtype)
-        case ("storage", str(dtype), str(key), _, int(), None):
+        case ("storage", StorageType(dtype), str(key), _, int(), None):
             return Storage(key, dtype)
-        case ("storage", str(dtype), str(key), _, int(), (_, int(first), int(count))):
+        case ("storage", StorageType(dtype), str(key), _, int(), (_, int(first), int(count))):
             if first >= 0 and count >= 0:
                 return Storage(key, dtype, (first, count))
     raise UserError("it is damaged: a tensor's numbers are described by nothing known")

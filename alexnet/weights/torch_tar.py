@@ -8,7 +8,7 @@ import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.weights.pickles import Reader
-from alexnet.weights.torch_objects import Storage, Tensor, find, storages, tensor
+from alexnet.weights.torch_objects import Storage, StorageType, Tensor, find, storages, tensor
 
 _BLOCK = 512  # bytes; a member is a block of description and then whole blocks of content
 _MEMBERS = ("storages", "tensors", "pickle")
@@ -68,7 +68,7 @@ def _tar_storages(data: memoryview) -> tuple[dict[str, memoryview], dict[str, st
     for _ in range(_small(count)):
         described, position = _pickled(data, position)
         match described:
-            case (int(key), str(), str(dtype)):
+            case (int(key), str(), StorageType(dtype)):
                 pass
             case _:
                 raise UserError("it is damaged: an array's description is none")

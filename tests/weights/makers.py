@@ -85,8 +85,7 @@ def caffemodel(weights: Weights, version: int = 2, mean_file: str = "", edit=Non
     data.transform.crop_size = weights.spec.image_size
     if mean_file:
         data.transform.mean_file = mean_file
-    for row in [row for row in _rows(weights)]:
-        name, item = row
+    for name, item in _rows(weights):
         match item:
             case Conv():
                 layer = add(name, "Convolution")
@@ -117,9 +116,7 @@ def caffemodel(weights: Weights, version: int = 2, mean_file: str = "", edit=Non
 
 
 def _rows(weights: Weights):
-    number = 0
-    for item in weights.spec:
-        number += 1
+    for number, item in enumerate(weights.spec, 1):
         yield getattr(item, "name", f"{type(item).__name__.lower()}{number}"), item
 
 
@@ -175,8 +172,8 @@ def matconvnet(weights: Weights, compressed: bool = True, mean: str = "image") -
                     kernel = kernel[None, None]
                 pair = np.empty((1, 2), object)
                 pair[0, 0], pair[0, 1] = kernel, arrays[f"{name}.bias"][None]
-                layers.append({"name": name, "type": "conv", "weights": pair,
-                               "stride": [[float(stride)] * 2], "pad": [[float(pad)] * 4]})  # fmt: skip
+                numbers = {"stride": [[float(stride)] * 2], "pad": [[float(pad)] * 4]}
+                layers.append({"name": name, "type": "conv", "weights": pair, **numbers})
             case ReLU():
                 layers.append({"name": name, "type": "relu"})
             case LRN():

@@ -1,0 +1,145 @@
+"""One network in both frameworks, and the comparison that all parity tests use."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+import alexnet_jax
+import alexnet_torch
+from alexnet.init import initial_weights
+from alexnet.spec import Dropout, Flatten, LeCun, Spec, trace, variant
+from alexnet.threefry import dropout_keys
+
+# Relative to the reference's spread; facts: correct ports measure some 5e-6, wrong ones above 0.1
+FORWARD_BOUND = 1e-4  # of its standard deviation
+GRADIENT_BOUND = 1e-4  # of its largest entry
+
+
+@dataclass
+class Pair:
+    """The same weights in JAX and in torch, and an input."""
+
+    spec: Spec
+    jax: alexnet_jax.AlexNet
+    torch: alexnet_torch.AlexNet
+    images: np.ndarray  # NHWC, normalised
+    keys: np.ndarray
+
+    @property
+    def torch_images(self) -> torch.Tensor:
+        return torch.from_numpy(self.images).permute(0, 3, 1, 2)
+
+
+def make_pair(
+    name: str,
+    *,
+    width: float = 0.125,
+    image_size: int | None = None,
+    batch: int = 3,
+    jax_spec: Spec | None = None,
+    weights: dict[str, np.ndarray] | None = None,
+    bf16: bool = False,
+) -> Pair:
+    """A pair with weights at which signals keep their size; `jax_spec` breaks the JAX side."""
+    spec = variant(name, num_classes=10, image_size=image_size, width=width, init=LeCun())
+    reference = initial_weights(spec, 7)
+    rng = np.random.default_rng(0)
+    for key in reference:
+        if key.endswith("bias"):
+            reference[key] = rng.normal(0, 0.1, reference[key].shape).astype(np.float32)
+    images = rng.standard_normal((batch, spec.image_size, spec.image_size, 3), dtype=np.float32)
+    count = sum(isinstance(layer, Dropout) for layer in spec)
+    return Pair(
+        spec,
+        alexnet_jax.AlexNet(
+            jax_spec or spec,
+            weights=weights or reference,
+            dtype=jnp.bfloat16 if bf16 else jnp.float32,
+        ),
+        alexnet_torch.AlexNet(
+            spec, weights=reference, dtype=torch.bfloat16 if bf16 else torch.float32
+        ),
+        images,
+        dropout_keys(1, 2, count),
+    )
+
+
+def forward(pair: Pair, train: bool) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Every layer's output in NHWC from both: (JAX's, torch's)."""
+
+    @jax.jit
+    def activations(state: nnx.State) -> dict[str, jax.Array]:
+        model = nnx.merge(graphdef, state)
+        return model.activations(jnp.asarray(pair.images), train, key=jnp.asarray(pair.keys))
+
+    graphdef, state = nnx.split(pair.jax)
+    ours = {name: np.asarray(x, np.float32) for name, x in activations(state).items()}
+    pair.torch.train(train)
+    with torch.no_grad():
+        outputs = pair.torch.activations(pair.torch_images, keys=pair.keys.tolist())
+    return ours, {name: x.float().numpy() for name, x in to_nhwc(outputs, pair.spec).items()}
+
+
+def to_nhwc(outputs: dict[str, torch.Tensor], spec: Spec) -> dict[str, torch.Tensor]:
+    """torch's outputs in canonical order: maps as NHWC, flattened maps as H, W, C."""
+    order, map_shape = {}, None
+    for row in trace(spec):
+        x = outputs[row.name]
+        if isinstance(row.layer, Flatten):
+            map_shape = row.in_shape
+        if x.ndim == 4:
+            x = x.permute(0, 2, 3, 1)
+        elif map_shape and row.kernel_shape is None and row.name[-1] == "5":
+            height, width, channels = map_shape
+            x = x.reshape(-1, channels, height, width).permute(0, 2, 3, 1).flatten(1)
+        order[row.name] = x
+    return order
+
+
+def gradients(pair: Pair) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Gradients of a loss by every weight and by the input, canonical: (JAX's, torch's)."""
+    labels = np.arange(len(pair.images)) % 10
+
+    def loss(state: nnx.State, images: jax.Array) -> jax.Array:
+        logits = nnx.merge(graphdef, state)(images, train=True, key=jnp.asarray(pair.keys))
+        return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean()
+
+    graphdef, state = nnx.split(pair.jax)
+    by_state, by_images = jax.jit(jax.grad(loss, argnums=(0, 1)))(state, jnp.asarray(pair.images))
+    ours = {
+        f"{layer}.{part}": np.asarray(g)
+        for layer, parts in nnx.to_pure_dict(by_state).items()
+        for part, g in parts.items()
+    }
+    images = pair.torch_images.clone().requires_grad_()
+    model = pair.torch.train()
+    logits = model(images, keys=pair.keys.tolist())
+    torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
+    holder = alexnet_torch.AlexNet(pair.spec, weights=pair.torch.weights())
+    for mine, source in zip(holder.parameters(), model.parameters(), strict=True):
+        mine.data = source.grad
+    theirs = holder.weights() | {"images": images.grad.permute(0, 2, 3, 1).numpy()}
+    return ours | {"images": np.asarray(by_images)}, theirs
+
+
+def worst_by_std(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest difference of each array, in standard deviations of the reference's."""
+    assert ours.keys() == theirs.keys()
+    return {k: float(np.abs(ours[k] - theirs[k]).max() / theirs[k].std()) for k in theirs}
+
+
+def worst_by_max(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest difference of each array, relative to the reference's largest entry."""
+    assert ours.keys() == theirs.keys()
+    return {k: float(np.abs(ours[k] - theirs[k]).max() / np.abs(theirs[k]).max()) for k in theirs}
+
+
+def report(title: str, measured: dict[str, float], bound: float) -> float:
+    """Print what was measured; return the worst."""
+    name, worst = max(measured.items(), key=lambda item: item[1])
+    print(f"{title}: worst {worst:.1e} at {name} (bound {bound:.0e})")
+    return worst

@@ -1,0 +1,30 @@
+"""Gradients of every weight and of the input are the same in both frameworks."""
+
+import dataclasses
+
+import pytest
+
+from alexnet.spec import LRN, VARIANTS, LeCun, variant
+from tests.parity.pairs import GRADIENT_BOUND, gradients, make_pair, report, worst_by_max
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_gradient(name):
+    measured = worst_by_max(*gradients(make_pair(name)))
+    assert len(measured) == 17
+    assert report(name, measured, GRADIENT_BOUND) < GRADIENT_BOUND
+
+
+def test_full_width():
+    measured = worst_by_max(*gradients(make_pair("torchvision", width=1.0, image_size=64)))
+    assert report("torchvision, full width", measured, GRADIENT_BOUND) < GRADIENT_BOUND
+
+
+def test_control_wrong_lrn_is_noticed():
+    spec = variant("single", num_classes=10, width=0.125, init=LeCun())
+    layers = tuple(
+        dataclasses.replace(layer, beta=0.5) if isinstance(layer, LRN) else layer for layer in spec
+    )
+    broken = dataclasses.replace(spec, layers=layers)
+    measured = worst_by_max(*gradients(make_pair("single", jax_spec=broken)))
+    assert report("control beta=0.5", measured, GRADIENT_BOUND) > 100 * GRADIENT_BOUND

@@ -1,0 +1,57 @@
+"""What is imported when: the shared package needs no framework, and each framework not the other."""
+
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+import alexnet
+from tests.conftest import NARROW, ROOT
+
+FRAMEWORKS = {"jax": {"jax", "flax", "optax", "orbax"}, "torch": {"torch", "torchinfo"}}
+ALL = set.union(*FRAMEWORKS.values())
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that are loaded after running code in a fresh interpreter."""
+    tail = "\nimport sys, json; print(json.dumps(sorted({n.split('.')[0] for n in sys.modules})))"
+    result = subprocess.run(
+        [sys.executable, "-c", code + tail],
+        capture_output=True, text=True, cwd=ROOT, check=True,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+    )  # fmt: skip
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_the_shared_package_imports_neither():
+    names = [m.name for m in pkgutil.walk_packages(alexnet.__path__, "alexnet.")]
+    names = [name for name in names if not name.endswith("__main__")]
+    assert "alexnet.loop" in names
+    assert "alexnet.weights.formats" in names
+    code = "\n".join(f"import {name}" for name in names)
+    assert not modules_after(code) & ALL
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_training_imports_one_framework(framework, tmp_path):
+    options = ["--framework", framework, *NARROW, "--steps", "2", "--workdir", str(tmp_path / "w")]
+    loaded = modules_after(f"from alexnet.cli import main\nassert main(['train', *{options}]) == 0")
+    assert loaded & FRAMEWORKS[framework]
+    other = next(f for f in FRAMEWORKS if f != framework)
+    assert not loaded & FRAMEWORKS[other]
+
+
+@pytest.mark.parametrize("command", [["train", "--help"], ["--help"], ["summary", "--help"]])
+def test_help_imports_nothing_slow(command):
+    """--help is to answer in half a second: what takes longer to import is not loaded for it."""
+    start = time.perf_counter()
+    loaded = modules_after(
+        f"from alexnet.cli import main\ntry: main({command})\nexcept SystemExit as e: assert not e.code"
+    )
+    print(f"{' '.join(command)}: {time.perf_counter() - start:.2f} s with starting Python")
+    slow = {"numpy", "grain", "sklearn", "matplotlib", "tensorflow_datasets", "tensorboardX", "PIL"}
+    assert not loaded & (slow | ALL)

@@ -1,0 +1,108 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet.errors import UserError
+from alexnet.spec import (
+    VARIANTS,
+    Conv,
+    Dense,
+    learned,
+    min_image_size,
+    trace,
+    variant,
+    weight_shapes,
+)
+
+# facts: the paper's net and Caffe's 60,965,224; torchvision 61,100,840; one tower 62,378,344
+PARAMS = {
+    "torchvision": 61_100_840,
+    "paper": 60_965_224,
+    "single": 62_378_344,
+    "caffe": 60_965_224,
+    "caffenet": 60_965_224,
+    "onnx_zoo": 60_965_224,
+}
+LEARNED = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+
+
+def test_every_variant_is_counted():
+    assert PARAMS.keys() == VARIANTS.keys()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameter_counts_and_names(name):
+    spec = VARIANTS[name]
+    assert spec.num_params == PARAMS[name]
+    assert [row.name for row in learned(spec)] == LEARNED
+    assert trace(spec)[-1].out_shape == (1000,)
+
+
+@pytest.mark.parametrize(
+    ("name", "conv1", "fc6_in", "macs"),
+    [
+        ("torchvision", 55, 9216, 714.2e6),
+        ("paper", 55, 9216, 724.4e6),
+        ("single", 55, 9216, 1135.3e6),
+        ("onnx_zoo", 54, 9216, None),
+    ],
+)
+def test_geometry_and_multiply_adds(name, conv1, fc6_in, macs):
+    rows = {row.name: row for row in trace(VARIANTS[name])}
+    assert rows["conv1"].out_shape[:2] == (conv1, conv1)
+    assert rows["fc6"].kernel_shape == (fc6_in, 4096)
+    if macs:
+        assert sum(row.multiply_adds for row in rows.values()) == pytest.approx(macs, rel=1e-4)
+
+
+def test_torchvision_smallest_input_is_63():
+    assert min_image_size(VARIANTS["torchvision"]) == 63
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_smallest_input_is_the_smallest(name):
+    smallest = min_image_size(VARIANTS[name])
+    variant(name, image_size=smallest)
+    with pytest.raises(UserError, match=f"smallest that works is {smallest}"):
+        variant(name, image_size=smallest - 1)
+
+
+@given(
+    name=st.sampled_from(sorted(VARIANTS)),
+    classes=st.integers(1, 30),
+    channels=st.integers(1, 5),
+    size=st.integers(63, 300),
+    width=st.floats(0.01, 1),
+)
+def test_sizes_are_parameters(name, classes, channels, size, width):
+    if size < min_image_size(VARIANTS[name]):
+        return
+    spec = variant(name, num_classes=classes, channels=channels, image_size=size, width=width)
+    shapes = weight_shapes(spec)
+    assert shapes["fc8.bias"] == (classes,)
+    assert shapes["conv1.kernel"][2] == channels
+    for row in learned(spec):
+        assert min(row.kernel_shape) >= 1
+        if isinstance(row.layer, Conv):
+            assert row.in_shape[2] % row.layer.groups == 0
+            assert row.layer.features % row.layer.groups == 0
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'torchvision'"):
+        variant("torchvison")
+
+
+@pytest.mark.parametrize("bad", [{"num_classes": 0}, {"channels": 0}, {"width": 0}, {"width": 2}])
+def test_impossible_sizes_are_refused(bad):
+    with pytest.raises(UserError, match="at least 1"):
+        variant("paper", **bad)
+
+
+def test_specs_are_plain_data():
+    spec = VARIANTS["paper"]
+    assert hash(spec) == hash(dataclasses.replace(spec))
+    assert [type(layer) for layer in spec][-1] is Dense
+    assert len(spec) == len(spec.layers)

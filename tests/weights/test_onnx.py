@@ -1,0 +1,190 @@
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from alexnet.errors import UserError
+from alexnet.spec import VARIANTS
+from alexnet.weights import detect, load, save
+from alexnet.weights.formats import load_data
+
+from . import makers
+from .helpers import CLASSES, close, forward, images, narrow, same, written
+from .test_torch_files import narrow_model
+
+SIZES = [(name, None) for name in VARIANTS]
+# torchvision's pooling with bins that are equal (13 -> 6 is not), that overlap, and of one pixel
+SIZES += [("torchvision", 448), ("torchvision", 256), ("torchvision", 64), ("caffe", 226)]
+
+
+def run(data: bytes, x: np.ndarray) -> np.ndarray:
+    """Logits by ONNX Runtime for NHWC images."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(bytes(data), options)
+    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES)
+def test_what_is_written_runs_and_is_read_again(name, size, tmp_path):
+    weights = narrow(name, image_size=size)
+    save(tmp_path / "a.onnx", weights)
+    data = (tmp_path / "a.onnx").read_bytes()
+    makers.check_onnx(data)
+    x = images(weights.spec, count=3)
+    close(run(data, x), forward(weights, x))
+    assert detect(tmp_path / "a.onnx") == "onnx"
+    read = load(tmp_path / "a.onnx")
+    same(weights, read)
+    assert (read.preprocess, read.class_names) == (weights.preprocess, weights.class_names)
+
+
+def test_the_zoo(tmp_path):
+    weights = narrow("onnx_zoo")
+    data = makers.onnx_zoo(weights)
+    (tmp_path / "a.onnx").write_bytes(data)
+    assert detect(tmp_path / "a.onnx") == "onnx"
+    read = load(tmp_path / "a.onnx")
+    same(weights, read)
+    assert read.preprocess.crop == 224
+    x = images(read.spec, count=1)
+    logits = forward(read, x)
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    assert np.abs(run(data, x[..., ::-1]) - probabilities).max() < 1e-5
+
+
+def test_the_zoo_before_initializers_left_the_inputs():
+    def edit(model):
+        for tensor in model.graph.initializer:
+            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            model.graph.input.append(value)
+            if tensor.data_type == onnx.TensorProto.FLOAT:  # numbers in the list, not as raw bytes
+                values = numpy_helper.to_array(tensor).reshape(-1).tolist()
+                tensor.ClearField("raw_data")
+                tensor.float_data.extend(values)
+
+    weights = narrow("onnx_zoo")
+    same(weights, load_data(view(makers.onnx_zoo(weights, edit)), "onnx", "w"))
+
+
+def view(data: bytes) -> memoryview:
+    return memoryview(bytearray(data))
+
+
+def test_torch_exports(tmp_path):
+    weights = narrow("torchvision")
+    net = narrow_model(weights)
+    x = images(weights.spec, count=1)
+    nchw = torch.from_numpy(x).permute(0, 3, 1, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (nchw,), tmp_path / "a.onnx", dynamo=False)
+    read = load(tmp_path / "a.onnx")
+    assert read.spec.name == "torchvision"
+    assert read.spec.num_classes == CLASSES
+    with torch.no_grad():
+        close(forward(read, x), net(nchw).numpy())
+
+
+def _tensor(model, name):
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def _attribute(model, op, name, value, which=0):
+    node = [node for node in model.graph.node if node.op_type == op][which]
+    for attribute in list(node.attribute):
+        if attribute.name == name:
+            node.attribute.remove(attribute)
+    node.attribute.append(helper.make_attribute(name, value))
+
+
+def _external(model):
+    tensor = _tensor(model, "conv1_w_0")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+
+
+def _circle(model):
+    model.graph.node[3].output[0] = "data_0"
+
+
+def _branch(model):
+    model.graph.node.append(helper.make_node("Relu", ["t0"], ["side"]))
+
+
+def _fp16(model):
+    tensor = _tensor(model, "fc8_b_0")
+    tensor.CopyFrom(numpy_helper.from_array(np.zeros(CLASSES, "f2"), "fc8_b_0"))
+
+
+def _misshapen(model):
+    array = numpy_helper.to_array(_tensor(model, "conv3_w_0"))
+    _tensor(model, "conv3_w_0").CopyFrom(numpy_helper.from_array(array[:, :2], "conv3_w_0"))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(2, "f4"), "left over"))
+
+
+def _huge(model):
+    del _tensor(model, "conv1_w_0").dims[:]
+    _tensor(model, "conv1_w_0").dims.extend([1 << 60, 1 << 60])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_external, "another file, which is not read"),
+        (_circle, "divides or runs in a circle"),
+        (_branch, "divides or runs in a circle"),
+        (_fp16, "neither fp32 nor int64"),
+        (_huge, "not its size"),
+        (_misshapen, r"unexpected left over; conv3.kernel \(conv3_w_0\) is 3x3x2x8, not 3x3x4x8"),
+        (lambda m: _attribute(m, "LRN", "alpha", 2e-5), "step 3 is 'LRN of 5, 2e-05"),
+        (lambda m: _attribute(m, "LRN", "bias", 2.0), "step 3 is 'LRN of 5.* k 2,"),
+        (lambda m: _attribute(m, "Conv", "auto_pad", "SAME_UPPER"), "padded by a rule"),
+        (lambda m: _attribute(m, "Conv", "dilations", [2, 2]), "dilated"),
+        (lambda m: _attribute(m, "Conv", "pads", [2, 2, 2, 2]), "step 1 is '11x11.*padding 2"),
+        (lambda m: _attribute(m, "MaxPool", "pads", [1, 1, 1, 1]), "pool with padding"),
+        (lambda m: _attribute(m, "Gemm", "alpha", 0.5), "scales or transposes"),
+        (lambda m: _attribute(m, "Relu", "x", 1, 0) or setattr(m.graph.node[1], "op_type", "Elu"),
+         "'Elu', which AlexNet lacks"),
+        (lambda m: m.graph.input.append(m.graph.input[0]), "it has 2 inputs"),
+        (lambda m: m.graph.ClearField("initializer"), "not in the file"),
+        (lambda m: m.ClearField("graph"), "no graph"),
+    ],
+)  # fmt: skip
+def test_other_graphs_are_refused(edit, message):
+    with pytest.raises(UserError, match=message):
+        load_data(view(makers.onnx_zoo(narrow("onnx_zoo"), edit)), "onnx", "w")
+
+
+def test_ceil_mode_is_the_same_as_padding():
+    def edit(model):
+        for node in model.graph.node:
+            if node.op_type == "MaxPool":
+                for attribute in list(node.attribute):
+                    if attribute.name == "pads":
+                        node.attribute.remove(attribute)
+                node.attribute.append(helper.make_attribute("ceil_mode", 1))
+
+    weights = narrow("onnx_zoo")
+    same(weights, load_data(view(makers.onnx_zoo(weights, edit)), "onnx", "w"))
+
+    def floor(model):
+        edit(model)
+        _attribute(model, "MaxPool", "ceil_mode", 0)
+
+    with pytest.raises(UserError, match="to 26"):
+        load_data(view(makers.onnx_zoo(weights, floor)), "onnx", "w")
+
+
+def test_metadata_is_checked():
+    data = bytes(written(narrow("paper"), "onnx"))
+    bad = data.replace(b'"crop": 227', b'"crop": "2"')
+    with pytest.raises(UserError, match="preprocessing"):
+        load_data(view(bad), "onnx", "w")
