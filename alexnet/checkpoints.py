@@ -61,7 +61,8 @@ class Checkpoints:
             pending.result()
         except OSError as error:
             raise RunError(
-                f"a checkpoint could not be written to {self.directory}: {error}; {self.last_good()}"
+                f"a checkpoint could not be written to {self.directory}: {error}; "
+                f"{self.last_good()}"
             ) from error
 
     def steps(self) -> list[int]:

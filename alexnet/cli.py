@@ -58,11 +58,12 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
     import tyro
 
     from alexnet.recipes import RECIPES, default_recipe, recipe
-    from alexnet.workdir import read_config
 
     early = _early_options(argv)
     name = early.recipe or default_recipe(early.dataset)
     if early.resume and early.workdir and not early.help:
+        from alexnet.workdir import read_config  # not needed for --help, and slow
+
         default = read_config(Path(early.workdir))
     else:
         default = recipe(name)
@@ -90,9 +91,7 @@ def _early_options(argv: Sequence[str]) -> argparse.Namespace:
 
 def _without_length(config: TrainConfig) -> TrainConfig:
     """The configuration without its epochs or steps, for a command line that brings its own."""
-    return dataclasses.replace(
-        config, run=dataclasses.replace(config.run, epochs=None, steps=None)
-    )
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, epochs=None, steps=None))
 
 
 def summary(argv: Sequence[str]) -> int:
@@ -118,9 +117,7 @@ def summary(argv: Sequence[str]) -> int:
     native = import_framework(options.framework, "summary")
     if not options.json and native.print_native(spec):
         return 0
-    whole = summary_json(
-        spec, summary_rows(spec, native.output_shapes(spec)), options.framework
-    )
+    whole = summary_json(spec, summary_rows(spec, native.output_shapes(spec)), options.framework)
     if options.json:
         print(json.dumps(whole, indent=2))
     else:

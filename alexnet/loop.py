@@ -87,9 +87,7 @@ class Trainer:
                     if stop or self.step == self.plan.total_steps:
                         break
                 rate = self._learning_rate()
-                metrics = self.engine.train_step(
-                    next(batches), step=self.step, learning_rate=rate
-                )
+                metrics = self.engine.train_step(next(batches), step=self.step, learning_rate=rate)
                 if pending:
                     pending = self._report(log, clock, *pending)
                 self.step += 1

@@ -26,9 +26,7 @@ _DIGITS = TrainConfig(
         std=(95.9,),
     ),
     # The slow start keeps the first steps smooth, so that two correct runs stay together.
-    optim=OptimConfig(
-        learning_rate=0.01, schedule="cosine", warmup_steps=150, warmup_power=3.0
-    ),
+    optim=OptimConfig(learning_rate=0.01, schedule="cosine", warmup_steps=150, warmup_power=3.0),
     run=RunConfig(epochs=7, checkpoint_every=88),
 )
 

@@ -16,8 +16,9 @@ def learning_rate(
 ) -> float:
     """The rate for the update that follows `step` completed updates.
 
-    Warm-up rises as a power of the step and reaches the full rate at its last step; cosine then falls to zero
-    at `total_steps` (Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5, without restarts).
+    Warm-up rises as a power of the step and reaches the full rate at its last step; cosine then
+    falls to zero at `total_steps` (Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5,
+    without restarts).
     `eval_losses` are the evaluations so far, oldest first; only the plateau schedule reads them.
     """
     if step < optim.warmup_steps:

@@ -144,5 +144,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{file}, line {number} is not a record of metrics") from error
         records.append(record)
     return records
-
-

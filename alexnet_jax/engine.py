@@ -38,7 +38,9 @@ class Engine:
         devices = jax.devices()
         return f"jax {jax.__version__} on {len(devices)} {devices[0].device_kind} device(s)"
 
-    def train_step(self, batch: Mapping[str, np.ndarray], *, step: int, learning_rate: float) -> Any:
+    def train_step(
+        self, batch: Mapping[str, np.ndarray], *, step: int, learning_rate: float
+    ) -> Any:
         keys = dropout_keys(self._seed, step, self._dropouts)
         self._state, metrics = self._train(
             self._state, parallel.put_batch(batch, self._mesh), np.float32(learning_rate), keys

@@ -139,4 +139,3 @@ def _seed(rngs: nnx.Rngs) -> int:
     stream = rngs["params"] if "params" in rngs else rngs["default"]
     high, low = np.asarray(jax.random.key_data(stream.key[...]))
     return int(high) << 32 | int(low)
-

@@ -122,5 +122,3 @@ def _sum(tree: Any, axis_name: str | None) -> Any:
 def init_state(params: nnx.State, config: TrainConfig) -> TrainState:
     """The state before the first step: momentum zero."""
     return TrainState(params, optim.gradient_transformation(config.optim).init(params))
-
-

@@ -36,7 +36,9 @@ class Engine:
         device = torch.cuda.get_device_name(self._device) if on_gpu else "cpu"
         return f"torch {torch.__version__} on 1 {device} device(s)"
 
-    def train_step(self, batch: Mapping[str, np.ndarray], *, step: int, learning_rate: float) -> Any:
+    def train_step(
+        self, batch: Mapping[str, np.ndarray], *, step: int, learning_rate: float
+    ) -> Any:
         keys = dropout_keys(self._config.run.seed, step, self._dropouts).tolist()
         return train_step(
             self._model,

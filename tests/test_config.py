@@ -18,7 +18,8 @@ def test_recipes_are_valid_and_survive_json(name):
 
 def test_every_option_of_the_design_is_on_the_command_line(tmp_path):
     config = parse_train(
-        f"--framework torch --recipe paper --variant single --dataset synthetic --data-dir {tmp_path} "
+        f"--framework torch --recipe paper --variant single --dataset synthetic "
+        f"--data-dir {tmp_path} "
         f"--batch-size 4 --steps 7 --image-size 99 --precision bf16 --seed 5 --workdir {tmp_path} "
         "--overwrite --checkpoint-every 3 --log-every 2 --init-from w --on-bad-image skip".split()
     )
@@ -68,7 +69,9 @@ def test_only_fields_that_leave_the_numbers_alone_may_change_on_resume():
     assert changed_fields(config, other) == ["seed"]
 
 
-@pytest.mark.parametrize("broken", [[1], {"model": 3}, {"model": {"nope": 1}}, {"wrong": 3}, {"run": {"seed": "0"}}])
+@pytest.mark.parametrize(
+    "broken", [[1], {"model": 3}, {"model": {"nope": 1}}, {"wrong": 3}, {"run": {"seed": "0"}}]
+)
 def test_a_strange_config_is_refused(broken):
-    with pytest.raises(UserError, match="config.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         from_json(broken)

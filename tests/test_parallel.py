@@ -66,9 +66,7 @@ def make_step(kind, graphdef, config):
             check_vma=False,
         )
         return jax.jit(sharded), lambda batch: batch
-    step = jax.pmap(
-        mapped, axis_name="data", in_axes=(None, 0, None, None), out_axes=(None, None)
-    )
+    step = jax.pmap(mapped, axis_name="data", in_axes=(None, 0, None, None), out_axes=(None, None))
     return step, lambda batch: {
         name: array.reshape(8, -1, *array.shape[1:]) for name, array in batch.items()
     }
@@ -120,6 +118,6 @@ def test_a_batch_that_devices_cant_share_is_refused():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     with pytest.raises(UserError, match="use 24 or 32"):
         parallel.check_batch_size(30, mesh)
-    with pytest.raises(UserError, match="use 8$"):
+    with pytest.raises(UserError, match=r"use 8$"):
         parallel.check_batch_size(3, mesh)
     parallel.check_batch_size(32, mesh)

@@ -35,9 +35,7 @@ def test_cosine_goes_from_full_to_nothing():
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_warmup_rises_to_the_full_rate(power):
-    optim = OptimConfig(
-        schedule="constant", learning_rate=1.0, warmup_steps=10, warmup_power=power
-    )
+    optim = OptimConfig(schedule="constant", learning_rate=1.0, warmup_steps=10, warmup_power=power)
     assert rates(optim)[:10] == pytest.approx([((i + 1) / 10) ** power for i in range(10)])
     assert rates(optim)[10] == 1.0
 

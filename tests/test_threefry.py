@@ -50,7 +50,9 @@ def test_masks_agree_element_for_element(key, rate, first_row):
 def test_a_share_of_the_batch_gets_its_rows_of_the_mask():
     key, x = jnp.array([1, 2], jnp.uint32), jnp.ones((8, 100))
     whole = dropout(x, 0.5, key, 0)
-    assert (jnp.concatenate([dropout(x[:3], 0.5, key, 0), dropout(x[3:], 0.5, key, 3)]) == whole).all()
+    assert (
+        jnp.concatenate([dropout(x[:3], 0.5, key, 0), dropout(x[3:], 0.5, key, 3)]) == whole
+    ).all()
 
 
 def test_keys_differ_by_seed_step_and_layer():

@@ -107,7 +107,9 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(finished, tmp_path):
 
 def test_control_another_seed_is_another_run(finished, tmp_path):
     framework, whole, _ = finished
-    run_train("--framework", framework, *RUN, "--steps", 3, "--seed", 1, "--workdir", tmp_path / "r")
+    run_train(
+        "--framework", framework, *RUN, "--steps", 3, "--seed", 1, "--workdir", tmp_path / "r"
+    )
     assert records(tmp_path / "r")[0]["loss"] != records(whole)[0]["loss"]
 
 
@@ -124,7 +126,9 @@ def test_ctrl_c_saves(tmp_path):
 
 def test_one_curve_on_the_command_line(tmp_path):
     for framework in FRAMEWORKS:
-        run_train("--framework", framework, *NARROW, "--steps", 8, "--workdir", tmp_path / framework)
+        run_train(
+            "--framework", framework, *NARROW, "--steps", 8, "--workdir", tmp_path / framework
+        )
     pairs = zip(records(tmp_path / "jax"), records(tmp_path / "torch"), strict=True)
     for ours, theirs in pairs:
         assert ours["learning_rate"] == theirs["learning_rate"]
@@ -134,8 +138,10 @@ def test_one_curve_on_the_command_line(tmp_path):
 def test_weights_move_through_init_from(finished, tmp_path):
     framework, whole, _ = finished
     other = next(f for f in FRAMEWORKS if f != framework)
-    same = run_train("--framework", other, *NARROW, "--steps", 1, "--learning-rate", 0,
-                     "--init-from", whole / "weights.safetensors", "--workdir", tmp_path / "a")  # fmt: skip
+    same = run_train(
+        "--framework", other, *NARROW, "--steps", 1, "--learning-rate", 0,
+        "--init-from", whole / "weights.safetensors", "--workdir", tmp_path / "a",
+    )  # fmt: skip
     assert "initialised anew" not in same.stdout
     evals = [r for p in (whole, tmp_path / "a") for r in records(p) if r["split"] == "eval"]
     assert evals[-1]["loss"] == pytest.approx(evals[-2]["loss"], rel=1e-5)

@@ -30,7 +30,9 @@ def test_full_width(name):
     assert report(f"{name}, full width", measured, FORWARD_BOUND) < FORWARD_BOUND
 
 
-@pytest.mark.parametrize(("name", "size"), [("torchvision", 63), ("torchvision", 130), ("caffe", 75)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("torchvision", 63), ("torchvision", 130), ("caffe", 75)]
+)
 def test_other_sizes(name, size):
     ours, theirs = forward(make_pair(name, image_size=size), True)
     measured = worst_by_std(ours, theirs)

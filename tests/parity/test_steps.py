@@ -52,9 +52,7 @@ def updates(ours: OptimConfig, theirs: OptimConfig, rates: list[float]) -> list[
     state = chain.init(params)
     for rate in rates:
         grads = {k: rng.normal(0, 1, v.shape).astype(np.float32) for k, v in start.items()}
-        update, state = chain.update(
-            {k: jnp.asarray(v) for k, v in grads.items()}, state, params
-        )
+        update, state = chain.update({k: jnp.asarray(v) for k, v in grads.items()}, state, params)
         params = alexnet_jax.optim.apply(params, update, jnp.float32(rate))
         layer.weight.grad, layer.bias.grad = map(torch.from_numpy, grads.values())
         if theirs.clip_norm:

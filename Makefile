@@ -1,0 +1,32 @@
+# Each target can be run first on a fresh clone. PYTHON is the interpreter that .venv is made with.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: train test setup lint one-curve
+
+train: .venv/jax-installed  ## set up the JAX side and run the default job
+	$(BIN)/python train.py --framework jax
+
+test: setup  ## set up everything and run the tests
+	$(BIN)/python -m pytest
+
+setup: .venv/all-installed  ## everything into .venv, nothing run
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+one-curve: setup  ## the default job's first 50 steps in both frameworks, losses side by side
+	$(BIN)/python -m tests.parity.one_curve
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/jax-installed: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[jax]'
+	@touch $@
+
+.venv/all-installed: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[all,test]'
+	@touch $@ .venv/jax-installed
