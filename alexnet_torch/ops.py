@@ -35,10 +35,15 @@ class LRN(nn.Module):
 
 
 def _inverse_power(x: torch.Tensor, beta: float) -> torch.Tensor:
-    """x ** -beta; for the usual 3/4 by square roots, which cost half as much as a power."""
+    """x ** -beta; for the usual 3/4 by square roots, which cost half as much as a power.
+
+    `Tensor.sqrt` is not used: in one process of six its first call on two threads was wrong by
+    3e-4 of the value in one thread's half (torch 2.13.0 on CPU, JAX loaded beside it; a second
+    call on the same tensor was right, and `rsqrt` always was).
+    """
     if beta == 0.75:
         root = x.rsqrt()
-        return root * root.sqrt()
+        return root * root * root.rsqrt()
     return x**-beta
 
 
