@@ -27,7 +27,7 @@ _DIGITS = TrainConfig(
     ),
     # The slow start keeps the first steps smooth, so that two correct runs stay together.
     optim=OptimConfig(learning_rate=0.01, schedule="cosine", warmup_steps=150, warmup_power=3.0),
-    run=RunConfig(epochs=7, checkpoint_every=88),
+    run=RunConfig(epochs=8, checkpoint_every=88),
 )
 
 _TORCHVISION = TrainConfig(
