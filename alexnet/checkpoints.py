@@ -16,7 +16,8 @@ from typing import Any
 from alexnet.errors import RunError
 from alexnet.files import sync, write_json
 
-_WRITING, _DELETING = ".writing", ".deleting"
+STATE = "state"
+_META, _WRITING, _DELETING = "meta.json", ".writing", ".deleting"
 
 
 class Checkpoints:
@@ -67,7 +68,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
+        return saved_steps(self.directory)
 
     def last_good(self) -> str:
         """In words: which checkpoint a run can go on from."""
@@ -89,13 +90,12 @@ class Checkpoints:
         for step in reversed(self.steps()):
             path = self._path(step)
             try:
-                meta = json.loads((path / "meta.json").read_text())
-                _verify(path, meta["files"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                meta = read_meta(path)
+            except ValueError as error:
                 damaged.append(path)
-                warn(f"checkpoint {path} is damaged and passed over: {error}")
+                warn(f"{error}; it is passed over")
                 continue
-            read(path / "state")
+            read(path / STATE)
             for bad in damaged:
                 bad.rename(bad.with_name(f"damaged-{bad.name}"))
             return meta
@@ -104,16 +104,16 @@ class Checkpoints:
         return None
 
     def _path(self, step: int) -> Path:
-        return self.directory / f"{step:08d}"
+        return checkpoint_path(self.directory, step)
 
     def _save(self, step: int, snapshot: Any, meta: dict[str, Any]) -> None:
         final = self._path(step)
         temporary = final.with_suffix(_WRITING)
-        state = temporary / "state"
+        state = temporary / STATE
         state.mkdir(parents=True)
         try:
             self._write(state, snapshot)
-            write_json(temporary / "meta.json", {**meta, "files": _digests(state)})
+            write_json(temporary / _META, {**meta, "files": _digests(state)})
             sync(temporary)
             self._remove(step)
             temporary.rename(final)
@@ -135,7 +135,7 @@ class Checkpoints:
 
     def _score(self, step: int) -> list[float] | None:
         try:
-            return json.loads((self._path(step) / "meta.json").read_text()).get("score")
+            return json.loads((self._path(step) / _META).read_text()).get("score")
         except (OSError, ValueError):
             return None
 
@@ -146,6 +146,30 @@ class Checkpoints:
             doomed = path.with_suffix(_DELETING)
             path.rename(doomed)
             shutil.rmtree(doomed)
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """Steps that have a checkpoint in a directory, ascending."""
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return directory / f"{step:08d}"
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The loop's state in a checkpoint, once every file in it is found to be as it was written.
+
+    Raises:
+        ValueError: where the checkpoint is damaged.
+    """
+    try:
+        meta = json.loads((path / _META).read_text())
+        _verify(path, meta["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"checkpoint {path} is damaged: {error}") from error
+    return meta
 
 
 def _digests(directory: Path) -> dict[str, str]:
@@ -164,7 +188,7 @@ def _digests(directory: Path) -> dict[str, str]:
 
 def _verify(path: Path, expected: dict[str, str]) -> None:
     """Raise ValueError where files are missing, extra or changed."""
-    found = _digests(path / "state")
+    found = _digests(path / STATE)
     if wrong := sorted(
         name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
     ):

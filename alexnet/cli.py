@@ -6,10 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from alexnet.config import CHOICES, TrainConfig
 from alexnet.errors import RunError, UserError, choose
 from alexnet.spec import VARIANTS, variant
+
+if TYPE_CHECKING:
+    from alexnet.weights import Weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,7 +118,7 @@ def summary(argv: Sequence[str]) -> int:
     from alexnet.engine import import_framework
     from alexnet.report.summary import print_table, summary_json, summary_rows
 
-    native = import_framework(options.framework, "summary")
+    native = import_framework(options.framework, "inspection")
     if not options.json and native.print_native(spec):
         return 0
     whole = summary_json(spec, summary_rows(spec, native.output_shapes(spec)), options.framework)
@@ -125,9 +129,66 @@ def summary(argv: Sequence[str]) -> int:
     return 0
 
 
+def convert(argv: Sequence[str]) -> int:
+    """Convert weights between file formats, or a run between frameworks."""
+    from alexnet.weights import FORMATS
+
+    parser = _parser("convert", convert)
+    parser.add_argument("source", type=Path, help="a weights file, or a run's work directory")
+    parser.add_argument("target", type=Path, help="a weights file, or a new work directory")
+    formats = ", ".join(FORMATS)
+    parser.add_argument("--from", dest="source_format", help=f"told from the content: {formats}")
+    parser.add_argument(
+        "--to", dest="target_format", help="told from the name; for a run also jax or torch"
+    )
+    parser.add_argument("--step", type=int, help="checkpoint of a run; the last by default")
+    parser.add_argument("--variant", help="the network, for files that leave it open")
+    parser.add_argument("--image-size", type=int, help="its input, for files that leave it open")
+    parser.add_argument("--to-variant", help="become another variant, where that is exact")
+    parser.add_argument("--verify", action="store_true", help="run both frameworks and compare")
+    parser.add_argument("--images", type=Path, help="photographs for --verify, a folder")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = vars(parser.parse_args(argv))
+    verify, images, as_json = (options.pop(name) for name in ("verify", "images", "json"))
+    from alexnet import porting
+
+    whole, sentence = porting.convert(**options)
+    report: dict[str, Any] = {"done": sentence}
+    if not as_json:
+        print(sentence)
+    if verify:
+        report["verify"] = _verify(whole, options, images, as_json)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    return 0 if not verify or report["verify"]["passed"] else 1
+
+
+def _verify(
+    whole: "Weights", options: dict[str, Any], images: Path | None, as_json: bool
+) -> dict[str, Any]:
+    """Compare a conversion's result, read back, with its source."""
+    from alexnet import porting, weights
+    from alexnet.report.verify import print_verification, verify
+
+    target = options["target"]
+    if porting.is_run(target):
+        back = porting.run_weights(porting.read_run(target), target)
+    else:
+        spec = whole.spec
+        back = weights.load(target, variant=spec.name, image_size=spec.image_size)
+    result = verify(whole, back, images)
+    if not as_json:
+        print_verification(result)
+    return result
+
+
 def _parser(name: str, command: Callable) -> argparse.ArgumentParser:
     doc = command.__doc__.splitlines()[0]
     return argparse.ArgumentParser(prog=f"alexnet {name}", description=doc, allow_abbrev=False)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "summary": summary}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "convert": convert,
+    "summary": summary,
+}

@@ -145,7 +145,11 @@ class Trainer:
         last = self.evals[-1] if self.evals else None
         current = last and last["step"] == self.step
         score = [last["top1"], -last["loss"]] if current else None
-        meta = {"evals": self.evals, "score": score}
+        meta = {
+            "evals": self.evals,
+            "score": score,
+            "num_classes": self.dataset.num_classes,
+        }
         self.checkpoints.save(self.step, self.engine.snapshot(), meta)
         self.saved_step = self.step
 

@@ -41,11 +41,16 @@ def prepare(config: TrainConfig) -> Path:
         _delete_run(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        as_begun = dataclasses.replace(config.run, resume=False, overwrite=False)
-        write_json(path / CONFIG, to_json(dataclasses.replace(config, run=as_begun)))
+        write_config(path, config)
     except OSError as error:
         raise UserError(f"--workdir {path} can't be written: {error.strerror}") from error
     return path
+
+
+def write_config(path: Path, config: TrainConfig) -> None:
+    """Write down how a run began; --resume and --overwrite are not part of that."""
+    as_begun = dataclasses.replace(config.run, resume=False, overwrite=False)
+    write_json(path / CONFIG, to_json(dataclasses.replace(config, run=as_begun)))
 
 
 def read_config(path: Path) -> TrainConfig:

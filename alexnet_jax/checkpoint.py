@@ -1,15 +1,20 @@
 """A training state on disk, by Orbax: `params` and `momentum`, by canonical layer name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from alexnet.spec import Spec
 from alexnet_jax.step import TrainState
+
+_NAME = "orbax"
 
 
 def snapshot(state: TrainState) -> dict[str, Any]:
@@ -20,16 +25,48 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 def write(directory: Path, tree: dict[str, Any]) -> None:
     """Write a snapshot; returns when it is on disk."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory.absolute() / "orbax", tree)
+        checkpointer.save(directory.absolute() / _NAME, tree)
 
 
 def read(directory: Path, like: TrainState) -> TrainState:
     """The state that `write` wrote, with the shapes and shardings of `like`."""
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(directory.absolute() / "orbax", target)
+        tree = checkpointer.restore(directory.absolute() / _NAME, target)
     nnx.replace_by_pure_dict(like.params, tree["params"])
     return TrainState(like.params, _with_trace(like.opt_state, tree.get("momentum")))
+
+
+def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
+    """`params` and, with momentum, `momentum`, each by canonical array name; on the host."""
+    path = directory.absolute() / _NAME
+    with ocp.StandardCheckpointer() as checkpointer:
+        shapes = checkpointer.metadata(path).item_metadata
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), shapes.tree
+        )
+        tree = checkpointer.restore(path, target)
+    return {
+        part: {
+            f"{layer}.{name}": np.asarray(array)
+            for layer, arrays in layers.items()
+            for name, array in arrays.items()
+        }
+        for part, layers in tree.items()
+    }
+
+
+def write_arrays(
+    directory: Path, arrays: Mapping[str, Mapping[str, np.ndarray]], spec: Spec
+) -> None:
+    """What `read_arrays` reads."""
+    tree: dict[str, Any] = {}
+    for part, named in arrays.items():
+        for name, array in named.items():
+            layer, leaf = name.split(".")
+            tree.setdefault(part, {}).setdefault(layer, {})[leaf] = jnp.asarray(array)
+    write(directory, tree)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from alexnet.spec import (
     Spec,
     trace,
 )
+from alexnet.weights import load
 from alexnet_jax import ops
 
 
@@ -61,11 +63,11 @@ class AlexNet(nnx.Module):
             setattr(self, name, Learned(weights[f"{name}.kernel"], weights[f"{name}.bias"]))
 
     @classmethod
-    def from_weights(cls, path: Path | str, *, dtype: jnp.dtype = jnp.float32) -> "AlexNet":
-        """The network in a weights file of any format that `alexnet.weights.load` reads."""
-        from alexnet.weights import load
-
-        loaded = load(Path(path))
+    def from_weights(
+        cls, path: Path | str, *, dtype: jnp.dtype = jnp.float32, **options: Any
+    ) -> "AlexNet":
+        """The network in a file that `alexnet.weights.load` reads; it takes the options."""
+        loaded = load(path, **options)
         return cls(loaded.spec, weights=loaded.arrays, dtype=dtype)
 
     def __call__(

@@ -4,11 +4,15 @@ torch's own `save` pickles; safetensors holds arrays and nothing else, and is re
 running code. Directory, digests and renaming are `alexnet.checkpoints`' work.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from alexnet.spec import Spec
+from alexnet.weights import layout
 from alexnet_torch.model import AlexNet
 
 FILE = "state.safetensors"
@@ -40,6 +44,29 @@ def read(directory: Path, model: AlexNet, optimizer: torch.optim.Optimizer) -> N
         raise ValueError(f"{directory / FILE} is of another network or optimiser")
     for name, tensor in own.items():
         tensor.copy_(loaded[name])
+
+
+def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
+    """`params` and, with momentum, `momentum`, each by canonical array name."""
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, tensor in load_file(directory / FILE).items():
+        part, _, key = name.partition("/")
+        parts.setdefault(part, {})[key] = tensor.numpy()
+    return {part: layout.from_state_dict(state, spec) for part, state in parts.items()}
+
+
+def write_arrays(
+    directory: Path, arrays: Mapping[str, Mapping[str, np.ndarray]], spec: Spec
+) -> None:
+    """What `read_arrays` reads."""
+    write(
+        directory,
+        {
+            f"{part}/{key}": torch.from_numpy(np.require(array, requirements=["C", "W"]))
+            for part, named in arrays.items()
+            for key, array in layout.to_state_dict(named, spec).items()
+        },
+    )
 
 
 def tensors(model: AlexNet, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

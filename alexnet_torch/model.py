@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from alexnet.init import initial_weights
-from alexnet.preprocess import Preprocess
 from alexnet.spec import (
     LRN,
     AdaptiveAvgPool,
@@ -23,8 +23,7 @@ from alexnet.spec import (
     trace,
 )
 from alexnet.threefry import Key
-from alexnet.weights import Weights, layout
-from alexnet.weights.names import TORCH_KEYS, kind
+from alexnet.weights import layout, load
 from alexnet_torch import ops
 
 
@@ -58,30 +57,22 @@ class AlexNet(nn.Module):
         self.load_weights(initial_weights(spec, seed) if weights is None else weights)
 
     @classmethod
-    def from_weights(cls, path: Path | str, *, dtype: torch.dtype = torch.float32) -> "AlexNet":
-        """The network in a weights file of any format that `alexnet.weights.load` reads."""
-        from alexnet.weights import load
-
-        loaded = load(Path(path))
+    def from_weights(
+        cls, path: Path | str, *, dtype: torch.dtype = torch.float32, **options: Any
+    ) -> "AlexNet":
+        """The network in a file that `alexnet.weights.load` reads; it takes the options."""
+        loaded = load(path, **options)
         return cls(loaded.spec, weights=loaded.arrays, dtype=dtype)
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take canonical arrays as this network's weights."""
-        whole = Weights(dict(weights), self.spec, Preprocess())
-        state = {
-            TORCH_KEYS[stored.name]: torch.from_numpy(stored.values.reshape(stored.shape))
-            for stored in layout.to_torch(whole)
-        }
-        self.load_state_dict(state, strict=True)
+        state = layout.to_state_dict(weights, self.spec)
+        self.load_state_dict({key: torch.from_numpy(array) for key, array in state.items()})
 
     def weights(self) -> dict[str, np.ndarray]:
         """This network's weights as canonical arrays."""
-        state, arrays = self.state_dict(), {}
-        for name, key in TORCH_KEYS.items():
-            arrays[name] = layout.from_torch(name, state[key].detach().cpu().numpy())
-            if kind(name) == "after_flatten" and name.endswith(".kernel"):
-                arrays[name] = layout.rows_to_hwc(arrays[name], self.spec)
-        return arrays
+        state = {key: tensor.detach().cpu().numpy() for key, tensor in self.state_dict().items()}
+        return layout.from_state_dict(state, self.spec)
 
     def forward(
         self, images: torch.Tensor, *, keys: Sequence[Key] | None = None, first_row: int = 0

@@ -3,14 +3,15 @@
 All but the one copy of fc6 are views: writers go through them block by block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from alexnet.preprocess import Preprocess
 from alexnet.spec import Flatten, Spec, trace
 from alexnet.weights.core import Weights
-from alexnet.weights.names import ARRAYS, kind
+from alexnet.weights.names import ARRAYS, TORCH_KEYS, kind
 
 
 def from_torch(name: str, array: np.ndarray) -> np.ndarray:
@@ -69,3 +70,18 @@ def to_torch(weights: Weights) -> Iterator[Stored]:
             yield Stored(name, array.shape[::-1], array.reshape(shape).transpose(3, 2, 0, 1))
         else:
             yield Stored(name, array.shape[::-1], array.T)
+
+
+def to_state_dict(arrays: Mapping[str, np.ndarray], spec: Spec) -> dict[str, np.ndarray]:
+    """Canonical arrays under this project's torch keys, in torch's layout and shape."""
+    stored = to_torch(Weights(dict(arrays), spec, Preprocess()))
+    return {TORCH_KEYS[each.name]: each.values.reshape(each.shape) for each in stored}
+
+
+def from_state_dict(state: Mapping[str, np.ndarray], spec: Spec) -> dict[str, np.ndarray]:
+    """The inverse of `to_state_dict`."""
+    arrays = {name: from_torch(name, state[key]) for name, key in TORCH_KEYS.items()}
+    for name in arrays:
+        if name.endswith(".kernel") and kind(name) == "after_flatten":
+            arrays[name] = rows_to_hwc(arrays[name], spec)
+    return arrays

@@ -11,8 +11,9 @@ from flax import nnx
 import alexnet_jax
 import alexnet_torch
 from alexnet.init import initial_weights
-from alexnet.spec import Dropout, Flatten, LeCun, Spec, trace, variant
+from alexnet.spec import Dropout, LeCun, Spec, variant
 from alexnet.threefry import dropout_keys
+from alexnet_torch.inspection import canonical_order
 
 # Relative to the reference's spread; facts: correct ports measure some 5e-6, wrong ones above 0.1
 FORWARD_BOUND = 1e-4  # of its standard deviation
@@ -31,7 +32,7 @@ class Pair:
 
     @property
     def torch_images(self) -> torch.Tensor:
-        return torch.from_numpy(self.images).permute(0, 3, 1, 2)
+        return torch.tensor(self.images).permute(0, 3, 1, 2)
 
 
 def make_pair(
@@ -81,23 +82,9 @@ def forward(pair: Pair, train: bool) -> tuple[dict[str, np.ndarray], dict[str, n
     pair.torch.train(train)
     with torch.no_grad():
         outputs = pair.torch.activations(pair.torch_images, keys=pair.keys.tolist())
-    return ours, {name: x.float().numpy() for name, x in to_nhwc(outputs, pair.spec).items()}
-
-
-def to_nhwc(outputs: dict[str, torch.Tensor], spec: Spec) -> dict[str, torch.Tensor]:
-    """torch's outputs in canonical order: maps as NHWC, flattened maps as H, W, C."""
-    order, map_shape = {}, None
-    for row in trace(spec):
-        x = outputs[row.name]
-        if isinstance(row.layer, Flatten):
-            map_shape = row.in_shape
-        if x.ndim == 4:
-            x = x.permute(0, 2, 3, 1)
-        elif map_shape and row.kernel_shape is None and row.name[-1] == "5":
-            height, width, channels = map_shape
-            x = x.reshape(-1, channels, height, width).permute(0, 2, 3, 1).flatten(1)
-        order[row.name] = x
-    return order
+    return ours, {
+        name: x.float().numpy() for name, x in canonical_order(outputs, pair.spec).items()
+    }
 
 
 def gradients(pair: Pair) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

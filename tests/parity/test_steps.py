@@ -24,9 +24,10 @@ from alexnet.init import initial_weights
 from alexnet.recipes import recipe
 from alexnet.schedule import learning_rate
 from alexnet.threefry import dropout_keys
+from alexnet_torch.inspection import canonical_order
 from alexnet_torch.model import AlexNet
 from alexnet_torch.step import normalise
-from tests.parity.pairs import report, to_nhwc, worst_by_max
+from tests.parity.pairs import report, worst_by_max
 
 OPTIONS = {
     "plain": {"momentum": 0.0, "weight_decay": 0.0},
@@ -161,7 +162,7 @@ def seed_without_close_calls(config: TrainConfig) -> TrainConfig:
         batch = next(train_batches(open_dataset(config), config))
         images = normalise({k: torch.from_numpy(v) for k, v in batch.items()}, config.preprocess)
         keys = dropout_keys(seed, 0, 2).tolist()
-        outputs = to_nhwc(model.train().activations(images, keys=keys), model.spec)
+        outputs = canonical_order(model.train().activations(images, keys=keys), model.spec)
         learned = [x for name, x in outputs.items() if name[:2] in ("co", "fc")]
         if min(float(x.detach().abs().min()) for x in learned) > 1e-5:
             return config

@@ -1,7 +1,11 @@
-"""What `alexnet summary` asks of the JAX side."""
+"""What `alexnet summary` and `alexnet convert --verify` ask of the JAX side."""
+
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from alexnet.spec import Spec, weight_shapes
 from alexnet_jax.model import AlexNet
@@ -20,6 +24,17 @@ def output_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     }
     outputs = jax.eval_shape(activations, images, weights)
     return {name: output.shape for name, output in outputs.items()}
+
+
+def layer_outputs(
+    spec: Spec, weights: Mapping[str, np.ndarray], images: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every layer's output for normalised NHWC images, in evaluation, by name."""
+    graphdef, state = nnx.split(AlexNet(spec, weights=weights))
+    outputs = jax.jit(lambda state, x: nnx.merge(graphdef, state).activations(x))(
+        state, jnp.asarray(images)
+    )
+    return {name: np.asarray(output) for name, output in outputs.items()}
 
 
 def print_native(spec: Spec) -> bool:

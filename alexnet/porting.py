@@ -1,0 +1,160 @@
+"""`alexnet convert`: weights between files, and half-trained runs between frameworks."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet import weights, workdir
+from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, saved_steps
+from alexnet.config import TrainConfig
+from alexnet.engine import import_framework
+from alexnet.errors import RunError, UserError
+from alexnet.files import atomic_write
+from alexnet.spec import Spec
+from alexnet.weights import Weights
+
+Arrays = Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run at one of its checkpoints, free of any framework."""
+
+    config: TrainConfig
+    spec: Spec
+    arrays: Arrays  # `params` and, with momentum, `momentum`, by canonical name
+    meta: dict[str, Any]  # of the checkpoint: step, evaluations, score
+    metrics: list[dict[str, Any]]  # up to the step
+
+    @property
+    def step(self) -> int:
+        """Completed steps."""
+        return self.meta["step"]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run's work directory."""
+    return (path / workdir.CONFIG).is_file()
+
+
+def read_run(path: Path, step: int | None = None) -> RunState:
+    """A run at its last checkpoint, or at the one of a step.
+
+    Raises:
+        UserError: where there is no run, or no checkpoint of that step.
+        RunError: where the checkpoint is damaged.
+    """
+    config = workdir.read_config(path)
+    directory = path / workdir.CHECKPOINTS
+    steps = saved_steps(directory) if directory.is_dir() else []
+    if not steps:
+        raise UserError(f"the run in {path} has no checkpoint yet")
+    if step is not None and step not in steps:
+        raise UserError(f"{path} has no checkpoint of step {step}: there are {steps}")
+    checkpoint = checkpoint_path(directory, steps[-1] if step is None else step)
+    try:
+        meta = read_meta(checkpoint)
+    except ValueError as error:
+        raise RunError(f"{error}; --step takes another one of {steps}") from error
+    spec = config.spec(meta["num_classes"])
+    native = import_framework(config.framework, "checkpoint")
+    arrays = native.read_arrays(checkpoint / STATE, spec)
+    for part in arrays.values():
+        weights.check(part, spec)
+    metrics = [line for line in workdir.read_metrics(path) if line["step"] <= meta["step"]]
+    return RunState(config, spec, arrays, meta, metrics)
+
+
+def write_run(path: Path, state: RunState, framework: str) -> None:
+    """A work directory from which `framework` can `--resume`, whole or not at all.
+
+    Raises:
+        UserError: where something is there already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} is there already, and a run is never overwritten: name a new one")
+    native = import_framework(framework, "checkpoint")
+    run = dataclasses.replace(state.config.run, workdir=path, resume=False, overwrite=False)
+    config = dataclasses.replace(state.config, framework=framework, run=run)
+    path.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(
+        path / workdir.CHECKPOINTS,
+        run.keep_checkpoints,
+        lambda directory, arrays: native.write_arrays(directory, arrays, state.spec),
+    )
+    meta = {name: value for name, value in state.meta.items() if name != "files"}
+    checkpoints.save(state.step, state.arrays, meta)
+    checkpoints.wait()
+    with atomic_write(path / workdir.METRICS) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in state.metrics).encode())
+    workdir.write_config(path, config)  # last: what makes the directory a run
+
+
+def run_weights(state: RunState, path: Path) -> Weights:
+    """A run's weights, with the preprocessing it trains with."""
+    return Weights(
+        dict(state.arrays["params"]),
+        state.spec,
+        state.config.preprocess,
+        source=f"run {path.name}, step {state.step}",
+    )
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    source_format: str | None = None,
+    target_format: str | None = None,
+    step: int | None = None,
+    variant: str | None = None,
+    image_size: int | None = None,
+    to_variant: str | None = None,
+) -> tuple[Weights, str]:
+    """Convert, and say in words what was done.
+
+    Args:
+        source: a weights file, or a run's work directory.
+        target: a weights file, or, for a run, a new work directory.
+        source_format: of `weights.FORMATS`; told from the content by default.
+        target_format: the same, or jax or torch for a run; told from the name by default.
+        step: of the run's checkpoint; the last by default.
+        variant, image_size: the network, for source files that leave it open.
+        to_variant: the variant to become, where that is exact.
+
+    Raises:
+        UserError: for what can't be read, or not be converted exactly.
+    """
+    if is_run(source):
+        state = read_run(source, step)
+        whole = run_weights(state, source)
+        if target_format in ("jax", "torch") or (target_format is None and not target.suffix):
+            framework = target_format or {"jax": "torch", "torch": "jax"}[state.config.framework]
+            write_run(target, state, framework)
+            return whole, (
+                f"{source} ({state.config.framework}, step {state.step}) -> {target} "
+                f"({framework}): weights, momentum, step and history; go on with: "
+                f"python train.py --framework {framework} --workdir {target} --resume"
+            )
+    elif source.is_dir():
+        raise UserError(f"{source} is a directory, but no run's work directory (no config.json)")
+    else:
+        if target_format in ("jax", "torch") and not target.suffix:
+            raise UserError(
+                f"{source} holds weights only, no run: train from them with --init-from {source}"
+            )
+        whole = weights.load(source, source_format, variant=variant, image_size=image_size)
+    if to_variant:
+        from alexnet.weights.convert import adapt
+
+        whole = adapt(whole, to_variant)
+    weights.save(target, whole, target_format)
+    return whole, (
+        f"{whole.source or source} -> {target}: variant '{whole.spec.name}', "
+        f"{whole.spec.num_classes} classes, {whole.spec.num_params:,} parameters"
+    )

@@ -1,0 +1,67 @@
+"""What `alexnet summary` and `alexnet convert --verify` ask of the torch side."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torchinfo
+
+from alexnet.spec import Dense, Flatten, Spec, trace, weight_shapes
+from alexnet_torch.model import AlexNet
+
+
+def output_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
+    """Each layer's output for one image, NCHW, from running the model."""
+    with torch.no_grad():
+        outputs = _model(spec).activations(torch.zeros(_size(spec)))
+    return {name: tuple(output.shape) for name, output in outputs.items()}
+
+
+@torch.no_grad()
+def layer_outputs(
+    spec: Spec, weights: Mapping[str, np.ndarray], images: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every layer's output for normalised NHWC images, in evaluation, by name, as NHWC."""
+    outputs = (
+        AlexNet(spec, weights=weights)
+        .eval()
+        .activations(torch.from_numpy(images).permute(0, 3, 1, 2))
+    )
+    return {name: output.numpy() for name, output in canonical_order(outputs, spec).items()}
+
+
+def canonical_order(outputs: dict[str, torch.Tensor], spec: Spec) -> dict[str, torch.Tensor]:
+    """Outputs as the JAX model has them: maps as NHWC, flattened maps in H, W, C order."""
+    ordered, map_shape = {}, None
+    for row in trace(spec):
+        x = outputs[row.name]
+        if isinstance(row.layer, Flatten):
+            map_shape = row.in_shape
+        elif isinstance(row.layer, Dense):
+            map_shape = None
+        if x.ndim == 4:
+            x = x.permute(0, 2, 3, 1)
+        elif map_shape:
+            height, width, channels = map_shape
+            x = x.reshape(-1, channels, height, width).permute(0, 2, 3, 1).flatten(1)
+        ordered[row.name] = x
+    return ordered
+
+
+def print_native(spec: Spec) -> bool:
+    """Print torchinfo's own table."""
+    columns, rows = ("output_size", "num_params", "mult_adds"), ("var_names",)
+    model = _model(spec)
+    print(torchinfo.summary(model, _size(spec), col_names=columns, row_settings=rows, verbose=0))
+    without = sum(row.multiply_adds for row in trace(spec))
+    print(f"torchinfo counts adding a bias as one more: without, multiply-adds are {without:,}")
+    return True
+
+
+def _size(spec: Spec) -> tuple[int, ...]:
+    return (1, spec.channels, spec.image_size, spec.image_size)
+
+
+def _model(spec: Spec) -> AlexNet:
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes(spec).items()}
+    return AlexNet(spec, weights=zeros).eval()

@@ -1,0 +1,164 @@
+"""`alexnet convert`: weights between files, runs between frameworks, and --verify."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from alexnet import cli, porting
+from alexnet.errors import UserError
+from alexnet.init import initial_weights
+from alexnet.preprocess import Preprocess
+from alexnet.report.verify import verify
+from alexnet.spec import LeCun, variant
+from alexnet.weights import Weights, load, save
+from tests.conftest import NARROW, run_train
+
+FRAMEWORKS = ("jax", "torch")
+STEPS = ("--steps", 40, "--checkpoint-every", 20, "--eval-every", 20, "--warmup-steps", 30)
+
+
+def train_lines(path):
+    lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["split"] == "train"]
+
+
+@pytest.fixture(scope="module", params=FRAMEWORKS)
+def finished(request, tmp_path_factory):
+    """A run of 40 steps with checkpoints at 20 and 40."""
+    path = tmp_path_factory.mktemp(request.param) / "run"
+    run_train("--framework", request.param, *NARROW, *STEPS, "--flip", "--workdir", path)
+    return request.param, path
+
+
+def test_a_half_trained_run_goes_on_in_the_other_framework(finished, tmp_path, capsys):
+    framework, whole = finished
+    other = next(f for f in FRAMEWORKS if f != framework)
+    path = tmp_path / "moved"
+    assert cli.main(["convert", str(whole), str(path), "--step", "20"]) == 0
+    assert f"--framework {other} --workdir {path} --resume" in capsys.readouterr().out
+    run_train("--framework", other, "--workdir", path, "--resume")
+    moved, stayed = train_lines(path), train_lines(whole)
+    assert [line["step"] for line in moved] == list(range(1, 41))
+    assert [line["loss"] for line in moved[:20]] == [line["loss"] for line in stayed[:20]]
+    apart = [abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(moved, stayed, strict=True)]
+    print(f"{framework} to {other}, steps 21 to 40: {max(apart):.1e} (bound 1e-4)")
+    assert max(apart) < 1e-4
+
+
+def test_a_run_survives_the_round_trip_bit_for_bit(finished, tmp_path):
+    framework, whole = finished
+    other = next(f for f in FRAMEWORKS if f != framework)
+    porting.convert(whole, tmp_path / "there", target_format=other)
+    porting.convert(tmp_path / "there", tmp_path / "back", target_format=framework)
+    before, after = porting.read_run(whole), porting.read_run(tmp_path / "back")
+    assert before.arrays.keys() == after.arrays.keys() == {"params", "momentum"}
+    for part in before.arrays:
+        assert any(array.any() for array in before.arrays[part].values())
+        for name, array in before.arrays[part].items():
+            assert (array == after.arrays[part][name]).all(), (part, name)
+    assert before.meta["evals"] == after.meta["evals"]
+    assert before.metrics == after.metrics
+    assert (before.step, before.spec) == (after.step, after.spec)
+
+
+def test_control_momentum_left_behind_is_noticed(finished, tmp_path):
+    _, whole = finished
+    state = porting.read_run(whole, 20)
+    zeros = {name: np.zeros_like(array) for name, array in state.arrays["momentum"].items()}
+    bare = dataclasses.replace(state, arrays={**state.arrays, "momentum": zeros})
+    framework = state.config.framework
+    porting.write_run(tmp_path / "bare", bare, framework)
+    run_train("--framework", framework, "--workdir", tmp_path / "bare", "--resume")
+    assert train_lines(tmp_path / "bare")[30]["loss"] != train_lines(whole)[30]["loss"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".onnx", ".msgpack"])
+def test_a_runs_weights_as_a_file(finished, suffix, tmp_path, capsys):
+    _, whole = finished
+    target = tmp_path / f"weights{suffix}"
+    assert cli.main(["convert", str(whole), str(target), "--json"]) == 0
+    assert "parameters" in json.loads(capsys.readouterr().out)["done"]
+    expected = load(whole / "weights.safetensors").arrays
+    arrays = load(target, variant="torchvision").arrays
+    assert all((arrays[name] == expected[name]).all() for name in expected)
+
+
+def make_weights(name="paper", size=67):
+    spec = variant(name, num_classes=12, image_size=size, width=0.0625, init=LeCun())
+    return Weights(initial_weights(spec, 0), spec, Preprocess(resize_to=size, crop=size))
+
+
+def test_verify_passes_a_right_conversion(tmp_path, capsys):
+    save(tmp_path / "a.safetensors", make_weights("torchvision"))
+    arguments = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.pth")]
+    assert cli.main([*arguments, "--verify"]) == 0
+    output = capsys.readouterr().out
+    assert "passed" in output
+    assert "fc8" in output
+
+
+def _unpermuted(weights):
+    kernel = weights.arrays["fc6.kernel"]
+    maps = kernel.reshape(6, 6, -1, kernel.shape[1]).transpose(2, 0, 1, 3)
+    return {"fc6.kernel": maps.reshape(kernel.shape)}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _unpermuted,
+        lambda w: {"conv1.kernel": w.arrays["conv1.kernel"][:, :, ::-1]},
+        lambda w: {"conv2.kernel": w.arrays["conv2.kernel"].swapaxes(0, 1)},
+        lambda w: {"fc7.bias": w.arrays["fc7.bias"] + 0.01},
+    ],
+    ids=["fc6 rows", "BGR", "conv transposed", "bias"],
+)
+def test_control_verify_refuses_a_wrong_one(damage):
+    right = make_weights("torchvision", 100)
+    assert verify(right, right, None)["passed"]
+    wrong = dataclasses.replace(right, arrays=right.arrays | damage(right))
+    assert not verify(right, wrong, None)["passed"]
+
+
+def test_verify_that_fails_exits_with_1(tmp_path, monkeypatch, capsys):
+    save(tmp_path / "a.safetensors", make_weights())
+    monkeypatch.setattr("alexnet.report.verify.BOUND", 1e-12)
+    arguments = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.msgpack")]
+    assert cli.main([*arguments, "--verify", "--json"]) == 1
+    assert not json.loads(capsys.readouterr().out)["verify"]["passed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/none.pth", "{tmp}/b.safetensors"], "can't read"),
+        (["{tmp}", "{tmp}/b.safetensors"], "no config.json"),
+        (["{tmp}/a.safetensors", "{tmp}/b"], "no format is known"),
+        (["{tmp}/a.safetensors", "{tmp}/b", "--to", "jax"], "--init-from"),
+        (["{tmp}/a.safetensors", "{tmp}/b.caffemodel", "--to", "caffe"], "read only"),
+        (["{tmp}/a.safetensors", "{tmp}/b.pth", "--to", "torchvision"], "torchvision's keys"),
+        (["{tmp}/a.safetensors", "{tmp}/b.pth", "--to-variant", "single"], "exactly"),
+        (["{tmp}/a.safetensors", "{tmp}/b.pth", "--from", "onx"], "did you mean 'onnx'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_cant_be_converted_is_refused(arguments, message, tmp_path, capsys):
+    save(tmp_path / "a.safetensors", make_weights())
+    words = [word.format(tmp=tmp_path) for word in arguments]
+    assert cli.main(["convert", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors"}
+
+
+def test_runs_are_never_overwritten(finished, tmp_path):
+    framework, whole = finished
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").write_text("x")
+    with pytest.raises(UserError, match="never overwritten"):
+        porting.convert(whole, tmp_path / "there", target_format=framework)
+    with pytest.raises(UserError, match="no checkpoint of step 7"):
+        porting.convert(whole, tmp_path / "other", step=7)
