@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: train test setup lint one-curve
+.PHONY: train test setup lint one-curve parity-table
 
 train: .venv/jax-installed  ## set up the JAX side and run the default job
 	$(BIN)/python train.py --framework jax
@@ -19,6 +19,9 @@ lint: setup
 
 one-curve: setup  ## the default job's first 50 steps in both frameworks, losses side by side
 	$(BIN)/python -m tests.parity.one_curve
+
+parity-table: setup  ## the measured numbers of docs/porting.md
+	$(BIN)/python -m tests.parity.table
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
