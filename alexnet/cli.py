@@ -134,7 +134,9 @@ def convert(argv: Sequence[str]) -> int:
     from alexnet.weights import FORMATS
 
     parser = _parser("convert", convert)
-    parser.add_argument("source", type=Path, help="a weights file, or a run's work directory")
+    parser.add_argument(
+        "source", type=Path, help="a weights file, a run's work directory, or its checkpoint"
+    )
     parser.add_argument("target", type=Path, help="a weights file, or a new work directory")
     formats = ", ".join(FORMATS)
     parser.add_argument("--from", dest="source_format", help=f"told from the content: {formats}")
@@ -145,14 +147,20 @@ def convert(argv: Sequence[str]) -> int:
     parser.add_argument("--variant", help="the network, for files that leave it open")
     parser.add_argument("--image-size", type=int, help="its input, for files that leave it open")
     parser.add_argument("--to-variant", help="become another variant, where that is exact")
+    parser.add_argument(
+        "--fold", action="store_true", help="mean and scale into conv1, for torchvision's input"
+    )
     parser.add_argument("--verify", action="store_true", help="run both frameworks and compare")
     parser.add_argument("--images", type=Path, help="photographs for --verify, a folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = vars(parser.parse_args(argv))
     verify, images, as_json = (options.pop(name) for name in ("verify", "images", "json"))
+    from rich.console import Console
+
     from alexnet import porting
 
-    whole, sentence = porting.convert(**options)
+    with Console(stderr=True).status(f"converting {options['source']}"):  # on a terminal only
+        whole, sentence = porting.convert(**options)
     report: dict[str, Any] = {"done": sentence}
     if not as_json:
         print(sentence)

@@ -15,8 +15,10 @@ from alexnet.config import TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
 from alexnet.files import atomic_write
+from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from alexnet.spec import Spec
 from alexnet.weights import Weights
+from alexnet.weights.convert import adapt, fold_preprocess
 
 Arrays = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -95,6 +97,13 @@ def write_run(path: Path, state: RunState, framework: str) -> None:
     workdir.write_config(path, config)  # last: what makes the directory a run
 
 
+def _step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint's directory."""
+    if not checkpoint.name.isdigit():
+        raise UserError(f"{checkpoint} is no checkpoint: those are named by their step")
+    return int(checkpoint.name)
+
+
 def run_weights(state: RunState, path: Path) -> Weights:
     """A run's weights, with the preprocessing it trains with."""
     return Weights(
@@ -115,21 +124,26 @@ def convert(
     variant: str | None = None,
     image_size: int | None = None,
     to_variant: str | None = None,
+    fold: bool = False,
 ) -> tuple[Weights, str]:
     """Convert, and say in words what was done.
 
     Args:
-        source: a weights file, or a run's work directory.
+        source: a weights file, a run's work directory, or one of its checkpoints.
         target: a weights file, or, for a run, a new work directory.
         source_format: of `weights.FORMATS`; told from the content by default.
         target_format: the same, or jax or torch for a run; told from the name by default.
         step: of the run's checkpoint; the last by default.
         variant, image_size: the network, for source files that leave it open.
         to_variant: the variant to become, where that is exact.
+        fold: take mean and scale into conv1, for inputs prepared as torchvision does, where that
+            is exact.
 
     Raises:
         UserError: for what can't be read, or not be converted exactly.
     """
+    if source.parent.name == workdir.CHECKPOINTS and is_run(source.parent.parent):
+        source, step = source.parent.parent, _step_of(source)
     if is_run(source):
         state = read_run(source, step)
         whole = run_weights(state, source)
@@ -150,9 +164,11 @@ def convert(
             )
         whole = weights.load(source, source_format, variant=variant, image_size=image_size)
     if to_variant:
-        from alexnet.weights.convert import adapt
-
         whole = adapt(whole, to_variant)
+    if fold:
+        own = whole.preprocess
+        target_input = dataclasses.replace(own, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        whole = fold_preprocess(whole, target_input)
     weights.save(target, whole, target_format)
     return whole, (
         f"{whole.source or source} -> {target}: variant '{whole.spec.name}', "

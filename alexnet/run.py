@@ -78,7 +78,10 @@ def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndar
     if config.model.init_from is None or config.run.resume:
         return fresh, []
     path = config.model.init_from
-    loaded = weights.load(path)
+    try:
+        loaded = weights.load(path)
+    except UserError:  # some files leave the network open: perhaps it is this one
+        loaded = weights.load(path, variant=spec.name, image_size=spec.image_size)
     if loaded.spec.name != spec.name:
         raise UserError(
             f"--init-from {path} holds variant '{loaded.spec.name}', not '{spec.name}': "

@@ -71,7 +71,8 @@ def _check_same_run(saved: TrainConfig, now: TrainConfig) -> None:
     if "framework" in (changed := changed_fields(saved, now)):
         raise UserError(
             f"the run in {now.run.workdir} was trained by {saved.framework}, not {now.framework}: "
-            f"resume it with --framework {saved.framework}"
+            f"resume it with --framework {saved.framework}, or move it with `alexnet convert "
+            f"{now.run.workdir} NEW --to {now.framework}`"
         )
     if changed:
         options = ", ".join("--" + name.replace("_", "-") for name in changed)

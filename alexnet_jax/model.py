@@ -20,6 +20,7 @@ from alexnet.spec import (
     MaxPool,
     ReLU,
     Spec,
+    learned,
     trace,
 )
 from alexnet.weights import load
@@ -70,6 +71,14 @@ class AlexNet(nnx.Module):
         loaded = load(path, **options)
         return cls(loaded.spec, weights=loaded.arrays, dtype=dtype)
 
+    def weights(self) -> dict[str, np.ndarray]:
+        """This network's weights as canonical arrays."""
+        return {
+            f"{row.name}.{part}": np.asarray(getattr(getattr(self, row.name), part)[...])
+            for row in learned(self.spec)
+            for part in ("kernel", "bias")
+        }
+
     def __call__(
         self,
         images: jax.Array,
@@ -105,10 +114,8 @@ class AlexNet(nnx.Module):
         for row in trace(self.spec):
             match row.layer:
                 case Conv() | Dense():
-                    learned = getattr(self, row.name)
-                    kernel, bias = (
-                        p[...].astype(self.dtype) for p in (learned.kernel, learned.bias)
-                    )
+                    held = getattr(self, row.name)
+                    kernel, bias = (p[...].astype(self.dtype) for p in (held.kernel, held.bias))
                     if isinstance(row.layer, Conv):
                         x = ops.conv(x, kernel, bias, row.layer)
                     else:

@@ -1,6 +1,7 @@
 """`alexnet convert`: weights between files, runs between frameworks, and --verify."""
 
 import dataclasses
+import importlib
 import json
 
 import numpy as np
@@ -13,6 +14,9 @@ from alexnet.preprocess import Preprocess
 from alexnet.report.verify import verify
 from alexnet.spec import LeCun, variant
 from alexnet.weights import Weights, load, save
+from alexnet.weights.layout import to_state_dict
+from alexnet.weights.names import TORCHVISION_KEYS
+from alexnet_torch.inspection import layer_outputs
 from tests.conftest import NARROW, run_train
 
 FRAMEWORKS = ("jax", "torch")
@@ -162,3 +166,43 @@ def test_runs_are_never_overwritten(finished, tmp_path):
         porting.convert(whole, tmp_path / "there", target_format=framework)
     with pytest.raises(UserError, match="no checkpoint of step 7"):
         porting.convert(whole, tmp_path / "other", step=7)
+
+
+def test_one_checkpoint_is_a_source_too(finished, tmp_path):
+    _, whole = finished
+    checkpoint = whole / "checkpoints/00000020"
+    _, sentence = porting.convert(checkpoint, tmp_path / "a.safetensors")
+    assert "step 20" in sentence
+
+
+def test_folding_changes_the_input_and_not_the_output(tmp_path):
+    right = make_weights("single")  # conv1 has no padding
+    right = dataclasses.replace(
+        right, preprocess=dataclasses.replace(right.preprocess, mean=(1, 2, 3), std=(2, 2, 2))
+    )
+    save(tmp_path / "a.safetensors", right)
+    folded, _ = porting.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", fold=True)
+    assert folded.preprocess.mean != right.preprocess.mean
+    outputs = []
+    for each in (right, folded):
+        pixels = np.random.default_rng(0).integers(0, 255, (2, 67, 67, 3)).astype(np.float32)
+        images = (pixels - np.float32(each.preprocess.mean)) / np.float32(each.preprocess.std)
+        outputs.append(layer_outputs(each.spec, each.arrays, images)["fc8"])
+    assert np.abs(outputs[0] - outputs[1]).max() < 1e-4 * outputs[0].std()
+    padded = dataclasses.replace(make_weights("torchvision"), preprocess=right.preprocess)
+    save(tmp_path / "c.safetensors", padded)  # conv1 has padding
+    with pytest.raises(UserError, match="pads by 2"):
+        porting.convert(tmp_path / "c.safetensors", tmp_path / "d.pth", fold=True)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_torchvisions_keys_come_out_of_either_model(framework):
+    weights = make_weights("torchvision")
+    module = importlib.import_module(f"alexnet_{framework}")
+    model = module.AlexNet(weights.spec, weights=weights.arrays)
+    state = to_state_dict(model.weights(), model.spec, TORCHVISION_KEYS)
+    expected = ["features.0", "features.3", "features.6", "features.8", "features.10",
+                "classifier.1", "classifier.4", "classifier.6"]  # fmt: skip
+    assert [*state] == [f"{key}.{part}" for key in expected for part in ("weight", "bias")]
+    assert state["features.0.weight"].shape == (4, 3, 11, 11)
+    assert state["classifier.1.weight"].shape == (256, 576)

@@ -72,10 +72,15 @@ def to_torch(weights: Weights) -> Iterator[Stored]:
             yield Stored(name, array.shape[::-1], array.T)
 
 
-def to_state_dict(arrays: Mapping[str, np.ndarray], spec: Spec) -> dict[str, np.ndarray]:
-    """Canonical arrays under this project's torch keys, in torch's layout and shape."""
+def to_state_dict(
+    arrays: Mapping[str, np.ndarray], spec: Spec, keys: Mapping[str, str] = TORCH_KEYS
+) -> dict[str, np.ndarray]:
+    """Canonical arrays under torch keys, in torch's layout and shape.
+
+    `keys` are this project's, or `names.TORCHVISION_KEYS`.
+    """
     stored = to_torch(Weights(dict(arrays), spec, Preprocess()))
-    return {TORCH_KEYS[each.name]: each.values.reshape(each.shape) for each in stored}
+    return {keys[each.name]: each.values.reshape(each.shape) for each in stored}
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], spec: Spec) -> dict[str, np.ndarray]:
