@@ -63,6 +63,7 @@ class Trainer:
     evals: list[dict[str, float]] = field(default_factory=list)
     saved_step: int = -1
     bad_images: BadImages = field(default_factory=BadImages)
+    bad_eval_images: BadImages = field(default_factory=BadImages)
 
     def run(self, log: workdir.MetricsLog) -> int:
         """Train to the end, or until a signal asks to stop.
@@ -116,8 +117,7 @@ class Trainer:
         values = self.engine.fetch(metrics)
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"the loss is {values['loss']} at step {step}")
-        for sentence in self.bad_images.take_new():
-            self.progress.note(f"left out: {sentence}")
+        self._name_bad(self.bad_images)
         record = {"step": step, "split": "train", **values, "learning_rate": rate}
         due = step % self.config.run.log_every == 0 or step == self.plan.total_steps
         if due:
@@ -127,8 +127,8 @@ class Trainer:
 
     def _evaluate_and_save(self, log: workdir.MetricsLog, stop: list[int]) -> None:
         done = self.evals and self.evals[-1]["step"] == self.step
-        if self.plan.evaluates_at(self.step) and not done and not stop:
-            record = evaluate(self.engine, self.dataset, self.config, self.progress)
+        due = self.plan.evaluates_at(self.step) and not done
+        if due and (record := self._evaluate(stop)):
             if not math.isfinite(record["loss"]):
                 raise self._diverged(f"the evaluation's loss is {record['loss']}")
             record = {"step": self.step, "split": "eval", **record}
@@ -138,6 +138,38 @@ class Trainer:
             self.progress.evaluation(record)
         if (stop or self.plan.checkpoints_at(self.step)) and self.saved_step != self.step:
             self._save()
+
+    def _evaluate(self, stop: list[int]) -> dict[str, float] | None:
+        """Loss, top-1 and top-5 over the evaluation set, each example counted once.
+
+        None if a signal asks to stop first: a resumed run evaluates then.
+
+        Raises:
+            RunError: if the number of examples counted is not the number there are.
+        """
+        source, start = self.dataset.eval, time.perf_counter()
+        sums = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "count": 0.0}
+        for batch in eval_batches(source, self.config, self.bad_eval_images):
+            if stop:
+                return None
+            for name, value in self.engine.fetch(self.engine.eval_step(batch)).items():
+                sums[name] += value
+            self.progress.evaluating(int(sums["count"]), len(source))
+        self._name_bad(self.bad_eval_images)
+        count, left_out = int(sums.pop("count")), len(self.bad_eval_images)
+        if count + left_out != len(source) or count == 0:
+            raise RunError(
+                f"the evaluation counted {count} examples and left out {left_out}, but there are "
+                f"{len(source)}"
+            )
+        means = {name: value / count for name, value in sums.items()}
+        seconds = time.perf_counter() - start
+        return {**means, "count": count, "examples_per_second": count / seconds}
+
+    def _name_bad(self, bad_images: BadImages) -> None:
+        """Name the unreadable images that were not named yet."""
+        for sentence in bad_images.take_new():
+            self.progress.note(f"left out: {sentence}")
 
     def _save(self) -> None:
         if not self.engine.is_finite():
@@ -168,32 +200,6 @@ class Trainer:
             f"{what}; {self.checkpoints.last_good()}. Try a lower --learning-rate, more "
             "--warmup-steps or --clip-norm 1"
         )
-
-
-def evaluate(
-    engine: Engine, dataset: Dataset, config: TrainConfig, progress: Progress
-) -> dict[str, float]:
-    """Loss, top-1 and top-5 over the evaluation set, each example counted once.
-
-    Raises:
-        RunError: if the number of examples counted is not the number there are.
-    """
-    bad_images, start = BadImages(), time.perf_counter()
-    sums = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "count": 0.0}
-    for batch in eval_batches(dataset.eval, config, bad_images):
-        for name, value in engine.fetch(engine.eval_step(batch)).items():
-            sums[name] += value
-        progress.evaluating(int(sums["count"]), len(dataset.eval))
-    for sentence in bad_images.take_new():
-        progress.note(f"left out: {sentence}")
-    count = int(sums.pop("count"))
-    if count + len(bad_images) != len(dataset.eval) or count == 0:
-        raise RunError(
-            f"the evaluation counted {count} examples and left out {len(bad_images)}, but there "
-            f"are {len(dataset.eval)}"
-        )
-    means = {name: value / count for name, value in sums.items()}
-    return {**means, "count": count, "examples_per_second": count / (time.perf_counter() - start)}
 
 
 class _Clock:

@@ -1,0 +1,142 @@
+"""The loop by itself, with an engine that only counts."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+
+from alexnet import workdir
+from alexnet.checkpoints import Checkpoints
+from alexnet.data.sources import open_dataset
+from alexnet.errors import RunError
+from alexnet.loop import Plan, Trainer
+from alexnet.recipes import recipe
+from alexnet.report.progress import Progress
+
+
+class CountingEngine:
+    """Its state is how many steps it made; it can be told to misbehave."""
+
+    def __init__(self):
+        self.steps, self.rates, self.finite = 0, [], True
+        self.on_eval = lambda: None
+        self.loss = lambda: 1.0
+
+    def train_step(self, batch, *, step, learning_rate):
+        assert step == self.steps
+        self.steps += 1
+        self.rates.append(learning_rate)
+        return {"loss": self.loss(), "top1": 0.5, "top5": 0.9}
+
+    def eval_step(self, batch):
+        self.on_eval()
+        count = float(batch["mask"].sum())
+        return {"loss": 2 * count, "top1": count / 2, "top5": count, "count": count}
+
+    def fetch(self, metrics):
+        return metrics
+
+    def is_finite(self):
+        return self.finite
+
+    def snapshot(self):
+        return self.steps
+
+    def write(self, directory, snapshot):
+        (directory / "steps").write_text(str(snapshot))
+
+    def restore(self, directory):
+        self.steps = int((directory / "steps").read_text())
+
+
+def make_trainer(path, engine, **run):
+    base = recipe("digits")
+    run = {"steps": 9, "eval_every": 4, "checkpoint_every": 3, "log_every": 2, **run}
+    config = dataclasses.replace(
+        base,
+        data=dataclasses.replace(base.data, batch_size=100),
+        run=dataclasses.replace(base.run, epochs=None, workdir=path, **run),
+    )
+    dataset = open_dataset(config)
+    plan = Plan.of(config, dataset)
+    checkpoints = Checkpoints(path / "checkpoints", 2, engine.write)
+    progress = Progress(plan.total_steps, plan.steps_per_epoch)
+    return Trainer(config, dataset, engine, checkpoints, progress, plan)
+
+
+def run(trainer):
+    log = workdir.MetricsLog(trainer.config.run.workdir, trainer.step)
+    try:
+        return trainer.run(log)
+    finally:
+        log.close()
+
+
+def lines(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_everything_happens_when_it_should(tmp_path):
+    trainer = make_trainer(tmp_path, CountingEngine())
+    assert run(trainer) == 0
+    order = [(line["step"], line["split"]) for line in lines(tmp_path)]
+    assert order == [(2, "train"), (4, "train"), (4, "eval"), (6, "train"), (8, "train"),
+                     (8, "eval"), (9, "train"), (9, "eval")]  # fmt: skip
+    assert trainer.checkpoints.steps() == [6, 9]
+    assert [line["loss"] for line in lines(tmp_path) if line["split"] == "eval"] == [2.0] * 3
+    assert {line["count"] for line in lines(tmp_path) if line["split"] == "eval"} == {359}
+
+
+def test_a_signal_during_evaluation_saves_and_leaves_the_evaluation_for_later(tmp_path):
+    engine = CountingEngine()
+    engine.on_eval = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    trainer = make_trainer(tmp_path, engine)
+    assert run(trainer) == 128 + signal.SIGTERM
+    assert trainer.step == 4
+    assert trainer.checkpoints.steps() == [3, 4]
+    assert not [line for line in lines(tmp_path) if line["split"] == "eval"]
+
+    again = make_trainer(tmp_path, CountingEngine())
+    assert again.restore()
+    assert run(again) == 0
+    whole = make_trainer(tmp_path / "whole", CountingEngine())
+    run(whole)
+    for ours, theirs in zip(lines(tmp_path), lines(tmp_path / "whole"), strict=True):
+        del ours["examples_per_second"], theirs["examples_per_second"]
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_names_step_and_checkpoint(tmp_path, value):
+    engine = CountingEngine()
+    engine.loss = lambda: value if engine.steps == 5 else 1.0
+    with pytest.raises(RunError, match=r"at step 5; the last good checkpoint is .*00000003"):
+        run(make_trainer(tmp_path, engine))
+    assert all(line["step"] < 5 for line in lines(tmp_path))
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
+    engine = CountingEngine()
+    engine.finite = False
+    with pytest.raises(RunError, match="a weight is not a finite number after step 3; none was"):
+        run(make_trainer(tmp_path, engine))
+
+
+def test_an_evaluation_that_loses_examples_is_an_error(tmp_path):
+    engine = CountingEngine()
+    engine.eval_step = lambda batch: {"loss": 1.0, "top1": 0.0, "top5": 0.0, "count": 50.0}
+    with pytest.raises(RunError, match="counted 200 examples and left out 0, but there are 359"):
+        run(make_trainer(tmp_path, engine))
+
+
+def test_the_plateau_schedule_sees_the_evaluations(tmp_path):
+    engine = CountingEngine()
+    trainer = make_trainer(tmp_path, engine, steps=6, eval_every=1)
+    optim = dataclasses.replace(
+        trainer.config.optim, schedule="plateau", patience=2, warmup_steps=0, learning_rate=1.0
+    )
+    trainer.config = dataclasses.replace(trainer.config, optim=optim)
+    run(trainer)
+    assert engine.rates == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01])
