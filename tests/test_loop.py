@@ -131,12 +131,29 @@ def test_an_evaluation_that_loses_examples_is_an_error(tmp_path):
         run(make_trainer(tmp_path, engine))
 
 
-def test_the_plateau_schedule_sees_the_evaluations(tmp_path):
-    engine = CountingEngine()
-    trainer = make_trainer(tmp_path, engine, steps=6, eval_every=1)
+def plateau_trainer(path, engine):
+    trainer = make_trainer(path, engine, steps=6, eval_every=1)
     optim = dataclasses.replace(
         trainer.config.optim, schedule="plateau", patience=2, warmup_steps=0, learning_rate=1.0
     )
     trainer.config = dataclasses.replace(trainer.config, optim=optim)
-    run(trainer)
+    return trainer
+
+
+def test_the_plateau_schedule_sees_the_evaluations(tmp_path):
+    engine = CountingEngine()
+    run(plateau_trainer(tmp_path, engine))
     assert engine.rates == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01])
+
+
+def test_a_resumed_plateau_schedule_remembers_the_evaluations(tmp_path):
+    engine = CountingEngine()
+    engine.loss = lambda: float("nan") if engine.steps == 5 else 1.0
+    with pytest.raises(RunError):
+        run(plateau_trainer(tmp_path, engine))
+    engine = CountingEngine()
+    trainer = plateau_trainer(tmp_path, engine)
+    assert trainer.restore()
+    assert trainer.step == 3
+    run(trainer)
+    assert engine.rates == pytest.approx([0.1, 0.1, 0.01])

@@ -1,0 +1,108 @@
+"""Each operation against its formula in NumPy, or against torch's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from alexnet.spec import LRN, AdaptiveAvgPool, Conv, MaxPool
+from alexnet_jax import ops
+from alexnet_torch import ops as torch_ops
+
+
+def maps(seed, *shape, levels=None):
+    """Random NHWC maps; with `levels`, of so few values that many are equal."""
+    rng = np.random.default_rng(seed)
+    if levels:
+        return rng.integers(0, levels, shape).astype(np.float32)
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def nchw(x):
+    return torch.tensor(x).permute(0, 3, 1, 2)
+
+
+def nhwc(x):
+    return x.detach().permute(0, 2, 3, 1).numpy()
+
+
+def lrn_by_formula(x, layer):
+    """Krizhevsky et al. 2012, section 3.3, alpha divided by size, in each group by itself."""
+    y = np.empty_like(x, np.float64)
+    per_group = x.shape[-1] // layer.groups
+    for c in range(x.shape[-1]):
+        group = c // per_group
+        first = max(group * per_group, c - layer.size // 2)
+        last = min((group + 1) * per_group - 1, c + (layer.size - 1) // 2)
+        total = (x[..., first : last + 1].astype(np.float64) ** 2).sum(-1)
+        y[..., c] = x[..., c] / (layer.k + layer.alpha / layer.size * total) ** layer.beta
+    return y
+
+
+@given(
+    seed=st.integers(0, 99),
+    size=st.integers(1, 6),
+    groups=st.sampled_from([1, 2]),
+    beta=st.sampled_from([0.5, 0.75]),
+    k=st.sampled_from([1.0, 2.0]),
+)
+@settings(max_examples=25, deadline=None)
+def test_lrn_is_the_formula(seed, size, groups, beta, k):
+    layer = LRN(size=size, alpha=0.3, beta=beta, k=k, groups=groups)
+    x = 3 * maps(seed, 2, 3, 3, 8)
+    expected = lrn_by_formula(x, layer)
+    np.testing.assert_allclose(ops.lrn(jnp.asarray(x), layer), expected, rtol=2e-6)
+    np.testing.assert_allclose(nhwc(torch_ops.LRN(layer)(nchw(x))), expected, rtol=2e-6)
+
+
+def test_lrn_is_torchs_own():
+    layer, x = LRN(), 20 * maps(0, 2, 5, 5, 96)
+    expected = nhwc(functional.local_response_norm(nchw(x), 5, 1e-4, 0.75, 2.0))
+    np.testing.assert_allclose(ops.lrn(jnp.asarray(x), layer), expected, rtol=2e-6)
+    undivided = ops.lrn(jnp.asarray(x), LRN(alpha=5e-4))  # the paper's formula to the letter
+    assert np.abs(undivided - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("path", [ops._pool_slices, ops._pool_windows, ops.max_pool])
+@given(seed=st.integers(0, 99), size=st.integers(5, 12), ceil=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_max_pool_is_torchs(path, seed, size, ceil):
+    layer, x = MaxPool(3, 2, ceil=ceil), maps(seed, 2, size, size + 1, 3)
+    expected = nhwc(functional.max_pool2d(nchw(x), 3, 2, ceil_mode=ceil))
+    np.testing.assert_array_equal(path(jnp.asarray(x), layer=layer), expected)
+    assert (layer.out(size), layer.out(size + 1)) == expected.shape[1:3]
+
+
+@given(seed=st.integers(0, 99), size=st.integers(5, 12), ceil=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_of_equal_maxima_the_same_one_gets_the_gradient(seed, size, ceil):
+    layer, x = MaxPool(3, 2, ceil=ceil), maps(seed, 2, size, size, 3, levels=3)
+    images = nchw(x).contiguous().requires_grad_()
+    pooled = functional.max_pool2d(images, 3, 2, ceil_mode=ceil)
+    grad = maps(seed + 1, *nhwc(pooled).shape)
+    pooled.backward(nchw(grad).contiguous())
+    _, vjp = jax.vjp(lambda x: ops.max_pool(x, layer), jnp.asarray(x))
+    np.testing.assert_allclose(vjp(jnp.asarray(grad))[0], nhwc(images.grad), atol=1e-6)
+
+
+@given(seed=st.integers(0, 99), height=st.integers(1, 14), width=st.integers(1, 14))
+@settings(max_examples=25, deadline=None)
+def test_adaptive_pool_is_torchs(seed, height, width):
+    x = maps(seed, 2, height, width, 3)
+    expected = nhwc(functional.adaptive_avg_pool2d(nchw(x), 6))
+    ours = ops.adaptive_avg_pool(jnp.asarray(x), AdaptiveAvgPool(6))
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_grouped_convolution_is_torchs(groups):
+    layer = Conv("conv", 8, kernel=3, stride=2, padding=1, groups=groups)
+    x, kernel, bias = maps(0, 2, 9, 9, 4), maps(1, 3, 3, 4 // groups, 8), maps(2, 8)
+    ours = ops.conv(jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(bias), layer)
+    weight = torch.tensor(kernel).permute(3, 2, 0, 1)
+    theirs = functional.conv2d(nchw(x), weight, torch.tensor(bias), 2, 1, groups=groups)
+    np.testing.assert_allclose(ours, nhwc(theirs), atol=1e-5)
