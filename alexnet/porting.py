@@ -61,9 +61,11 @@ def read_run(path: Path, step: int | None = None) -> RunState:
     checkpoint = checkpoint_path(directory, steps[-1] if step is None else step)
     try:
         meta = read_meta(checkpoint)
-    except ValueError as error:
-        raise RunError(f"{error}; --step takes another one of {steps}") from error
-    spec = config.spec(meta["num_classes"])
+        spec = config.spec(int(meta["num_classes"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{checkpoint} can't be read: {error}; --step takes another one of {steps}"
+        ) from error
     native = import_framework(config.framework, "checkpoint")
     arrays = native.read_arrays(checkpoint / STATE, spec)
     for part in arrays.values():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from alexnet.spec import Spec
 from alexnet.weights import layout
-from alexnet_torch.model import AlexNet
+from alexnet_torch.model import AlexNet, from_numpy
 
 FILE = "state.safetensors"
 
@@ -62,7 +62,7 @@ def write_arrays(
     write(
         directory,
         {
-            f"{part}/{key}": torch.from_numpy(np.require(array, requirements=["C", "W"]))
+            f"{part}/{key}": from_numpy(np.ascontiguousarray(array))
             for part, named in arrays.items()
             for key, array in layout.to_state_dict(named, spec).items()
         },

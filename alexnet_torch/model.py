@@ -67,7 +67,7 @@ class AlexNet(nn.Module):
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take canonical arrays as this network's weights."""
         state = layout.to_state_dict(weights, self.spec)
-        self.load_state_dict({key: torch.from_numpy(array) for key, array in state.items()})
+        self.load_state_dict({key: from_numpy(array) for key, array in state.items()})
 
     def weights(self) -> dict[str, np.ndarray]:
         """This network's weights as canonical arrays."""
@@ -107,6 +107,11 @@ class AlexNet(nn.Module):
                 else:
                     x = module(x)
             yield name, x
+
+
+def from_numpy(array: np.ndarray) -> torch.Tensor:
+    """A tensor of an array, copied only where torch needs it: torch knows no read-only memory."""
+    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 def _module(row: Row, map_shape: tuple[int, int, int] | None) -> nn.Module:

@@ -6,7 +6,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+import alexnet_jax
+import alexnet_torch
 from alexnet import cli, porting
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
@@ -206,3 +209,15 @@ def test_torchvisions_keys_come_out_of_either_model(framework):
     assert [*state] == [f"{key}.{part}" for key in expected for part in ("weight", "bias")]
     assert state["features.0.weight"].shape == (4, 3, 11, 11)
     assert state["classifier.1.weight"].shape == (256, 576)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".onnx"])
+def test_from_weights_gives_the_same_network_in_both(suffix, tmp_path):
+    weights = make_weights("torchvision")
+    save(tmp_path / f"a{suffix}", weights)
+    images = np.random.default_rng(0).standard_normal((2, 67, 67, 3), dtype=np.float32)
+    options = {"image_size": 67} if suffix == ".pth" else {}
+    ours = alexnet_jax.AlexNet.from_weights(tmp_path / f"a{suffix}", **options)(images)
+    model = alexnet_torch.AlexNet.from_weights(tmp_path / f"a{suffix}", **options).eval()
+    theirs = model(torch.tensor(images).permute(0, 3, 1, 2)).detach().numpy()
+    assert np.abs(ours - theirs).max() < 1e-4 * theirs.std()
