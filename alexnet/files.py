@@ -86,6 +86,22 @@ def read_whole(path: str | Path, limit: int = MAX_READ) -> memoryview:
     return data
 
 
+@contextlib.contextmanager
+def open_file(path: str | Path, limit: int = MAX_READ) -> Iterator[BinaryIO]:
+    """A file opened for reading piece by piece.
+
+    Raises:
+        UserError: where there is no such file, it is larger than `limit` bytes, or reading fails.
+    """
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > limit:
+                raise UserError(f"{path} has more than the {limit:,} bytes that are read")
+            yield file
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}") from error
+
+
 def read_head(path: str | Path, size: int) -> bytes:
     """The first `size` bytes of a file, fewer where it is shorter.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from alexnet.errors import UserError, choose
-from alexnet.files import atomic_write, read_whole
+from alexnet.files import atomic_write, open_file, read_head, read_whole
 from alexnet.preprocess import Preprocess
 from alexnet.weights import (
     bvlc_npy,
@@ -46,6 +46,7 @@ _SUFFIXES = {
     ".safetensors": "safetensors", ".pth": "torch", ".pt": "torch", ".onnx": "onnx",
     ".msgpack": "flax",
 }  # fmt: skip
+_MATLAB = b"MATLAB"
 # What damaged bytes can raise in the libraries below the readers: their lengths, numbers and text.
 _MALFORMED = (ValueError, LookupError, ArithmeticError, struct.error, zlib.error, MemoryError)
 
@@ -73,21 +74,30 @@ def load(
     """
     if format is not None:
         choose("format", format, FORMATS)
-    data = read_whole(path)
-    format = format or detect_data(data, path)
-    weights = load_data(data, format, str(path), variant, image_size, preprocess)
+    options = (variant, image_size, preprocess)
+    if format == "matconvnet" or (format is None and read_head(path, 6) == _MATLAB):
+        format = "matconvnet"
+        with open_file(path) as file:
+            weights = load_data(file, format, str(path), *options)
+    else:
+        data = read_whole(path)
+        format = format or detect_data(data, path)
+        weights = load_data(data, format, str(path), *options)
     return replace(weights, source=weights.source or f"{Path(path).name} ({format})")
 
 
 def load_data(
-    data: memoryview,
+    data: memoryview | BinaryIO,
     format: str,
     where: str,
     variant: str | None = None,
     image_size: int | None = None,
     preprocess: Preprocess | None = None,
 ) -> Weights:
-    """What `load` does, for bytes in memory; `where` they are from is for messages."""
+    """What `load` does, for bytes in memory; `where` they are from is for messages.
+
+    MATLAB's files may also come open: they are read piece by piece.
+    """
     try:
         if format == "safetensors":
             return _agreeing(canonical.read(data), variant, image_size)
@@ -157,6 +167,8 @@ def detect(path: str | Path) -> str:
 
 def detect_data(data: memoryview, path: str | Path) -> str:
     """What `detect` does, for bytes in memory."""
+    if not data:
+        raise UserError(f"{path} is empty")
     head = bytes(data[:600])
     if safetensors.header_size(head):
         return "safetensors" if canonical.is_canonical(data) else "torch-safetensors"
@@ -164,7 +176,7 @@ def detect_data(data: memoryview, path: str | Path) -> str:
         return "torch"
     if head[:6] == bvlc_npy.MAGIC:
         return "npy"
-    if head[:6] == b"MATLAB":
+    if head[:6] == _MATLAB:
         return "matconvnet"
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         raise UserError(

@@ -4,7 +4,8 @@ Kernels are HWIO and for R, G, B inputs already; dense layers are convolutions t
 map; LRN's parameters are [n, k, alpha/n, beta]. (Read in vlfeat/matconvnet utils/import-caffe.py.)
 """
 
-from typing import Any
+import io
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,13 +20,14 @@ from alexnet.weights.network import pool, recognise
 _SILENT = ("dropout", "softmax", "softmaxloss")  # nothing at evaluation, or not part of the network
 
 
-def read(data: memoryview) -> Found:
+def read(data: memoryview | BinaryIO) -> Found:
     """What the file holds.
 
     Raises:
         UserError: for a file that is damaged, or another network.
     """
-    variables = matfile.read(data)
+    # Files come open, so as not to be held beside what they unpack to; bytes are copied here.
+    variables = matfile.read(io.BytesIO(data) if isinstance(data, memoryview) else data)
     layers = variables.get("layers")
     if isinstance(layers, dict):
         layers = [layers]

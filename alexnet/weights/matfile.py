@@ -4,10 +4,11 @@ Arrays stay views of the file or of the unpacked variable they are in. (Format: 
 The MathWorks; version 7.3 is HDF5 and refused.)
 """
 
+import io
 import math
 import struct
 import zlib
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,22 +29,34 @@ _CELL, _STRUCT, _CHAR = 1, 2, 4
 _CLASSES = {6: "<f8", 7: "<f4", 8: "|i1", 9: "|u1", 10: "<i2", 11: "<u2", 12: "<i4", 13: "<u4"}
 
 
-def read(data: memoryview) -> dict[str, Any]:
+def read(file: BinaryIO) -> dict[str, Any]:
     """The variables by name: arrays, strings, structs as dicts (or lists of them), cells as lists.
+
+    The file is read piece by piece: of a compressed variable only the unpacked form is held.
 
     Raises:
         UserError: for a file that is damaged, of another version, or unpacks to too much.
     """
-    if len(data) < 128 or data[126:128] != b"IM" or data[125] != 1:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    header = file.read(128)
+    if len(header) < 128 or header[126:128] != b"IM" or header[125] != 1:
         raise UserError("it is not a MATLAB file of version 5 to 7 (7.3 is HDF5: save with -v7)")
-    reader = _Reader(min(MAX_UNPACKED, (64 << 20) + _MAX_RATIO * len(data)))
+    reader = _Reader(min(MAX_UNPACKED, (64 << 20) + _MAX_RATIO * size))
     variables: dict[str, Any] = {}
-    position = 128
-    while position < len(data):
-        kind, content, position = reader.element(data, position)
+    while (left := size - file.tell()) > 0:
+        tag = file.read(8)
+        kind, length = struct.unpack("<2I", tag) if len(tag) == 8 else (0, 0)
+        if kind not in (_MATRIX, _COMPRESSED):
+            raise UserError("it is cut short or damaged: a variable is no matrix")
+        if length > left - 8:
+            raise UserError("it is cut short or damaged: an element is longer than the file")
         if kind == _COMPRESSED:
-            content = reader.unpack(content)
-            kind, content, _ = reader.element(content, 0)
+            kind, content, _ = reader.element(reader.unpack(file, length), 0)
+        else:
+            content = memoryview(np.empty(length, np.uint8))
+            file.readinto(content)
+            file.seek(-length % 8, io.SEEK_CUR)
         if kind != _MATRIX:
             raise UserError("it is damaged: a variable is no matrix")
         name, value = reader.matrix(content, 0)
@@ -77,11 +90,11 @@ class _Reader:
             raise UserError("it is cut short or damaged: an element is longer than the file")
         return kind, data[start : start + size], end
 
-    def unpack(self, content: memoryview) -> memoryview:
-        """A compressed variable, as long as all of them stay within the limit."""
-        stream = zlib.decompressobj()
+    def unpack(self, file: BinaryIO, length: int) -> memoryview:
+        """A compressed variable of `length` bytes, as long as all of them stay within the limit."""
+        stream, end = zlib.decompressobj(), file.tell() + length
         try:
-            head = stream.decompress(content[:256], 8)
+            head = stream.decompress(file.read(min(256, length)), 8)
             if len(head) < 8:
                 raise UserError("it is cut short: a variable's compressed data does not end")
             size = 8 + struct.unpack("<2I", head)[1]
@@ -90,19 +103,20 @@ class _Reader:
                 raise UserError("it unpacks to far more than its size, as no weights do")
             unpacked = memoryview(np.empty(size, np.uint8))  # in place: it may be 244 MB
             unpacked[:8], filled = head, 8
-            for start in range(0, len(content), _CHUNK):
-                piece = stream.unconsumed_tail + content[max(256, start) : start + _CHUNK]
-                while piece and not stream.eof:
-                    part = stream.decompress(piece, min(_CHUNK, size - filled) or 1)
-                    if len(part) > size - filled:
-                        raise UserError("it is damaged: a variable is longer than it says")
-                    unpacked[filled : filled + len(part)] = part
-                    filled += len(part)
-                    piece = stream.unconsumed_tail
+            while not stream.eof:
+                piece = stream.unconsumed_tail or file.read(min(_CHUNK, end - file.tell()))
+                if not piece:
+                    break
+                part = stream.decompress(piece, min(_CHUNK, size - filled) or 1)
+                if len(part) > size - filled:
+                    raise UserError("it is damaged: a variable is longer than it says")
+                unpacked[filled : filled + len(part)] = part
+                filled += len(part)
         except zlib.error as error:
             raise UserError(f"it is damaged: a variable can't be unpacked: {error}") from error
         if filled < size or not stream.eof:
             raise UserError("it is cut short: a variable's compressed data does not end")
+        file.seek(end)
         return unpacked
 
     def matrix(self, data: memoryview, depth: int) -> tuple[str, Any]:
