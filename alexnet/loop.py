@@ -178,7 +178,7 @@ class Trainer:
         current = last and last["step"] == self.step
         score = [last["top1"], -last["loss"]] if current else None
         meta = {
-            "evals": self.evals,
+            "evals": list(self.evals),  # a copy: it is written while training goes on
             "score": score,
             "num_classes": self.dataset.num_classes,
         }

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -157,3 +158,25 @@ def test_a_resumed_plateau_schedule_remembers_the_evaluations(tmp_path):
     assert trainer.step == 3
     run(trainer)
     assert engine.rates == pytest.approx([0.1, 0.1, 0.01])
+
+
+def test_a_checkpoint_written_late_knows_nothing_of_later_evaluations(tmp_path):
+    engine = CountingEngine()
+    trainer = make_trainer(tmp_path, engine, steps=4)
+    write = engine.write
+
+    def late(directory, snapshot):
+        for _ in range(500):  # until the evaluation at step 4 is in
+            if snapshot != 3 or trainer.evals:
+                break
+            time.sleep(0.01)
+        write(directory, snapshot)
+
+    trainer.checkpoints = Checkpoints(tmp_path / "late", 2, late)
+    run(trainer)
+    evals = {
+        step: json.loads((tmp_path / f"late/{step:08d}/meta.json").read_text())["evals"]
+        for step in (3, 4)
+    }
+    assert evals[3] == []
+    assert [record["step"] for record in evals[4]] == [4]
