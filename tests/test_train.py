@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet import workdir
 from alexnet.weights import load
 from tests.conftest import NARROW, ROOT, run_train
 
@@ -91,8 +92,10 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(finished, tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
+    # past the killed run's last line, so that it is the resumed run that is seen
+    reached = workdir.read_metrics(path)[-1]["step"]
     process = start(framework, path, "--resume")
-    wait_for_step(path, process, 25)
+    wait_for_step(path, process, max(25, reached + 2))
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
