@@ -93,6 +93,8 @@ class Trainer:
                     pending = self._report(log, clock, *pending)
                 self.step += 1
                 pending = (self.step, rate, metrics)
+            if stop and self.saved_step != self.step:
+                self._save()
         batches.close()
         self.checkpoints.wait()
         return 128 + stop[0] if stop else 0
@@ -136,7 +138,7 @@ class Trainer:
             log.write(record)
             self.evals.append(record)
             self.progress.evaluation(record)
-        if (stop or self.plan.checkpoints_at(self.step)) and self.saved_step != self.step:
+        if self.plan.checkpoints_at(self.step) and self.saved_step != self.step:
             self._save()
 
     def _evaluate(self, stop: list[int]) -> dict[str, float] | None:

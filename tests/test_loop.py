@@ -180,3 +180,17 @@ def test_a_checkpoint_written_late_knows_nothing_of_later_evaluations(tmp_path):
     }
     assert evals[3] == []
     assert [record["step"] for record in evals[4]] == [4]
+
+
+def test_a_signal_after_the_evaluation_still_saves(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, CountingEngine())
+    boundary = trainer._evaluate_and_save
+
+    def then_signal(log, stop):  # step 4 has an evaluation, and no checkpoint of its own
+        boundary(log, stop)
+        if trainer.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(trainer, "_evaluate_and_save", then_signal)
+    assert run(trainer) == 128 + signal.SIGTERM
+    assert trainer.checkpoints.steps() == [3, 4]
