@@ -2,7 +2,8 @@
 
 `checkpoints/00000120/` holds `state/`, in the framework's own format, and `meta.json`, with the
 loop's state and a SHA-256 of every file: none of Orbax, torch and safetensors would notice a
-flipped bit. A directory gets its final name only when everything in it is on disk.
+flipped bit. While a directory is being written or deleted a file `unfinished` stands in it, and
+no reader takes it for a checkpoint; on an object store, which has no renaming, that holds too.
 """
 
 import hashlib
@@ -15,28 +16,44 @@ from typing import Any
 
 from alexnet.errors import RunError
 from alexnet.files import sync, write_json
+from alexnet.processes import Processes
 
 STATE = "state"
-_META, _WRITING, _DELETING = "meta.json", ".writing", ".deleting"
+_META, _UNFINISHED = "meta.json", "unfinished"
 
 
 class Checkpoints:
     """The checkpoints in one directory.
 
+    Of several processes, all write and read states; process 0 does everything else.
+
     Args:
         directory: made if it is missing.
         keep: how many of the latest to keep; the one with the best evaluation stays besides.
-        write: puts a snapshot into an empty directory.
+        write: puts a snapshot into a directory, together with the other processes.
+        processes: of the run.
     """
 
-    def __init__(self, directory: Path, keep: int, write: Callable[[Path, Any], None]):
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self,
+        directory: Path,
+        keep: int,
+        write: Callable[[Path, Any], None],
+        processes: Processes | None = None,
+    ):
         self.directory, self.keep, self._write = directory, keep, write
+        self._processes = processes or Processes()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
-        for leftover in directory.iterdir():
-            if leftover.suffix in (_WRITING, _DELETING):
-                shutil.rmtree(leftover)
+        if self._leads:
+            directory.mkdir(parents=True, exist_ok=True)
+            for path in directory.iterdir():
+                if (path / _UNFINISHED).exists():
+                    shutil.rmtree(path)
+
+    @property
+    def _leads(self) -> bool:
+        return self._processes.index == 0
 
     def save(self, step: int, snapshot: Any, meta: dict[str, Any]) -> None:
         """Start writing a checkpoint; first waits for the one before.
@@ -47,7 +64,11 @@ class Checkpoints:
             RunError: if the one before could not be written.
         """
         self.wait()
-        self._pending = self._writer.submit(self._save, step, snapshot, {"step": step, **meta})
+        if self._leads:
+            work = (self._save, step, snapshot, {"step": step, **meta})
+        else:
+            work = (self._write, self._path(step) / STATE, snapshot)
+        self._pending = self._writer.submit(*work)
 
     def wait(self) -> None:
         """Return when nothing is being written.
@@ -60,7 +81,7 @@ class Checkpoints:
             return
         try:
             pending.result()
-        except OSError as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise RunError(
                 f"a checkpoint could not be written to {self.directory}: {error}; "
                 f"{self.last_good()}"
@@ -86,19 +107,27 @@ class Checkpoints:
         Raises:
             RunError: where there are checkpoints and all are damaged.
         """
+        found = self._latest_whole(warn) if self._leads else None
+        step = int(self._processes.gather([0 if found is None else found + 1])[0, 0]) - 1
+        if step < 0:
+            return None
+        path = self._path(step)
+        read(path / STATE)
+        return json.loads((path / _META).read_text())
+
+    def _latest_whole(self, warn: Callable[[str], None]) -> int | None:
+        """The step of the latest checkpoint that is whole; damaged later ones are put aside."""
         damaged = []
         for step in reversed(self.steps()):
-            path = self._path(step)
             try:
-                meta = read_meta(path)
+                read_meta(self._path(step))
             except ValueError as error:
-                damaged.append(path)
+                damaged.append(self._path(step))
                 warn(f"{error}; it is passed over")
                 continue
-            read(path / STATE)
             for bad in damaged:
                 bad.rename(bad.with_name(f"damaged-{bad.name}"))
-            return meta
+            return step
         if damaged:
             raise RunError(f"no checkpoint in {self.directory} is whole: {len(damaged)} damaged")
         return None
@@ -107,19 +136,21 @@ class Checkpoints:
         return checkpoint_path(self.directory, step)
 
     def _save(self, step: int, snapshot: Any, meta: dict[str, Any]) -> None:
-        final = self._path(step)
-        temporary = final.with_suffix(_WRITING)
-        state = temporary / STATE
-        state.mkdir(parents=True)
+        path = self._path(step)
+        self._remove(step)
+        mark = path / _UNFINISHED
+        path.mkdir()
+        mark.touch()
+        (path / STATE).mkdir()
         try:
-            self._write(state, snapshot)
-            write_json(temporary / _META, {**meta, "files": _digests(state)})
-            sync(temporary)
-            self._remove(step)
-            temporary.rename(final)
+            self._write(path / STATE, snapshot)
+            write_json(path / _META, {**meta, "files": _digests(path / STATE)})
+            sync(path)
+            mark.unlink()
+            sync(path)
             sync(self.directory)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
             raise
         self._forget_old()
 
@@ -140,17 +171,22 @@ class Checkpoints:
             return None
 
     def _remove(self, step: int) -> None:
-        """Delete one, under a name that no reader takes for a checkpoint."""
+        """Delete one; from the first moment on it is no checkpoint any more."""
         path = self._path(step)
         if path.exists():
-            doomed = path.with_suffix(_DELETING)
-            path.rename(doomed)
-            shutil.rmtree(doomed)
+            (path / _UNFINISHED).touch()
+            shutil.rmtree(path / STATE, ignore_errors=True)
+            (path / _META).unlink(missing_ok=True)
+            shutil.rmtree(path)  # the mark last
 
 
 def saved_steps(directory: Path) -> list[int]:
     """Steps that have a checkpoint in a directory, ascending."""
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    return sorted(
+        int(path.name)
+        for path in directory.iterdir()
+        if path.name.isdigit() and not (path / _UNFINISHED).exists()
+    )
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:

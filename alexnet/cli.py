@@ -3,13 +3,15 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from alexnet.config import CHOICES, TrainConfig
+from alexnet.config import CHOICES, DevicesConfig, TrainConfig
 from alexnet.errors import RunError, UserError, choose
+from alexnet.files import as_path
 from alexnet.spec import VARIANTS, variant
 
 if TYPE_CHECKING:
@@ -31,6 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        wrong_use = isinstance(error, FileNotFoundError | PermissionError)
+        print(
+            f"{'error' if wrong_use else 'failed'}: {error.filename}: {error.strerror}",
+            file=sys.stderr,
+        )
+        return 2 if wrong_use else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -68,7 +79,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
     if early.resume and early.workdir and not early.help:
         from alexnet.workdir import read_config  # not needed for --help, and slow
 
-        default = read_config(Path(early.workdir))
+        default = dataclasses.replace(read_config(as_path(early.workdir)), devices=DevicesConfig())
     else:
         default = recipe(name)
     default = _without_length(default) if early.steps or early.epochs else default
@@ -80,7 +91,29 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
         args=list(argv),
         default=default,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        registry=_with_remote_paths(),
     )
+
+
+def _with_remote_paths() -> Any:
+    """tyro's rules, and one for paths: as a `pathlib.Path`, gs://BUCKET would lose a slash."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path_rule(info: Any) -> PrimitiveConstructorSpec | None:
+        if info.type is not PurePath:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: as_path(words[0]),
+            is_instance=lambda value: isinstance(value, PurePath),
+            str_from_instance=lambda path: [str(path)],
+        )
+
+    return registry
 
 
 def _early_options(argv: Sequence[str]) -> argparse.Namespace:
@@ -129,15 +162,45 @@ def summary(argv: Sequence[str]) -> int:
     return 0
 
 
+def compile_tpu(argv: Sequence[str]) -> int:
+    """Compile the training step for a Cloud TPU slice, with no TPU present."""
+    parser = _parser("compile", compile_tpu)
+    parser.epilog = (
+        "All other options are those of `alexnet train`, with recipe torchvision unless told: they "
+        "say which step. --batch-size is over all chips."
+    )
+    parser.add_argument("--topology", required=True, help="the slice: v5e:4x4, v4:2x2x2, ...")
+    parser.add_argument("--num-classes", type=int, default=1000, help="outputs of the last layer")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    options, train_options = parser.parse_known_args(argv)
+    config = parse_train(["--recipe", "torchvision", *train_options])
+    # Before JAX starts: its host has no TPU, and what is compiled for one can't be cached here.
+    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_COMPILATION_CACHE="false")
+    from alexnet.config import check
+    from alexnet.engine import import_framework
+    from alexnet.report.compiled import print_compiled
+
+    check(config)
+    if config.framework != "jax":
+        raise UserError("--framework torch can't be compiled for a TPU here: leave it out")
+    topology = import_framework("jax", "topology")
+    report = topology.compile_step(config, options.num_classes, options.topology)
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print_compiled(report)
+    return 0 if report["memory"]["fits"] else 1
+
+
 def convert(argv: Sequence[str]) -> int:
     """Convert weights between file formats, or a run between frameworks."""
     from alexnet.weights import FORMATS
 
     parser = _parser("convert", convert)
     parser.add_argument(
-        "source", type=Path, help="a weights file, a run's work directory, or its checkpoint"
+        "source", type=as_path, help="a weights file, a run's work directory, or its checkpoint"
     )
-    parser.add_argument("target", type=Path, help="a weights file, or a new work directory")
+    parser.add_argument("target", type=as_path, help="a weights file, or a new work directory")
     formats = ", ".join(FORMATS)
     parser.add_argument("--from", dest="source_format", help=f"told from the content: {formats}")
     parser.add_argument(
@@ -190,6 +253,29 @@ def _verify(
     return result
 
 
+def doctor(argv: Sequence[str]) -> int:
+    """Check versions, devices, data, disk and memory for a run, before it starts."""
+    parser = _parser("doctor", doctor)
+    parser.epilog = "All other options are those of `alexnet train`: they say which run."
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options, train_options = parser.parse_known_args(argv)
+    config = parse_train(train_options)
+    from rich.console import Console
+
+    from alexnet.config import check
+    from alexnet.doctor.examine import examine
+    from alexnet.report.doctor import findings_json, passed, print_findings
+
+    check(config)
+    with Console(stderr=True).status("looking"):  # on a terminal only
+        findings = examine(config)
+    if options.json:
+        print(json.dumps(findings_json(findings), indent=2))
+    else:
+        print_findings(findings)
+    return 0 if passed(findings) else 1
+
+
 def _parser(name: str, command: Callable) -> argparse.ArgumentParser:
     doc = command.__doc__.splitlines()[0]
     return argparse.ArgumentParser(prog=f"alexnet {name}", description=doc, allow_abbrev=False)
@@ -199,4 +285,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "convert": convert,
     "summary": summary,
+    "doctor": doctor,
+    "compile": compile_tpu,
 }

@@ -2,17 +2,18 @@
 
 The command line is made from this tree (`cli.py`), the recipes are instances of it
 (`recipes.py`), and a run's `config.json` is one of them written down. The comment above a field
-is its help text.
+is its help text. Paths are local or on gs://: `files.as_path` makes them.
 """
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePath
 from types import UnionType
 from typing import Any, get_args, get_origin
 
 from alexnet.errors import UserError, choose
+from alexnet.files import as_path
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from alexnet.spec import VARIANTS, LeCun, Spec, variant
 
@@ -26,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train_crop": ("random", "area"),
     "on_bad_image": ("skip", "raise"),
     "schedule": ("constant", "step", "cosine", "plateau"),
+    "spmd": ("jit", "shard_map", "pmap"),
 }
 
 
@@ -44,7 +46,7 @@ class ModelConfig:
     # Initial weights: those of the variant's source, or N(0, 1/fan_in) in every layer.
     init: str = "variant"
     # Weights file to start from instead of random weights.
-    init_from: Path | None = None
+    init_from: PurePath | None = None
     # Arithmetic of convolutions and dense layers; weights and updates stay fp32.
     precision: str = "fp32"
 
@@ -56,7 +58,7 @@ class DataConfig:
     # digits, tfds:NAME, folder:PATH or synthetic.
     dataset: str = "digits"
     # Where prepared TFDS data sets are.
-    data_dir: Path | None = None
+    data_dir: PurePath | None = None
     # Examples a step, over all devices.
     batch_size: int = 128
     # How an image becomes resize-to pixels: short side scaled, or both sides warped.
@@ -122,7 +124,7 @@ class RunConfig:
     # Training steps, instead of epochs.
     steps: int | None = None
     # Directory for all that the run writes; by default a new one under runs/.
-    workdir: Path | None = None
+    workdir: PurePath | None = None
     # Go on from the last checkpoint in the work directory.
     resume: bool = False
     # Delete the run that is in the work directory first.
@@ -138,6 +140,24 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class DevicesConfig:
+    """Where it runs; changes no numbers."""
+
+    # How JAX spreads a step over devices: jit, shard_map or pmap.
+    spmd: str = "jit"
+    # data=D,model=M: D times M devices, of which M share fc6, fc7 and fc8; by default M is 1.
+    mesh: str | None = None
+    # JAX on several hosts: this command runs on each of them, and they train one network.
+    distributed: bool = False
+    # HOST:PORT of process 0 for --distributed; found by itself on a TPU slice, as the next two.
+    coordinator: str | None = None
+    # How many processes there are.
+    processes: int | None = None
+    # Which of them this is, from 0.
+    process: int | None = None
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A whole training run."""
 
@@ -149,6 +169,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    devices: DevicesConfig = field(default_factory=DevicesConfig)
 
     @property
     def image_size(self) -> int:
@@ -200,7 +221,7 @@ def check(config: TrainConfig) -> None:
         UserError: naming the option, its value and what would do.
     """
     data, optim, run = config.data, config.optim, config.run
-    for part in (config, config.model, data, optim):
+    for part in (config, config.model, data, optim, config.devices):
         for name in CHOICES.keys() & vars(part).keys():
             choose(f"--{name.replace('_', '-')}", getattr(part, name), CHOICES[name])
     rules = [
@@ -244,6 +265,28 @@ def check(config: TrainConfig) -> None:
         raise UserError("--resume and --overwrite exclude each other: give one of them")
     if run.steps is not None and run.epochs is not None:
         raise UserError("--steps and --epochs exclude each other: give one of them")
+    if config.framework == "torch" and config.devices != DevicesConfig():
+        raise UserError(
+            "--spmd, --mesh and --distributed are JAX's: torch runs on several processes by "
+            "`torchrun --nproc-per-node=N train.py --framework torch ...`"
+        )
+    _check_processes(config.devices)
+
+
+def _check_processes(devices: DevicesConfig) -> None:
+    named = (devices.coordinator, devices.processes, devices.process)
+    if any(value is not None for value in named) and not devices.distributed:
+        raise UserError("--coordinator, --processes and --process need --distributed")
+    if any(value is None for value in named) and any(value is not None for value in named):
+        raise UserError(
+            "--coordinator HOST:PORT, --processes N and --process I go together: give all three, "
+            "or none on a TPU slice"
+        )
+    if devices.processes is not None and not 0 <= devices.process < devices.processes:
+        raise UserError(
+            f"--process is {devices.process}, but it must be from 0 to below --processes, "
+            f"{devices.processes}"
+        )
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
@@ -277,8 +320,8 @@ def _field(field_: dataclasses.Field, value: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
     types = get_args(field_.type) if get_origin(field_.type) is UnionType else (field_.type,)
-    if Path in types and isinstance(value, str):
-        return Path(value)
+    if PurePath in types and isinstance(value, str):
+        return as_path(value)
     plain = tuple(get_origin(t) or t for t in types)
     if float in plain and type(value) is int:
         return value

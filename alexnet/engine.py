@@ -23,6 +23,7 @@ class Engine(Protocol):
     """
 
     framework: str
+    rows: np.ndarray  # which rows of a global batch this process hands over, ascending
 
     def __init__(self, config: TrainConfig, spec: Spec, weights: Mapping[str, np.ndarray]):
         """Put canonical weights and zero momentum on the devices.
@@ -35,10 +36,13 @@ class Engine(Protocol):
         """The framework's version and the devices it runs on, in words."""
 
     def train_step(self, batch: Batch, *, step: int, learning_rate: float) -> Any:
-        """The update after `step` completed ones; gives `loss`, `top1`, `top5` as means."""
+        """The update after `step` completed ones; gives `loss`, `top1`, `top5` as means.
+
+        The batch has this process's rows; the means are over all processes.
+        """
 
     def eval_step(self, batch: Batch) -> Any:
-        """Sums of `loss`, `top1`, `top5` and `count` over a batch's unmasked examples."""
+        """Sums of `loss`, `top1`, `top5` and `count` over the unmasked examples of all."""
 
     def fetch(self, metrics: Any) -> dict[str, float]:
         """Wait for a step's metrics and bring them to the host."""

@@ -15,6 +15,7 @@ from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch, trai
 from alexnet.data.sources import Dataset
 from alexnet.engine import Engine
 from alexnet.errors import RunError
+from alexnet.processes import Processes
 from alexnet.report.progress import Progress
 from alexnet.schedule import learning_rate
 
@@ -59,45 +60,63 @@ class Trainer:
     checkpoints: Checkpoints
     progress: Progress
     plan: Plan
+    processes: Processes = field(default_factory=Processes)
+    log: workdir.MetricsLog | None = None
     step: int = 0
     evals: list[dict[str, float]] = field(default_factory=list)
     saved_step: int = -1
     bad_images: BadImages = field(default_factory=BadImages)
     bad_eval_images: BadImages = field(default_factory=BadImages)
 
-    def run(self, log: workdir.MetricsLog) -> int:
+    def run(self) -> int:
         """Train to the end, or until a signal asks to stop.
 
         Returns:
             0 at the end, else 128 + the signal's number, with everything saved.
 
         Raises:
-            RunError: for a loss that is not finite, or a checkpoint that can't be written.
+            RunError: for a loss that is not finite, a checkpoint that can't be written, or another
+                process that is gone.
         """
-        batches = train_batches(self.dataset, self.config, self.step, self.bad_images)
+        try:
+            return self._run()
+        except Exception as error:
+            if (sentence := self.processes.explain(error)) is None:
+                raise
+            raise RunError(
+                f"{sentence}; {self.checkpoints.last_good()}: start all processes again with "
+                "--resume"
+            ) from error
+
+    def _run(self) -> int:
+        batches = train_batches(
+            self.dataset, self.config, self.step, self.bad_images, self.engine.rows
+        )
         clock = _Clock(self.config.data.batch_size, self.step)
         pending: tuple[int, float, Any] | None = None  # step, rate and metrics, still computing
-        with _stop_signals(self.progress) as stop:
+        with _stop_signals(self.progress, self.processes.stop_signals) as received:
             while True:
+                stop = self.processes.agreed_stop(self.step, received[0] if received else 0)
                 boundary = stop or self._boundary()
                 if pending and boundary:
-                    pending = self._report(log, clock, *pending)
+                    pending = self._report(clock, *pending)
                 if boundary:
                     with clock.paused():
-                        self._evaluate_and_save(log, stop)
+                        self._evaluate_and_save(received)
+                    stop = stop or self._own_stop(received)
                     if stop or self.step == self.plan.total_steps:
                         break
                 rate = self._learning_rate()
                 metrics = self.engine.train_step(next(batches), step=self.step, learning_rate=rate)
                 if pending:
-                    pending = self._report(log, clock, *pending)
+                    pending = self._report(clock, *pending)
                 self.step += 1
                 pending = (self.step, rate, metrics)
             if stop and self.saved_step != self.step:
                 self._save()
         batches.close()
         self.checkpoints.wait()
-        return 128 + stop[0] if stop else 0
+        return 128 + stop if stop else 0
 
     def _boundary(self) -> bool:
         plan = self.plan
@@ -112,9 +131,7 @@ class Trainer:
             eval_losses=[record["loss"] for record in self.evals],
         )
 
-    def _report(
-        self, log: workdir.MetricsLog, clock: "_Clock", step: int, rate: float, metrics: Any
-    ) -> None:
+    def _report(self, clock: "_Clock", step: int, rate: float, metrics: Any) -> None:
         """Wait for a step's metrics, refuse a loss that is no number, and log."""
         values = self.engine.fetch(metrics)
         if not math.isfinite(values["loss"]):
@@ -124,41 +141,51 @@ class Trainer:
         due = step % self.config.run.log_every == 0 or step == self.plan.total_steps
         if due:
             record["examples_per_second"] = clock.rate(step)
-            log.write(record)
+            self._write(record)
         self.progress.train(record, due)
 
-    def _evaluate_and_save(self, log: workdir.MetricsLog, stop: list[int]) -> None:
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.log:
+            self.log.write(record)
+
+    def _evaluate_and_save(self, received: list[int]) -> None:
         done = self.evals and self.evals[-1]["step"] == self.step
         due = self.plan.evaluates_at(self.step) and not done
-        if due and (record := self._evaluate(stop)):
+        if due and (record := self._evaluate(received)):
             if not math.isfinite(record["loss"]):
                 raise self._diverged(f"the evaluation's loss is {record['loss']}")
             record = {"step": self.step, "split": "eval", **record}
             record["learning_rate"] = self._learning_rate()
-            log.write(record)
+            self._write(record)
             self.evals.append(record)
             self.progress.evaluation(record)
         if self.plan.checkpoints_at(self.step) and self.saved_step != self.step:
             self._save()
 
-    def _evaluate(self, stop: list[int]) -> dict[str, float] | None:
+    def _own_stop(self, received: list[int]) -> int:
+        """The signal received, where there is no other process to agree with; else 0."""
+        return received[0] if received and self.processes.count == 1 else 0
+
+    def _evaluate(self, received: list[int]) -> dict[str, float] | None:
         """Loss, top-1 and top-5 over the evaluation set, each example counted once.
 
-        None if a signal asks to stop first: a resumed run evaluates then.
+        None if a signal asks to stop first: a resumed run evaluates then. Of several processes
+        none may leave the others alone in it.
 
         Raises:
             RunError: if the number of examples counted is not the number there are.
         """
         source, start = self.dataset.eval, time.perf_counter()
         sums = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "count": 0.0}
-        for batch in eval_batches(source, self.config, self.bad_eval_images):
-            if stop:
+        bad, rows = self.bad_eval_images, self.engine.rows
+        for batch in eval_batches(source, self.config, bad, rows):
+            if self._own_stop(received):
                 return None
             for name, value in self.engine.fetch(self.engine.eval_step(batch)).items():
                 sums[name] += value
             self.progress.evaluating(int(sums["count"]), len(source))
-        self._name_bad(self.bad_eval_images)
-        count, left_out = int(sums.pop("count")), len(self.bad_eval_images)
+        self._name_bad(bad)
+        count, left_out = int(sums.pop("count")), int(self.processes.gather([len(bad)]).sum())
         if count + left_out != len(source) or count == 0:
             raise RunError(
                 f"the evaluation counted {count} examples and left out {left_out}, but there are "
@@ -226,8 +253,8 @@ class _Clock:
 
 
 @contextmanager
-def _stop_signals(progress: Progress) -> Iterator[list[int]]:
-    """A list that SIGTERM or Ctrl-C puts its number in; a second signal acts as usual."""
+def _stop_signals(progress: Progress, signals: tuple[int, ...]) -> Iterator[list[int]]:
+    """A list that a signal puts its number in; a second one acts as usual."""
     received: list[int] = []
 
     def on_signal(number: int, _: Any) -> None:
@@ -235,7 +262,7 @@ def _stop_signals(progress: Progress) -> Iterator[list[int]]:
         progress.note(f"{signal.Signals(number).name}: saving, then stopping")
         signal.signal(number, previous[number])
 
-    previous = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    previous = {n: signal.getsignal(n) for n in signals}
     try:
         for number in previous:
             signal.signal(number, on_signal)

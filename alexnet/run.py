@@ -15,6 +15,7 @@ from alexnet.engine import load_engine
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
 from alexnet.loop import Plan, Trainer
+from alexnet.processes import Processes, check_alike, connect, lead
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
 from alexnet.spec import Spec, weight_shapes
@@ -31,39 +32,67 @@ def train(config: TrainConfig) -> int:
         RunError: where training can't go on.
     """
     check(config)
-    config = _with_workdir(config)
+    processes = connect(config)  # before anything else touches the framework
+    failed = True
+    try:
+        code = _train(config, processes)
+        failed = False
+    finally:
+        processes.leave(failed)
+    return code
+
+
+def _train(config: TrainConfig, processes: Processes) -> int:
+    config = _with_workdir(config, processes)
+    check_alike(processes, "options", dataclasses.replace(config.devices, process=None))
+    check_alike(processes, "options", dataclasses.replace(config, devices=None))
     engine_class = load_engine(config.framework)
     dataset = open_dataset(config)
+    check_alike(processes, "data", (dataset.name, len(dataset.train), dataset.class_names))
     spec, plan = config.spec(dataset.num_classes), Plan.of(config, dataset)
     arrays, notes = starting_weights(config, spec)
     engine = engine_class(config, spec, arrays)
     del arrays  # a quarter of a gigabyte
-    path = workdir.prepare(config)
-    with Progress(plan.total_steps, plan.steps_per_epoch) as progress:
+    lead(processes, lambda: workdir.prepare(config))
+    path = config.run.workdir
+    _check_shared(path, processes)
+    with Progress(plan.total_steps, plan.steps_per_epoch, processes.index) as progress:
         for note in (*_headline(config, dataset, spec, plan), engine.describe(), *notes):
-            progress.note(note)
+            if processes.index == 0:
+                progress.note(note)
+        if processes.count > 1:
+            print(processes.describe(), flush=True)
         checkpoints = Checkpoints(
-            path / workdir.CHECKPOINTS, config.run.keep_checkpoints, engine.write
+            path / workdir.CHECKPOINTS, config.run.keep_checkpoints, engine.write, processes
         )
-        trainer = Trainer(config, dataset, engine, checkpoints, progress, plan)
+        trainer = Trainer(config, dataset, engine, checkpoints, progress, plan, processes)
         if config.run.resume:
             _resume(trainer)
-        log = workdir.MetricsLog(path, trainer.step)
-        try:
-            code = trainer.run(log)
-        finally:
-            log.close()
-            _draw(path, config)
+        code = _run(trainer, path)
     if code:
-        print(f"stopped at step {trainer.step}; --resume --workdir {path} goes on from there")
+        if processes.index == 0:
+            print(f"stopped at step {trainer.step}; --resume --workdir {path} goes on from there")
         return code
     saved = weights.Weights(
         engine.weights(), spec, config.preprocess, dataset.class_names, f"run {path.name}"
     )
-    weights.save(path / workdir.WEIGHTS, saved)
-    print(f"weights, metrics and {workdir.CURVE} are in {path}")
-    print(summary(trainer.evals[-1]))
+    if processes.index == 0:
+        weights.save(path / workdir.WEIGHTS, saved)
+        print(f"weights, metrics and {workdir.CURVE} are in {path}")
+        print(summary(trainer.evals[-1]))
     return 0
+
+
+def _run(trainer: Trainer, path: Path) -> int:
+    """The loop; process 0 keeps the log and draws the curves."""
+    if trainer.processes.index:
+        return trainer.run()
+    trainer.log = workdir.MetricsLog(path, trainer.step)
+    try:
+        return trainer.run()
+    finally:
+        trainer.log.close()
+        _draw(path, trainer.config)
 
 
 def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -107,10 +136,23 @@ def _shapes(name: str, found: Mapping[str, np.ndarray], want: Mapping[str, np.nd
     return f"{found[name].shape} instead of {want[name].shape}"
 
 
-def _with_workdir(config: TrainConfig) -> TrainConfig:
+def _check_shared(path: Path, processes: Processes) -> None:
+    """Refuse a work directory that is another one on each host."""
+    sees = processes.gather([(path / workdir.CONFIG).is_file()])[:, 0]
+    if not sees.all():
+        blind = ", ".join(str(i) for i in range(processes.count) if not sees[i])
+        raise UserError(
+            f"process {blind} does not see process 0's --workdir {path}: give a directory that all "
+            "hosts share"
+        )
+
+
+def _with_workdir(config: TrainConfig, processes: Processes) -> TrainConfig:
     """The configuration with a work directory of its own, if it names none."""
     if config.run.workdir is not None:
         return config
+    if processes.count > 1:
+        raise UserError("several processes need --workdir: a directory that all of them share")
     if config.run.resume:
         raise UserError("--resume needs --workdir: the directory of the run to go on with")
     name = f"{config.recipe}-{config.framework}-{datetime.now():%Y%m%d-%H%M%S}"

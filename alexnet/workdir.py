@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-import shutil
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from alexnet.config import TrainConfig, changed_fields, from_json, to_json
-from alexnet.errors import UserError
-from alexnet.files import atomic_write, write_json
+from alexnet.errors import RunError, UserError
+from alexnet.files import atomic_write, is_remote, list_files, remove_tree, upload, write_json
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 WEIGHTS, CURVE, EVENTS = "weights.safetensors", "curve.png", "tensorboard"
@@ -20,8 +21,18 @@ def prepare(config: TrainConfig) -> Path:
 
     Raises:
         UserError: where something is in the way, or the run there is not the one described.
+        RunError: where a bucket can't be reached.
     """
     path = config.run.workdir
+    try:
+        return _prepare(path, config)
+    except ConnectionError as error:
+        raise RunError(f"--workdir {path}: {error.strerror}") from error
+    except OSError as error:
+        raise UserError(f"--workdir {path} can't be used: {error.strerror}") from error
+
+
+def _prepare(path: Path, config: TrainConfig) -> Path:
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir {path} is a file: give a directory")
     occupied = path.is_dir() and any(path.iterdir())
@@ -39,11 +50,8 @@ def prepare(config: TrainConfig) -> Path:
         )
     if occupied:
         _delete_run(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_config(path, config)
-    except OSError as error:
-        raise UserError(f"--workdir {path} can't be written: {error.strerror}") from error
+    path.mkdir(parents=True, exist_ok=True)
+    write_config(path, config)
     return path
 
 
@@ -87,13 +95,19 @@ def _delete_run(path: Path) -> None:
     for name in _OWN:
         target = path / name
         if target.is_dir():
-            shutil.rmtree(target)
+            remove_tree(target)
         else:
             target.unlink(missing_ok=True)
 
 
+UPLOAD_EVERY = 30  # seconds; Google takes one version of an object a second
+
+
 class MetricsLog:
     """`metrics.jsonl`, a line at a time, and the same numbers as TensorBoard events.
+
+    An object on gs:// can't be appended to: there both are written in a temporary directory and
+    uploaded whole, from time to time and by `flush`.
 
     Args:
         path: the work directory.
@@ -104,27 +118,57 @@ class MetricsLog:
     def __init__(self, path: Path, from_step: int):
         from alexnet.imports import hidden
 
-        with hidden("torch"):  # tensorboardX imports torch wherever it is installed
+        # What tensorboardX imports wherever it is installed, and isn't needed for files.
+        with hidden("torch", "google.cloud.storage"):
             from tensorboardX import SummaryWriter
-        file = path / METRICS
+        self._path = path
+        self._temporary = tempfile.TemporaryDirectory() if is_remote(path) else None
+        self._local = Path(self._temporary.name) if self._temporary else path
+        file = self._local / METRICS
         kept = [line for line in read_metrics(path) if line["step"] <= from_step]
         with atomic_write(file) as whole:
             whole.write("".join(_line(record) for record in kept).encode())
         self._file = file.open("a")
-        self._events = SummaryWriter(str(path / EVENTS), purge_step=from_step + 1)
+        self._events = SummaryWriter(str(self._local / EVENTS), purge_step=from_step + 1)
+        self._new, self._due = True, 0.0  # lines since the last upload, and when the next is due
+        self.flush()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; it is in the file when this returns."""
+        """Append one record; it is in the file when this returns, on gs:// some time later."""
         self._file.write(_line(record))
         self._file.flush()
         for name, value in record.items():
             if name not in ("step", "split"):
                 self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
+        self._new = True
+        if time.monotonic() > self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Return when all lines are where the run is; before a checkpoint, for one.
+
+        Raises:
+            UserError, RunError: where they can't be uploaded.
+        """
+        if self._temporary and self._new:
+            self._upload()
+
+    def _upload(self) -> None:
+        start = time.monotonic()
+        self._events.flush()  # a thread of its own writes them: the last ones may come next time
+        for file in list_files(self._local):
+            upload(file, self._path / file.relative_to(self._local))
+        # A long run's files grow: a fiftieth of the time is the most that goes into them.
+        end = time.monotonic()
+        self._new, self._due = False, end + max(UPLOAD_EVERY, 50 * (end - start))
 
     def close(self) -> None:
         """Flush and close both."""
         self._file.close()
         self._events.close()
+        if self._temporary:
+            with self._temporary:  # is deleted in the end
+                self._upload()
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -24,14 +24,14 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 
 def write(directory: Path, tree: dict[str, Any]) -> None:
     """Write a snapshot; returns when it is on disk."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(directory.absolute() / _NAME, tree)
 
 
 def read(directory: Path, like: TrainState) -> TrainState:
     """The state that `write` wrote, with the shapes and shardings of `like`."""
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         tree = checkpointer.restore(directory.absolute() / _NAME, target)
     nnx.replace_by_pure_dict(like.params, tree["params"])
     return TrainState(like.params, _with_trace(like.opt_state, tree.get("momentum")))
@@ -40,7 +40,7 @@ def read(directory: Path, like: TrainState) -> TrainState:
 def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
     """`params` and, with momentum, `momentum`, each by canonical array name; on the host."""
     path = directory.absolute() / _NAME
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         shapes = checkpointer.metadata(path).item_metadata
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         target = jax.tree.map(
@@ -67,6 +67,18 @@ def write_arrays(
             layer, leaf = name.split(".")
             tree.setdefault(part, {}).setdefault(layer, {})[leaf] = jnp.asarray(array)
     write(directory, tree)
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Orbax, whose processes wait for one another by messages.
+
+    By default it waits by a collective on the devices; from the thread that writes, that would
+    meet the training steps' collectives in another order on each process, and all would hang.
+    """
+    processes = set(range(jax.process_count())) if jax.process_count() > 1 else None
+    return ocp.StandardCheckpointer(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=processes)
+    )
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

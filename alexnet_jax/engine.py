@@ -25,39 +25,44 @@ class Engine:
     framework = "jax"
 
     def __init__(self, config: TrainConfig, spec: Spec, weights: Mapping[str, np.ndarray]):
-        self._mesh = parallel.data_mesh()
-        parallel.check_batch_size(config.data.batch_size, self._mesh)
+        mesh = parallel.run_mesh(config)
+        parallel.check_sizes(config, spec, mesh)
         model = AlexNet(spec, weights=weights, dtype=_DTYPES[config.model.precision])
         graphdef, params = nnx.split(model)
-        self._state = parallel.replicate(init_state(params, config), self._mesh)
-        self._train, self._eval = parallel.compile_steps(graphdef, config, self._mesh)
-        self._seed = config.run.seed
+        state = init_state(params, config)
+        self._train, self._eval = parallel.compile_steps(graphdef, state, config, mesh)
+        self._mesh, self._config = mesh, config
+        self._state = self._held(parallel.put_state(state, mesh))
         self._dropouts = sum(isinstance(layer, Dropout) for layer in spec)
+        self.rows = parallel.local_rows(config.data.batch_size, mesh)
 
     def describe(self) -> str:
         devices = jax.devices()
-        return f"jax {jax.__version__} on {len(devices)} {devices[0].device_kind} device(s)"
+        mesh = "x".join(str(size) for size in self._mesh.devices.shape)
+        return f"jax {jax.__version__} on {len(devices)} {devices[0].device_kind} device(s)" + (
+            f", mesh {mesh} by {self._config.devices.spmd}" if len(devices) > 1 else ""
+        )
 
     def train_step(
         self, batch: Mapping[str, np.ndarray], *, step: int, learning_rate: float
     ) -> Any:
-        keys = dropout_keys(self._seed, step, self._dropouts)
+        keys = dropout_keys(self._config.run.seed, step, self._dropouts)
         self._state, metrics = self._train(
-            self._state, parallel.put_batch(batch, self._mesh), np.float32(learning_rate), keys
+            self._state, self._put(batch), np.float32(learning_rate), keys
         )
         return metrics
 
     def eval_step(self, batch: Mapping[str, np.ndarray]) -> Any:
-        return self._eval(self._state.params, parallel.put_batch(batch, self._mesh))
+        return self._eval(self._state.params, self._put(batch))
 
     def fetch(self, metrics: Any) -> dict[str, float]:
         return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
     def weights(self) -> dict[str, np.ndarray]:
-        params = jax.device_get(nnx.to_pure_dict(self._state.params))
+        params = parallel.whole_copies(self._global().params, self._mesh)
         return {
             f"{layer}.{name}": np.asarray(array)
-            for layer, arrays in params.items()
+            for layer, arrays in nnx.to_pure_dict(params).items()
             for name, array in arrays.items()
         }
 
@@ -65,13 +70,29 @@ class Engine:
         return bool(_all_finite(self._state))
 
     def snapshot(self) -> Any:
-        return checkpoint.snapshot(self._state)
+        return checkpoint.snapshot(self._global())
 
     def write(self, directory: Path, snapshot: Any) -> None:
         checkpoint.write(directory, snapshot)
 
     def restore(self, directory: Path) -> None:
-        self._state = checkpoint.read(directory, self._state)
+        self._state = self._held(checkpoint.read(directory, self._global()))
+
+    def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        config = self._config
+        return parallel.put_batch(batch, config.data.batch_size, self._mesh, config.devices.spmd)
+
+    def _held(self, state: Any) -> Any:
+        """The state as the compiled steps take it: pmap sees this process's part of arrays."""
+        if self._config.devices.spmd == "pmap":
+            return parallel.local_view(state, self._mesh)
+        return state
+
+    def _global(self) -> Any:
+        """The state as arrays over all processes."""
+        if self._config.devices.spmd == "pmap":
+            return parallel.global_view(self._state, self._mesh)
+        return self._state
 
 
 @jax.jit

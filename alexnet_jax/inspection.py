@@ -1,13 +1,16 @@
-"""What `alexnet summary` and `alexnet convert --verify` ask of the JAX side."""
+"""What `alexnet summary`, `doctor` and `convert --verify` ask of the JAX side."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from alexnet.config import TrainConfig
 from alexnet.spec import Spec, weight_shapes
+from alexnet_jax import parallel
 from alexnet_jax.model import AlexNet
 
 
@@ -40,3 +43,23 @@ def layer_outputs(
 def print_native(spec: Spec) -> bool:
     """False: `nnx.tabulate` lists modules, and most layers here are functions."""
     return False
+
+
+def devices(config: TrainConfig) -> dict[str, Any]:
+    """The devices of all processes: platform, kind, count, and bytes of memory (None on CPU).
+
+    Raises:
+        UserError: where they can't share the batch or the mesh that the configuration asks for.
+    """
+    found = jax.devices()
+    mesh = parallel.device_mesh(found, *parallel.mesh_shape(config.devices.mesh, len(found)))
+    parallel.check_sizes(config, config.spec(num_classes=1000), mesh)
+    memory = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "version": jax.__version__,
+        "platform": found[0].platform,
+        "kind": found[0].device_kind,
+        "count": len(found),
+        "processes": jax.process_count(),
+        "memory": memory.get("bytes_limit"),
+    }

@@ -1,6 +1,6 @@
 """AlexNet in Flax NNX: walks the tables of `alexnet.spec`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ from alexnet.spec import (
 )
 from alexnet.weights import load
 from alexnet_jax import ops
+
+# A dense layer's work: its name, (batch, in) rows, (in, out) kernel, bias; gives (batch, out) rows.
+DenseWork = Callable[[str, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def whole_dense(_: str, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """A dense layer whose weights are not split over devices."""
+    return ops.dense(x, kernel, bias)
 
 
 class Learned(nnx.Module):
@@ -86,6 +94,7 @@ class AlexNet(nnx.Module):
         *,
         key: jax.Array | None = None,
         first_row: jax.Array | int = 0,
+        dense: DenseWork = whole_dense,
     ) -> jax.Array:
         """Logits (batch, classes) in fp32 of normalised NHWC images.
 
@@ -94,9 +103,10 @@ class AlexNet(nnx.Module):
             train: whether units are dropped.
             key: (number of dropout layers, 2) uint32; by default from `rngs`.
             first_row: where these rows stand in the global batch.
+            dense: what does the dense layers' work.
         """
         x = images
-        for _, x in self._walk(images, train, key, first_row):  # noqa: B007
+        for _, x in self._walk(images, train, key, first_row, dense):  # noqa: B007
             pass
         return x.astype(jnp.float32)
 
@@ -104,10 +114,15 @@ class AlexNet(nnx.Module):
         self, images: jax.Array, train: bool = False, *, key: jax.Array | None = None
     ) -> dict[str, jax.Array]:
         """Every layer's output by the names of `spec.trace`, the last one the logits."""
-        return dict(self._walk(images, train, key, 0))
+        return dict(self._walk(images, train, key, 0, whole_dense))
 
     def _walk(
-        self, x: jax.Array, train: bool, key: jax.Array | None, first_row: jax.Array | int
+        self,
+        x: jax.Array,
+        train: bool,
+        key: jax.Array | None,
+        first_row: jax.Array | int,
+        dense: DenseWork,
     ) -> Iterator[tuple[str, jax.Array]]:
         keys = iter(self._dropout_keys(key) if train else ())
         x = x.astype(self.dtype)
@@ -119,7 +134,7 @@ class AlexNet(nnx.Module):
                     if isinstance(row.layer, Conv):
                         x = ops.conv(x, kernel, bias, row.layer)
                     else:
-                        x = ops.dense(x, kernel, bias)
+                        x = dense(row.name, x, kernel, bias)
                 case ReLU():
                     x = nnx.relu(x)
                 case LRN():

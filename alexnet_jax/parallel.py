@@ -1,64 +1,270 @@
-"""Devices: the mesh, who holds which rows of a batch, and the compiled steps."""
+"""Devices: the mesh, what lies where on it, and the compiled steps.
 
-from collections.abc import Mapping
+The mesh has two axes. Images are split over both; convolutions have their weights everywhere.
+Along `model`, fc6 and fc7 are split by output and fc8 by input, as Krizhevsky 2014 ("One weird
+trick", section 3) does: then the devices of a row exchange activations instead of the dense
+layers' gradients. With `model` 1, the default, this is plain data parallelism.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet.config import TrainConfig
 from alexnet.errors import UserError
-from alexnet_jax.step import eval_step, train_step
+from alexnet.spec import Spec, weight_shapes
+from alexnet_jax import ops
+from alexnet_jax.model import DenseWork, whole_dense
+from alexnet_jax.step import TrainState, eval_step, train_step
 
-AXIS = "data"
+DATA, MODEL = AXES = ("data", "model")
+
+# How the dense layers' weights are split; all others are whole on every device.
+_WEIGHTS = {
+    "fc6.kernel": P(None, MODEL),
+    "fc6.bias": P(MODEL),
+    "fc7.kernel": P(None, MODEL),
+    "fc7.bias": P(MODEL),
+    "fc8.kernel": P(MODEL, None),
+}
 
 
-def data_mesh() -> Mesh:
-    """All devices in a row; the batch is split over them, weights are on each."""
-    return Mesh(np.array(jax.devices()), (AXIS,))
+def run_mesh(config: TrainConfig) -> Mesh:
+    """All devices of the run, as `--mesh` arranges them.
+
+    Raises:
+        UserError: where they can't be.
+    """
+    devices = jax.devices()
+    return device_mesh(devices, *mesh_shape(config.devices.mesh, len(devices)))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Refuse a batch that the devices can't share evenly.
+def device_mesh(devices: Sequence[jax.Device], data: int, model: int) -> Mesh:
+    """A mesh of `data` rows of `model` neighbouring devices each."""
+    arranged = mesh_utils.create_device_mesh((data, model), devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES)
+
+
+def mesh_shape(text: str | None, devices: int) -> tuple[int, int]:
+    """The numbers in "data=D,model=M", which must make up all devices; (devices, 1) for None.
+
+    Raises:
+        UserError: for other text or another number of devices.
+    """
+    if text is None:
+        return devices, 1
+    if not (found := re.fullmatch(r"data=([1-9]\d*),model=([1-9]\d*)", text)):
+        raise UserError(f"--mesh is '{text}', but it must read data=D,model=M, with numbers")
+    data, model = map(int, found.groups())
+    if data * model != devices:
+        fits = [f"data={devices // m},model={m}" for m in range(1, devices + 1) if devices % m == 0]
+        raise UserError(
+            f"--mesh {text} makes {data * model} devices, but there are {devices}: use "
+            + " or ".join(fits)
+        )
+    return data, model
+
+
+def check_sizes(config: TrainConfig, spec: Spec, mesh: Mesh) -> None:
+    """Refuse a batch or dense layers that the devices can't share evenly.
 
     Raises:
         UserError: with the nearest sizes that they can.
     """
-    devices = mesh.size
-    if batch_size % devices:
-        below = batch_size // devices * devices
+    size, devices = config.data.batch_size, mesh.size
+    if size % devices:
+        below = size // devices * devices
         sizes = " or ".join(str(n) for n in (below, below + devices) if n)
         raise UserError(
-            f"--batch-size {batch_size} can't be shared evenly by {devices} devices: use {sizes}"
+            f"--batch-size {size} can't be shared evenly by {devices} devices: use {sizes}"
         )
+    shapes, model = weight_shapes(spec), mesh.shape[MODEL]
+    widths = [shapes[f"{layer}.kernel"][1] for layer in ("fc6", "fc7")]
+    if any(width % model for width in widths):
+        raise UserError(
+            f"--mesh model={model} can't share the {widths[0]} and {widths[1]} features of fc6 and "
+            f"fc7 evenly: use a divisor of {math.gcd(*widths)}"
+        )
+    if model > 1 and config.devices.spmd != "jit":
+        raise UserError(f"--mesh model={model} needs --spmd jit, not {config.devices.spmd}")
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The batch on the devices, rows split among them."""
-    return jax.device_put(dict(batch), NamedSharding(mesh, P(AXIS)))
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a global batch this process's devices hold, ascending."""
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The tree's arrays on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Images split over all devices."""
+    return NamedSharding(mesh, P(AXES))
 
 
-def compile_steps(graphdef: nnx.GraphDef, config: TrainConfig, mesh: Mesh) -> tuple[Any, Any]:
-    """The training and evaluation steps under `jax.jit`, sharded by the data."""
-    everywhere, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    train = jax.jit(
-        partial(train_step, graphdef=graphdef, config=config),
-        in_shardings=(everywhere, rows, everywhere, everywhere),
-        out_shardings=(everywhere, everywhere),
-        donate_argnums=0,
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """Where each array of a training state lies: momentum as its weight, all else everywhere."""
+
+    def sharding(path: tuple, _: Any) -> NamedSharding:
+        name = ".".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+        return NamedSharding(mesh, _WEIGHTS.get(name, P()))
+
+    return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def put_batch(
+    batch: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh, spmd: str
+) -> dict[str, Any]:
+    """The global batch of `batch_size` images on the devices, from this process's rows."""
+    if spmd == "pmap":
+        devices = len(mesh.local_devices)
+        return {name: rows.reshape(devices, -1, *rows.shape[1:]) for name, rows in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(
+            batch_sharding(mesh), rows, (batch_size, *rows.shape[1:])
+        )
+        for name, rows in batch.items()
+    }
+
+
+def put_state(state: Any, mesh: Mesh) -> Any:
+    """The state, whole and equal in every process's memory, on the devices that hold its parts."""
+
+    def put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(put, state, state_shardings(state, mesh))
+
+
+def whole_copies(tree: Any, mesh: Mesh) -> Any:
+    """The tree with every array on every device."""
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(tree)
+
+
+def local_view(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that are whole on every device, as arrays of this process's devices."""
+    return multihost_utils.global_array_to_host_local_array(tree, mesh, P())
+
+
+def global_view(tree: Any, mesh: Mesh) -> Any:
+    """What `local_view` made, as it was."""
+    return multihost_utils.host_local_array_to_global_array(tree, mesh, P())
+
+
+def compile_steps(
+    graphdef: nnx.GraphDef, state: TrainState, config: TrainConfig, mesh: Mesh
+) -> tuple[Any, Any]:
+    """The training and evaluation steps, spread over the mesh as `config.devices.spmd` says.
+
+    Args:
+        graphdef: the model's, from `nnx.split`.
+        state: arrays or their shapes.
+        config: of the run.
+        mesh: from `device_mesh`.
+
+    Returns:
+        `train_step(state, batch, learning_rate, dropout_keys)`, whose state is donated, and
+        `eval_step(params, batch)`; batches as `put_batch` makes them.
+    """
+    train = partial(train_step, graphdef=graphdef, config=config)
+    evaluate = partial(eval_step, graphdef=graphdef, config=config)
+    spread = {"jit": _jit, "shard_map": _shard_map, "pmap": _pmap}[config.devices.spmd]
+    return spread(train, evaluate, state, mesh)
+
+
+def _jit(train: Callable, evaluate: Callable, state: TrainState, mesh: Mesh) -> tuple[Any, Any]:
+    """Arrays are global; the compiler finds the communication from where they lie."""
+    everywhere, rows = NamedSharding(mesh, P()), batch_sharding(mesh)
+    held = state_shardings(state, mesh)
+    dense = split_dense(mesh) if mesh.shape[MODEL] > 1 else whole_dense
+
+    return (
+        jax.jit(
+            partial(train, dense=dense),
+            in_shardings=(held, rows, everywhere, everywhere),
+            out_shardings=(held, everywhere),
+            donate_argnums=0,
+        ),
+        jax.jit(
+            partial(evaluate, dense=dense),
+            in_shardings=(held.params, rows),
+            out_shardings=everywhere,
+        ),
     )
-    evaluate = jax.jit(
-        partial(eval_step, graphdef=graphdef, config=config),
-        in_shardings=(everywhere, rows),
-        out_shardings=everywhere,
+
+
+def split_dense(mesh: Mesh) -> DenseWork:
+    """The dense layers' work where `model` devices share their weights.
+
+    fc6 and fc7 gather what the devices of a row have, whole images for fc6 and features for fc7,
+    and each computes its share of the outputs. fc8 adds up the shares of its inputs and hands
+    every device its images back. Backwards, gathering becomes adding up and the other way round.
+    """
+    ends = {
+        "fc6": (_gather_images, P(AXES, None), P(DATA, MODEL)),
+        "fc7": (_gather_features, P(DATA, MODEL), P(DATA, MODEL)),
+        "fc8": (_scatter_images, P(DATA, MODEL), P(AXES, None)),
+    }
+
+    def dense(name: str, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        work, before, after = ends[name]
+        weights = (_WEIGHTS.get(f"{name}.{part}", P()) for part in ("kernel", "bias"))
+        spread = jax.shard_map(work, mesh=mesh, in_specs=(before, *weights), out_specs=after)
+        return spread(x, kernel, bias)
+
+    return dense
+
+
+def _gather_images(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return ops.dense(lax.all_gather(x, MODEL, axis=0, tiled=True), kernel, bias)
+
+
+def _gather_features(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return ops.dense(lax.all_gather(x, MODEL, axis=1, tiled=True), kernel, bias)
+
+
+def _scatter_images(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    share = ops.dense(x, kernel, jnp.zeros_like(bias))
+    return lax.psum_scatter(share, MODEL, scatter_dimension=0, tiled=True) + bias
+
+
+def _shard_map(
+    train: Callable, evaluate: Callable, state: TrainState, mesh: Mesh
+) -> tuple[Any, Any]:
+    """Each device sees its rows, and sums over the others by the axis name."""
+    spread = partial(jax.shard_map, mesh=mesh, check_vma=False)
+    return (
+        jax.jit(
+            spread(
+                partial(train, axis_name=DATA),
+                in_specs=(P(), P(DATA), P(), P()),
+                out_specs=(P(), P()),
+            ),
+            donate_argnums=0,
+        ),
+        jax.jit(spread(partial(evaluate, axis_name=DATA), in_specs=(P(), P(DATA)), out_specs=P())),
     )
-    return train, evaluate
+
+
+def _pmap(train: Callable, evaluate: Callable, state: TrainState, mesh: Mesh) -> tuple[Any, Any]:
+    """As `shard_map`, for code that has batches with a leading axis of devices."""
+    spread = partial(jax.pmap, axis_name=DATA, devices=list(mesh.devices.flat))
+    return (
+        spread(
+            partial(train, axis_name=DATA),
+            in_axes=(None, 0, None, None),
+            out_axes=(None, None),
+            donate_argnums=0,
+        ),
+        spread(partial(evaluate, axis_name=DATA), in_axes=(None, 0), out_axes=None),
+    )

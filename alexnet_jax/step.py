@@ -11,6 +11,7 @@ from jax import lax
 from alexnet.config import TrainConfig
 from alexnet.preprocess import Preprocess
 from alexnet_jax import optim
+from alexnet_jax.model import DenseWork, whole_dense
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -32,6 +33,7 @@ def train_step(
     graphdef: nnx.GraphDef,
     config: TrainConfig,
     axis_name: str | None = None,
+    dense: DenseWork = whole_dense,
 ) -> tuple[TrainState, Metrics]:
     """One update.
 
@@ -44,6 +46,7 @@ def train_step(
         graphdef: the model's, from `nnx.split`.
         config: its optimiser, preprocessing and precision.
         axis_name: of `pmap` or `shard_map`; None under plain `jit`.
+        dense: what does the work of dense layers that are split over devices.
 
     Returns:
         The new state, and `loss`, `top1`, `top5`: means over the global batch.
@@ -54,7 +57,7 @@ def train_step(
 
     def loss_and_logits(params: nnx.State) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(graphdef, params)
-        logits = model(images, train=True, key=dropout_keys, first_row=first_row)
+        logits = model(images, train=True, key=dropout_keys, first_row=first_row, dense=dense)
         losses = cross_entropy(logits, batch["label"], config.optim.label_smoothing)
         return (losses * batch["mask"]).sum() / count, logits
 
@@ -75,9 +78,10 @@ def eval_step(
     graphdef: nnx.GraphDef,
     config: TrainConfig,
     axis_name: str | None = None,
+    dense: DenseWork = whole_dense,
 ) -> Metrics:
     """Sums over a batch, so that batches add up: `loss`, `top1`, `top5` and `count`."""
-    logits = nnx.merge(graphdef, params)(normalise(batch, config.preprocess))
+    logits = nnx.merge(graphdef, params)(normalise(batch, config.preprocess), dense=dense)
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
     return _sum(sums | _hits(logits, batch), axis_name)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from alexnet.files import fetched, staged
 from alexnet.spec import Spec
 from alexnet.weights import layout
 from alexnet_torch.model import AlexNet, from_numpy
@@ -28,7 +29,8 @@ def snapshot(model: AlexNet, optimizer: torch.optim.Optimizer) -> dict[str, torc
 
 def write(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write a snapshot."""
-    save_file(tensors, directory / FILE)
+    with staged(directory / FILE) as path:
+        save_file(tensors, path)
 
 
 @torch.no_grad()
@@ -38,7 +40,8 @@ def read(directory: Path, model: AlexNet, optimizer: torch.optim.Optimizer) -> N
     Raises:
         ValueError: where names or shapes are not the model's.
     """
-    loaded = load_file(directory / FILE)
+    with fetched(directory / FILE) as path:
+        loaded = load_file(path)
     own = tensors(model, optimizer)
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in loaded.items()}:
         raise ValueError(f"{directory / FILE} is of another network or optimiser")
@@ -49,7 +52,9 @@ def read(directory: Path, model: AlexNet, optimizer: torch.optim.Optimizer) -> N
 def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
     """`params` and, with momentum, `momentum`, each by canonical array name."""
     parts: dict[str, dict[str, np.ndarray]] = {}
-    for name, tensor in load_file(directory / FILE).items():
+    with fetched(directory / FILE) as path:
+        loaded = load_file(path)
+    for name, tensor in loaded.items():
         part, _, key = name.partition("/")
         parts.setdefault(part, {})[key] = tensor.numpy()
     return {part: layout.from_state_dict(state, spec) for part, state in parts.items()}

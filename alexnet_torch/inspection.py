@@ -1,11 +1,13 @@
-"""What `alexnet summary` and `alexnet convert --verify` ask of the torch side."""
+"""What `alexnet summary`, `doctor` and `convert --verify` ask of the torch side."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 import torchinfo
 
+from alexnet.config import TrainConfig
 from alexnet.spec import Dense, Flatten, Spec, trace, weight_shapes
 from alexnet_torch.model import AlexNet
 
@@ -65,3 +67,18 @@ def _size(spec: Spec) -> tuple[int, ...]:
 def _model(spec: Spec) -> AlexNet:
     zeros = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes(spec).items()}
     return AlexNet(spec, weights=zeros).eval()
+
+
+def devices(config: TrainConfig) -> dict[str, Any]:
+    """The devices of all processes: platform, kind, count, and bytes of memory (None on CPU)."""
+    on_gpu = torch.cuda.is_available()
+    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
+    processes = torch.distributed.get_world_size() if grouped else 1
+    return {
+        "version": torch.__version__,
+        "platform": "gpu" if on_gpu else "cpu",
+        "kind": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "count": processes,  # each uses one
+        "processes": processes,
+        "memory": torch.cuda.mem_get_info()[0] if on_gpu else None,
+    }

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
+from torch import nn
 from torch.nn import functional
 
 from alexnet.config import TrainConfig
@@ -16,51 +18,66 @@ Metrics = dict[str, torch.Tensor]
 
 
 def train_step(
-    model: AlexNet,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     learning_rate: float,
     dropout_keys: Sequence[Key],
     *,
     config: TrainConfig,
+    first_row: int = 0,
+    processes: int = 1,
 ) -> Metrics:
     """One update, in place.
 
     Args:
-        model, optimizer: weights and momentum.
+        model, optimizer: weights and momentum; of several processes, an AlexNet in a
+            `DistributedDataParallel`.
         batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32 and, with
-            colour noise, `color_shift` (B, C) float32.
+            colour noise, `color_shift` (B, C) float32; of several processes this one's rows.
         learning_rate: of this step.
         dropout_keys: one for each dropout layer.
         config: its optimiser and preprocessing.
+        first_row: where the batch's rows stand in the global batch.
+        processes: how many share the global batch.
 
     Returns:
-        `loss`, `top1`, `top5`: means over the batch, still on the device.
+        `loss`, `top1`, `top5`: means over the global batch, still on the device.
     """
     model.train()
-    count = batch["mask"].sum().clamp(min=1.0)
-    logits = model(normalise(batch, config.preprocess), keys=dropout_keys)
+    count = _sum({"count": batch["mask"].sum()}, processes)["count"].clamp(min=1.0)
+    images = normalise(batch, config.preprocess)
+    logits = model(images, keys=dropout_keys, first_row=first_row)
     losses = cross_entropy(logits, batch["label"], config.optim.label_smoothing)
     loss = (losses * batch["mask"]).sum() / count
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    (loss * processes).backward()  # DistributedDataParallel takes the mean over processes
     if config.optim.clip_norm:
         optim.clip(model.parameters(), config.optim.clip_norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
     hits = {k: v / count for k, v in _hits(logits.detach(), batch).items()}
-    return {"loss": loss.detach(), **hits}
+    return _sum({"loss": loss.detach(), **hits}, processes)
 
 
 @torch.no_grad()
-def eval_step(model: AlexNet, batch: Batch, *, config: TrainConfig) -> Metrics:
-    """Sums over a batch, so that batches add up: `loss`, `top1`, `top5` and `count`."""
+def eval_step(model: AlexNet, batch: Batch, *, config: TrainConfig, processes: int = 1) -> Metrics:
+    """Sums over a global batch, so that batches add up: `loss`, `top1`, `top5` and `count`."""
     model.eval()
     logits = model(normalise(batch, config.preprocess))
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
-    return sums | _hits(logits, batch)
+    return _sum(sums | _hits(logits, batch), processes)
+
+
+def _sum(values: Metrics, processes: int) -> Metrics:
+    """The sums over processes."""
+    if processes == 1:
+        return values
+    stacked = torch.stack(list(values.values()))
+    dist.all_reduce(stacked)
+    return dict(zip(values, stacked, strict=True))
 
 
 def normalise(batch: Batch, preprocess: Preprocess) -> torch.Tensor:

@@ -73,8 +73,10 @@ def test_all_damaged_is_an_error(checkpoints):
 
 def test_leftovers_of_a_killed_process_are_cleared(checkpoints):
     save(checkpoints, 4)
-    for name in ("00000005.writing", "00000003.deleting"):
-        (checkpoints.directory / name / "state").mkdir(parents=True)
+    for step in (3, 5):
+        (checkpoints.directory / f"{step:08d}/state").mkdir(parents=True)
+        (checkpoints.directory / f"{step:08d}/unfinished").touch()
+    assert checkpoints.steps() == [4]
     again = Checkpoints(checkpoints.directory, 2, write)
     assert [path.name for path in again.directory.iterdir()] == ["00000004"]
     assert restored(again)[0] == 4

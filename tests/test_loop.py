@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from alexnet import workdir
@@ -24,6 +25,7 @@ class CountingEngine:
         self.steps, self.rates, self.finite = 0, [], True
         self.on_eval = lambda: None
         self.loss = lambda: 1.0
+        self.rows = np.arange(100)
 
     def train_step(self, batch, *, step, learning_rate):
         assert step == self.steps
@@ -68,11 +70,11 @@ def make_trainer(path, engine, **run):
 
 
 def run(trainer):
-    log = workdir.MetricsLog(trainer.config.run.workdir, trainer.step)
+    trainer.log = workdir.MetricsLog(trainer.config.run.workdir, trainer.step)
     try:
-        return trainer.run(log)
+        return trainer.run()
     finally:
-        log.close()
+        trainer.log.close()
 
 
 def lines(path):
@@ -186,8 +188,8 @@ def test_a_signal_after_the_evaluation_still_saves(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, CountingEngine())
     boundary = trainer._evaluate_and_save
 
-    def then_signal(log, stop):  # step 4 has an evaluation, and no checkpoint of its own
-        boundary(log, stop)
+    def then_signal(received):  # step 4 has an evaluation, and no checkpoint of its own
+        boundary(received)
         if trainer.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 from alexnet.data.draws import stratified_split
 from alexnet.data.sources import Dataset
 from alexnet.errors import UserError
+from alexnet.files import as_path, is_remote, walk
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 EVAL_FOLDERS = ("val", "validation", "test")
+LISTINGS = 16  # folders listed at a time: a bucket answers each by itself, and slowly
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class FolderSource:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Path, int]:
-        return Path(self.files[index]), int(self.labels[index])
+        return as_path(self.files[index]), int(self.labels[index])
 
     def describe(self, index: int) -> str:
         """Its path."""
@@ -79,16 +82,15 @@ def _on_disk_split(train: Path, held_out: Path, name: str) -> Dataset:
 
 def _scan(root: Path) -> tuple[FolderSource, tuple[str, ...]]:
     """All images below `root` with the number of their class, and the classes' names."""
-    classes = sorted(
-        entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."
-    )
+    classes = sorted(name for name in _names_in(root)[0] if name[0] != ".")
     if not classes:
         found = "images but no folders" if _images_in(root) else "no folders"
         raise UserError(f"{root} has {found}: it must have one folder of images per class")
     files: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = _images_below(root / name)
+    with ThreadPoolExecutor(LISTINGS) as pool:
+        by_class = list(pool.map(_images_below, [root / name for name in classes]))
+    for label, (name, found) in enumerate(zip(classes, by_class, strict=True)):
         if not found:
             raise UserError(
                 f"class '{name}' in {root} has no images: add some "
@@ -103,15 +105,21 @@ def _is_image(name: str) -> bool:
     return name[0] != "." and os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
+def _names_in(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files right below a folder."""
+    _, folders, names = next(walk(folder))
+    return folders, names
+
+
 def _images_in(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder) if _is_image(entry.name) and entry.is_file()]
+    return [name for name in _names_in(folder)[1] if _is_image(name)]
 
 
 def _images_below(folder: Path) -> list[str]:
     """Paths of all images in any depth, sorted: the disk's own order differs by machine."""
     found: list[str] = []
     seen: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for here, folders, names in walk(folder):
         real = os.path.realpath(here)
         if real in seen:  # a link back up: walking on would never end
             folders.clear()
@@ -125,7 +133,11 @@ def _images_below(folder: Path) -> list[str]:
 def _missing(root: Path) -> UserError:
     if root.exists():
         return UserError(f"{root} is a file: folder: takes a folder with one folder per class")
-    beside = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
+    try:
+        beside = [path.name for path in root.parent.iterdir()]
+    except OSError as error:
+        why = f": {error.strerror}" if is_remote(root) else ""
+        return UserError(f"there is no folder {root}{why}")
     near = difflib.get_close_matches(root.name, beside, n=1, cutoff=0.4)
     hint = f"; did you mean {root.parent / near[0]}?" if near else ""
     return UserError(f"there is no folder {root}{hint}")

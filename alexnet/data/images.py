@@ -6,9 +6,12 @@ torchvision's loaders.
 """
 
 import io
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
+
+from alexnet.errors import RunError
+from alexnet.files import first_bytes, is_remote
 
 # What Pillow takes for a decompression bomb; here it holds for every decoder.
 MAX_PIXELS = 178_956_970
@@ -31,7 +34,7 @@ def decode(image: np.ndarray | bytes | Path, channels: int) -> np.ndarray:
     Raises:
         BadImage: for whatever can't be read.
     """
-    if isinstance(image, Path):
+    if isinstance(image, PurePath):
         image = _read(image)
     if not isinstance(image, np.ndarray):
         if not image:
@@ -50,12 +53,14 @@ def decode(image: np.ndarray | bytes | Path, channels: int) -> np.ndarray:
 
 def _read(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise BadImage(f"the file has {size / 2**20:.0f} MiB; the most is {MAX_BYTES >> 20}")
-        return path.read_bytes()
+        data = first_bytes(path, MAX_BYTES + 1)
     except OSError as error:
+        if is_remote(path) and not isinstance(error, FileNotFoundError):
+            raise RunError(f"can't read {path}: {error.strerror}") from error  # nor others, then
         raise BadImage(f"the file can't be read: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise BadImage(f"the file has more than {MAX_BYTES >> 20} MiB")
+    return data
 
 
 def _check_size(width: int, height: int) -> None:

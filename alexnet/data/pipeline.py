@@ -76,11 +76,13 @@ def train_batches(
     config: TrainConfig,
     start_step: int = 0,
     bad_images: BadImages | None = None,
+    rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Batches for step `start_step` and all that follow, without end.
 
     A batch has image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B], 0 where an image
     was left out) and, with colour noise, color_shift (float32 [B, 3], in units of 0..255).
+    With `rows`, it is these rows of the global batch, and only their images are read.
 
     Raises:
         UserError: at once for a batch larger than the training set; while iterating for an image
@@ -88,15 +90,16 @@ def train_batches(
     """
     size, seed, source = config.data.batch_size, config.run.seed, dataset.train
     per_epoch = steps_per_epoch(dataset, config)
+    rows = np.arange(size) if rows is None else rows
     bad_images = BadImages() if bad_images is None else bad_images
     epoch_order = functools.lru_cache(maxsize=2)(functools.partial(order, len(source), seed))
 
     def batch_at(step: int) -> Batch:
         epoch, place = divmod(step, per_epoch)
-        batch = _empty_batch(config)
+        batch = _empty_batch(config, len(rows))
         if config.data.color_noise > 0:
-            batch["color_shift"] = np.zeros((size, 3), np.float32)
-        for row, index in enumerate(epoch_order(epoch)[place * size : (place + 1) * size].tolist()):
+            batch["color_shift"] = np.zeros((len(rows), 3), np.float32)
+        for row, index in enumerate(epoch_order(epoch)[place * size + rows].tolist()):
             example = _load(source, index, config, bad_images)
             if example is None:
                 continue
@@ -111,23 +114,28 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source, config: TrainConfig, bad_images: BadImages | None = None
+    source: Source,
+    config: TrainConfig,
+    bad_images: BadImages | None = None,
+    rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Every example of `source` once, in order; the last batch is filled up with mask 0.
 
     Batches are those of `train_batches`, without color_shift. The sum of all masks and
-    `len(bad_images)` make `len(source)`.
+    `len(bad_images)`, over all rows, make `len(source)`.
 
     Raises:
         UserError: while iterating, as `train_batches`.
     """
     size, preprocess = config.data.batch_size, config.preprocess
+    rows = np.arange(size) if rows is None else rows
     bad_images = BadImages() if bad_images is None else bad_images
 
     def batch_at(step: int) -> Batch:
-        batch = _empty_batch(config)
-        indices = range(len(source))[step * size : (step + 1) * size]
-        for row, index in enumerate(indices):
+        batch = _empty_batch(config, len(rows))
+        for row, index in enumerate((step * size + rows).tolist()):
+            if index >= len(source):
+                continue
             example = _load(source, index, config, bad_images)
             if example is not None:
                 _set_row(batch, row, eval_view(example[0], preprocess), example[1])
@@ -137,8 +145,8 @@ def eval_batches(
     return _in_threads(batch_at, steps, config.data.loader_threads)
 
 
-def _empty_batch(config: TrainConfig) -> Batch:
-    size, side = config.data.batch_size, config.image_size
+def _empty_batch(config: TrainConfig, size: int) -> Batch:
+    side = config.image_size
     return {
         "image": np.zeros((size, side, side, config.model.channels), np.uint8),
         "label": np.zeros(size, np.int32),

@@ -9,6 +9,7 @@ import numpy as np
 from alexnet.config import TrainConfig
 from alexnet.data.draws import FAKE, bits, stratified_split
 from alexnet.errors import UserError, unknown
+from alexnet.files import as_path
 
 KINDS = ("digits", "tfds:NAME", "folder:PATH", "synthetic")
 
@@ -57,7 +58,7 @@ def open_dataset(config: TrainConfig) -> Dataset:
     if kind == "folder" and rest:
         from alexnet.data.folder import open_folder
 
-        return open_folder(Path(rest).expanduser(), name, config.run.seed)
+        return open_folder(as_path(rest).expanduser(), name, config.run.seed)
     if kind == "tfds" and rest:
         from alexnet.data.tfds import open_tfds
 

@@ -53,7 +53,7 @@ def open_tfds(name: str, data_dir: Path | None) -> Dataset:
     if data_dir is None:
         data_dir = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     if str(data_dir).startswith("gs:/"):
-        bucket = str(data_dir).replace("gs:/", "gs://", 1)  # Path folds the slashes
+        bucket = "gs://" + str(data_dir)[4:].lstrip("/")  # a pathlib.Path folds the slashes
         raise UserError(
             f"--data-dir is {bucket}, but examples can't be read in random order from gs://: "
             "mount the bucket with gcsfuse, or copy the data set to a local disk"

@@ -20,10 +20,12 @@ class Progress:
     Args:
         total_steps: of the run.
         steps_per_epoch: to tell the epoch.
+        process: which of the run's processes this is; all but process 0 only print notes.
     """
 
-    def __init__(self, total_steps: int, steps_per_epoch: int):
+    def __init__(self, total_steps: int, steps_per_epoch: int, process: int = 0):
         self._steps_per_epoch = steps_per_epoch
+        self._leads, self._prefix = process == 0, f"process {process}: " if process else ""
         self._console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self._bar = Bar(
             SpinnerColumn(),
@@ -33,7 +35,7 @@ class Progress:
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not (self._leads and self._console.is_terminal),
             expand=True,
         )
         self._task = self._bar.add_task("starting", total=total_steps, numbers="")
@@ -52,7 +54,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A sentence of its own line."""
-        self._console.print(text, markup=False)
+        self._console.print(self._prefix + text, markup=False)
 
     def train(self, record: dict[str, Any], logged: bool) -> None:
         """A step's metrics; `logged` where they went into the log."""
@@ -63,7 +65,7 @@ class Progress:
         self._bar.update(
             self._task, completed=step, description=f"epoch {epoch}", numbers=f"{numbers}  {rate}"
         )
-        if logged and not self._console.is_terminal:
+        if logged and self._leads and not self._console.is_terminal:
             self.note(
                 f"step {step:6d}  epoch {epoch:3d}  {numbers}  "
                 f"rate {record['learning_rate']:.6f}  {rate}"
@@ -75,7 +77,8 @@ class Progress:
 
     def evaluation(self, record: dict[str, Any]) -> None:
         """An evaluation's result."""
-        self.note(f"step {record['step']:6d}  {summary(record)}")
+        if self._leads:
+            self.note(f"step {record['step']:6d}  {summary(record)}")
 
     def _epoch(self, step: int) -> int:
         return (step - 1) // self._steps_per_epoch + 1

@@ -15,7 +15,7 @@ import numpy as np
 from alexnet.errors import UserError
 from alexnet.weights.assemble import Found
 from alexnet.weights.names import CAFFE_LAYERS
-from alexnet.weights.pickles import Buildable, Function, Reader, refuse
+from alexnet.weights.pickles import Buildable, Function, LongText, Reader, refuse
 
 _MAX_HEADER = 10_000  # bytes, as in NumPy itself
 MAGIC = b"\x93NUMPY"
@@ -136,8 +136,8 @@ def _find(module: str, name: str) -> Any:
     return known[module, name]
 
 
-def _encode(value: Any, encoding: Any) -> bytes:
+def _encode(value: Any, encoding: Any) -> bytes | memoryview:
     """How Python 3 writes bytes in protocol 2."""
-    if not isinstance(value, str) or encoding != "latin1":
+    if not isinstance(value, str | LongText) or encoding != "latin1":
         raise UserError("it is damaged: its pickle encodes what is no text")
-    return value.encode("latin-1")
+    return value.latin1 if isinstance(value, LongText) else value.encode("latin-1")

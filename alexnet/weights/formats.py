@@ -82,7 +82,7 @@ def load(
     else:
         data = read_whole(path)
         format = format or detect_data(data, path)
-        weights = load_data(data, format, str(path), *options)
+        weights = load_data(data, format, str(path), *options, folder=Path(path).parent)
     return replace(weights, source=weights.source or f"{Path(path).name} ({format})")
 
 
@@ -93,15 +93,18 @@ def load_data(
     variant: str | None = None,
     image_size: int | None = None,
     preprocess: Preprocess | None = None,
+    folder: Path | None = None,
 ) -> Weights:
     """What `load` does, for bytes in memory; `where` they are from is for messages.
 
-    MATLAB's files may also come open: they are read piece by piece.
+    MATLAB's files may also come open: they are read piece by piece. ONNX's may keep weights in a
+    second file in their `folder`.
     """
     try:
         if format == "safetensors":
             return _agreeing(canonical.read(data), variant, image_size)
-        return complete(_READERS[format](data), "", variant, image_size, preprocess)
+        found = onnx_read.read(data, folder) if format == "onnx" else _READERS[format](data)
+        return complete(found, "", variant, image_size, preprocess)
     except UserError as error:
         raise UserError(f"{where} can't be read as {format}: {error}") from error
     except _MALFORMED as error:
@@ -217,7 +220,6 @@ _READERS: dict[str, Callable[[memoryview], Found]] = {
     "torch": torch_read.read,
     "torch-safetensors": _read_torch_safetensors,
     "flax": flax_msgpack.read,
-    "onnx": onnx_read.read,
     "caffe": caffemodel.read,
     "npy": bvlc_npy.read,
     "matconvnet": matconvnet.read,

@@ -14,6 +14,7 @@ from alexnet.preprocess import Preprocess
 from alexnet.spec import LRN, Conv, Dense, Flatten, Layer, ReLU, Spec
 from alexnet.weights import matfile
 from alexnet.weights.assemble import CAFFE_VARIANTS, Found, caffe_preprocess
+from alexnet.weights.layout import row_major
 from alexnet.weights.names import CAFFE_LAYERS, kind
 from alexnet.weights.network import pool, recognise
 
@@ -115,6 +116,8 @@ def _conv(
     if _numbers(layer, "dilate", [1]) not in ([1], [1, 1]):
         raise UserError(f"its layer {name} is dilated")
     if kind(f"{canonical}.kernel") != "conv":
+        if kernel.shape[:2] != (1, 1):  # fc6, whose columns are in W, H order: no view has rows
+            kernel = row_major(kernel)
         arrays[f"{canonical}.kernel"] = kernel.reshape(-1, features)
         return [*([Flatten()] if Flatten() not in above else []), Dense(canonical, features)]
     arrays[f"{canonical}.kernel"] = kernel

@@ -5,15 +5,20 @@ would copy every string; this one takes views of the file. It knows the opcodes 
 that torch and NumPy write (meanings: CPython's Lib/pickletools.py).
 """
 
+import codecs
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from alexnet.errors import UserError
 
 MAX_STEPS = 1_000_000  # opcodes; an AlexNet checkpoint with its optimizer has some thousand
-_SHORT = 4096  # bytes up to which a string becomes one; longer ones stay views of the file
+_SHORT = 256  # bytes up to which a string becomes one; longer ones stay views of the file
+_PIECE = 1 << 16  # bytes of a long text that are decoded at a time
 _MARK = object()
 _CONSTANTS = {0x4E: None, 0x88: True, 0x89: False}  # N, NEWTRUE, NEWFALSE
 _STRUCTS = {0x4A: "<i", 0x4B: "<B", 0x4D: "<H", 0x47: ">d"}  # BININT, BININT1, BININT2, BINFLOAT
@@ -30,6 +35,31 @@ class Function:
     """What a name in a pickle stands for, where the pickle may call it."""
 
     call: Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class LongText:
+    """A text of more than `_SHORT` bytes, left in the file as UTF-8."""
+
+    raw: memoryview
+
+    @cached_property  # a pickle may ask for it a million times
+    def latin1(self) -> memoryview:
+        """The bytes that the text stands for, a byte a character.
+
+        Made piece by piece: decoded whole, an array would be in memory three times.
+
+        Raises:
+            ValueError: for bytes that are no UTF-8, or characters past the 256th.
+        """
+        out = memoryview(np.empty(len(self.raw), np.uint8))  # what stays unused takes no memory
+        decoder, filled = codecs.getincrementaldecoder("utf-8")(), 0
+        for start in range(0, len(self.raw), _PIECE):
+            piece = self.raw[start : start + _PIECE]
+            text = decoder.decode(piece, start + _PIECE >= len(self.raw))
+            out[filled : filled + len(text)] = text.encode("latin-1")
+            filled += len(text)
+        return out[:filled]
 
 
 class Buildable:
@@ -94,12 +124,12 @@ class Reader:
         self.position += length
         return self.data[self.position - length : self.position]
 
-    def _string(self, length: str, kind: str) -> str | bytes | memoryview:
+    def _string(self, length: str, kind: str) -> str | bytes | memoryview | LongText:
         raw = self._take(self._number(length))
+        if len(raw) > _SHORT:
+            return LongText(raw) if kind == "text" else raw
         if kind == "text":
             return bytes(raw).decode(errors="surrogatepass")
-        if len(raw) > _SHORT:
-            return raw
         return bytes(raw).decode("latin-1") if kind == "old" else bytes(raw)
 
     def _line(self) -> str:

@@ -1,6 +1,7 @@
 """Files as other programs write them, made by means other than the package's own."""
 
 import io
+import pickle
 import struct
 
 import numpy as np
@@ -9,7 +10,7 @@ import scipy.io
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet.spec import LRN, Conv, Dense, Dropout, MaxPool, ReLU, learned
+from alexnet.spec import LRN, Conv, Dense, Dropout, Flatten, MaxPool, ReLU, learned, trace
 from alexnet.weights import Weights
 
 from .helpers import caffe_layout
@@ -135,22 +136,46 @@ def _add_blobs(layer, arrays, version):
 
 
 def npy(weights: Weights, protocol: int | None = None, form: type = list) -> bytes:
-    """{layer: [kernel, bias]} with conv1 for B, G, R inputs."""
-    table = {}
-    for row in learned(weights.spec):
-        kernel, bias = (weights.arrays[f"{row.name}.{part}"] for part in ("kernel", "bias"))
-        kernel = kernel[:, :, ::-1].copy() if row.name == "conv1" else kernel
-        table[row.name] = {"weights": kernel, "biases": bias} if form is dict else [kernel, bias]
+    """{layer: [kernel, bias]} with conv1 for B, G, R inputs, as Python 3 writes it."""
+    table = {
+        name: {"weights": pair[0], "biases": pair[1]} if form is dict else pair
+        for name, pair in _npy_layers(weights).items()
+    }
     if protocol is None:
         file = io.BytesIO()
         np.save(file, table, allow_pickle=True)
         return file.getvalue()
-    import pickle
+    return _npy_header() + pickle.dumps(np.array(table, dtype=object), protocol)
 
+
+def npy_of_python_2(weights: Weights) -> bytes:
+    """The same as Python 2 wrote it: bytes as they are, NumPy's module under its old name."""
+    start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01("
+    kind = b"tcnumpy\ndtype\n(U\x02%bK\x00K\x01tR(K\x03U\x01%bNNN"
+    kind += b"J\xff\xff\xff\xff" * 2 + b"K%btb\x89"
+    parts = [_npy_header() + b"\x80\x02" + start + kind % (b"O8", b"|", b"?") + b"](}("]
+    for name, arrays in _npy_layers(weights).items():
+        parts.append(b"U" + bytes([len(name)]) + name.encode() + b"](")
+        for array in arrays:
+            shape = b"".join(b"J" + struct.pack("<i", n) for n in array.shape)
+            length = b"T" + struct.pack("<i", array.nbytes)
+            parts += [start + shape + kind % (b"f4", b"<", b"\0") + length, array.tobytes(), b"tb"]
+        parts.append(b"e")
+    return b"".join([*parts, b"uetb."])
+
+
+def _npy_layers(weights: Weights) -> dict[str, list[np.ndarray]]:
+    layers = {}
+    for row in learned(weights.spec):
+        kernel, bias = (weights.arrays[f"{row.name}.{part}"] for part in ("kernel", "bias"))
+        layers[row.name] = [kernel[:, :, ::-1].copy() if row.name == "conv1" else kernel, bias]
+    return layers
+
+
+def _npy_header() -> bytes:
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
-    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
-    return start + pickle.dumps(np.array(table, dtype=object), protocol)
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
 
 
 # --- MatConvNet, by SciPy --------------------------------------------------------------------
@@ -289,6 +314,79 @@ def onnx_zoo(weights: Weights, edit=None) -> bytes:
 
 def kernel_inputs(weights: Weights) -> int:
     return weights.arrays["fc6.kernel"].shape[0]
+
+
+def onnx_dynamo(weights: Weights, edit=None) -> onnx.ModelProto:
+    """What torch's newer exporter makes of a net with nn.LocalResponseNorm, for any batch."""
+    nodes, tensors = [], []
+    current = "x"
+
+    def constant(values) -> str:
+        values = np.asarray(values)
+        values = values.astype("f4" if values.dtype.kind == "f" else "i8")
+        tensors.append(numpy_helper.from_array(values, f"val_{len(tensors)}"))
+        return tensors[-1].name
+
+    def add(op, *inputs, **attributes):
+        nonlocal current
+        name = f"{op.lower()}_{len(nodes)}"
+        nodes.append(helper.make_node(op, [current, *inputs], [name], **attributes))
+        current = name
+
+    for row, (name, item) in zip(trace(weights.spec), _rows(weights), strict=True):
+        height, width, channels = row.in_shape if len(row.in_shape) == 3 else (0, 0, 0)
+        if isinstance(item, Conv | Dense):
+            tensors += _torch_tensors(weights, name)
+        match item:
+            case Conv():
+                add("Conv", f"{name}.weight", f"{name}.bias", group=item.groups,
+                    pads=[item.padding] * 4, strides=[item.stride] * 2, dilations=[1, 1],
+                    kernel_shape=[item.kernel] * 2, auto_pad="NOTSET")  # fmt: skip
+            case ReLU():
+                add("Relu")
+            case LRN():
+                image, pads = current, [0] * 10
+                pads[2], pads[7] = item.size // 2, (item.size - 1) // 2
+                add("Mul", current)
+                add("Reshape", constant([-1, 1, channels, height, width]), allowzero=1)
+                add("Pad", constant(pads), mode="constant")
+                add("AveragePool", kernel_shape=[item.size, 1, 1], strides=[1, 1, 1],
+                    pads=[0] * 6, count_include_pad=1, ceil_mode=0, auto_pad="NOTSET")  # fmt: skip
+                add("Squeeze", constant([1]))
+                add("Mul", constant(item.alpha))
+                add("Add", constant(item.k))
+                add("Pow", constant(item.beta))
+                nodes.append(helper.make_node("Div", [image, current], [f"div_{len(nodes)}"]))
+                current = nodes[-1].output[0]
+            case MaxPool():
+                add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[0] * 4,
+                    ceil_mode=int(item.ceil), storage_order=0, dilations=[1, 1])  # fmt: skip
+            case Flatten():
+                add("Reshape", constant([-1, height * width * channels]), allowzero=1)
+            case Dense():
+                add("Gemm", f"{name}.weight", f"{name}.bias", alpha=1.0, beta=1.0, transB=1)
+    shape = ["batch", 3, weights.spec.image_size, weights.spec.image_size]
+    graph = helper.make_graph(
+        nodes, "main_graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(current, TensorProto.FLOAT, ["batch", None])], tensors,
+    )  # fmt: skip
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, producer_name="pytorch", opset_imports=opset, ir_version=10)
+    if edit:
+        edit(model)
+    return model
+
+
+def _torch_tensors(weights: Weights, name: str) -> list[TensorProto]:
+    """A layer's kernel and bias in torch's layout, for R, G, B inputs."""
+    kernel, bias = caffe_layout(weights)[name]
+    kernel = kernel[:, ::-1] if name == "conv1" else kernel
+    kernel = np.ascontiguousarray(kernel)
+    return [
+        numpy_helper.from_array(array, f"{name}.{part}")
+        for part, array in (("weight", kernel), ("bias", bias))
+    ]
 
 
 def check_onnx(data: bytes) -> onnx.ModelProto:

@@ -1,17 +1,22 @@
 """Files that other programs write: Caffe, the Toronto .npy, MatConvNet, Deep Compression, Flax."""
 
 import dataclasses
+import io
+import struct
+import tracemalloc
+import zlib
 
 import flax.serialization
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.io
 import torch
 import torch.nn.functional as F
 
 from alexnet.errors import UserError
 from alexnet.spec import LRN, VARIANTS, Conv, Dense, MaxPool, ReLU, variant
-from alexnet.weights import detect, load, save
+from alexnet.weights import detect, load, matfile, save
 from alexnet.weights.assemble import CAFFE_MEAN, complete
 from alexnet.weights.deep_compression import read as read_deep_compression
 from alexnet.weights.formats import load_data
@@ -195,35 +200,7 @@ def test_npy_of_python_2():
     assert b"_codecs" in data  # what Python 3 does; Python 2 wrote the bytes as they are
     old = data.replace(b"cnumpy._core.multiarray", b"cnumpy.core.multiarray")
     same(weights, load_data(view(old), "npy", "w"))
-    import struct
-
-    def array(values):
-        raw = values.tobytes()
-        shape = b"".join(b"J" + struct.pack("<i", n) for n in values.shape)
-        return (
-            b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
-            b"(K\x01(" + shape + b"tcnumpy\ndtype\n(U\x02f4K\x00K\x01tR"
-            b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-            b"T" + struct.pack("<i", len(raw)) + raw + b"tb"
-        )
-
-    body = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01("
-    body += b"tcnumpy\ndtype\n(U\x02O8K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
-    body += b"K?tb\x89](}("
-    for name, item in _hwio(weights).items():
-        body += b"U" + bytes([len(name)]) + name.encode() + b"](" + array(item[0]) + array(item[1])
-        body += b"e"
-    body += b"uetb."
-    header = data[: data.index(b"\n") + 1]
-    same(weights, load_data(view(header + body), "npy", "w"))
-
-
-def _hwio(weights):
-    layers = {}
-    for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
-        kernel, bias = (weights.arrays[f"{name}.{part}"] for part in ("kernel", "bias"))
-        layers[name] = (kernel[:, :, ::-1].copy() if name == "conv1" else kernel, bias)
-    return layers
+    same(weights, load_data(view(makers.npy_of_python_2(weights)), "npy", "w"))
 
 
 def test_npy_for_caffenet_on_request():
@@ -247,6 +224,46 @@ def test_npy_that_would_run_code(tmp_path):
         with pytest.raises(UserError, match="could run code"):
             load_data(view(data), "npy", "w")
     assert not (tmp_path / "ran").exists()
+
+
+def _pickled(*operations: bytes) -> memoryview:
+    head = makers.npy(narrow("caffe"))
+    return view(head[: head.index(b"\n") + 1] + b"\x80\x02" + b"".join(operations))
+
+
+def _text(value: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value
+
+
+ENCODE = b"c_codecs\nencode\n"  # how Python 3 writes bytes in protocol 2
+
+
+@pytest.mark.parametrize("bad", [b"\xc4\x80", b"\xff", b"\xed\xa0\x80"])
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_npy_with_bytes_that_no_byte_stands_for(bad, length):
+    """A character past the 256th, no UTF-8, half a pair: in short texts and in long ones."""
+    text = b"a" * length + bad
+    data = _pickled(ENCODE, _text(text), _text(b"latin1"), b"\x86R.")
+    with pytest.raises(UserError, match="damaged"):
+        load_data(data, "npy", "w")
+    good = _pickled(ENCODE, _text(b"a" * length), _text(b"latin1"), b"\x86R.")
+    with pytest.raises(UserError, match="without a dict of layers"):
+        load_data(good, "npy", "w")
+
+
+def test_npy_that_asks_for_the_same_bytes_again_and_again():
+    again = b"h\x00h\x01h\x02\x86R" * 1000
+    text = _text("\xe9".encode() * 500_000)
+    data = _pickled(
+        b"(", ENCODE, b"q\x00", text, b"q\x01", _text(b"latin1"), b"q\x02", again, b"t."
+    )
+    tracemalloc.start()
+    with pytest.raises(UserError, match="without a dict of layers"):
+        load_data(data, "npy", "w")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"{peak / 1e6:.1f} MB at the peak, for a file of {len(data) / 1e6:.1f} MB")
+    assert peak < 2.2 * len(data)
 
 
 def test_npy_of_a_plain_array(tmp_path):
@@ -288,10 +305,34 @@ def test_matlab_73_is_refused(tmp_path):
         load(tmp_path / "a.h5")
 
 
-def test_matlab_zip_bomb():
-    import struct
-    import zlib
+@pytest.mark.parametrize("zeros", [3 << 20, (3 << 20) + 12345])
+def test_matlab_variables_that_compress_well(zeros):
+    """The unpacked end of a variable can still be to come when all of its bytes have been read."""
+    data = io.BytesIO()
+    scipy.io.savemat(data, {"a": np.zeros(zeros, "u1"), "b": np.arange(5.0)}, do_compression=True)
+    data.seek(0)
+    variables = matfile.read(data)
+    assert variables["a"].shape == (1, zeros)
+    assert not variables["a"].any()
+    np.testing.assert_array_equal(variables["b"], [[0, 1, 2, 3, 4]])
 
+
+def test_matlab_compression_that_is_damaged():
+    data = makers.matconvnet(narrow("caffe"), mean="value")
+    size = struct.unpack_from("<I", data, 132)[0]
+    checksum = bytearray(data)
+    checksum[136 + size - 1] ^= 1
+    with pytest.raises(UserError, match="can't be unpacked"):
+        load_data(view(bytes(checksum)), "matconvnet", "w")
+    short = data[:132] + struct.pack("<I", size - 2) + data[136 : 136 + size - 2]
+    with pytest.raises(UserError, match="cut short"):
+        load_data(view(short), "matconvnet", "w")
+    for end in np.linspace(128, len(data) - 1, 40).astype(int):
+        with pytest.raises(UserError):
+            load_data(view(data[:end]), "matconvnet", "w")
+
+
+def test_matlab_zip_bomb():
     bomb = zlib.compress(struct.pack("<2I", 14, 1 << 30) + bytes(200_000_000), 9)
     data = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
     data += struct.pack("<2I", 15, len(bomb)) + bomb

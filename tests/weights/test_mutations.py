@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 
 from alexnet.errors import UserError
 from alexnet.weights import check
@@ -17,7 +18,8 @@ from alexnet.weights.deep_compression import read as read_deep_compression
 from alexnet.weights.formats import detect_data, load_data
 
 from . import makers
-from .helpers import narrow, same, written
+from .helpers import images, narrow, same, written
+from .test_onnx_exports import Net, exported
 from .test_torch_files import saved, state, tarred
 
 COUNT = 2000
@@ -143,6 +145,15 @@ def test_caffe(version):
 def test_onnx_zoo():
     weights = narrow("onnx_zoo")
     attack(makers.onnx_zoo(weights), weights, reader("onnx"), 4)
+
+
+def test_onnx_with_lrn_written_out(tmp_path):
+    """The parts that compute shapes and follow LRN, in what both of torch's exporters write."""
+    weights = narrow("single")
+    attack(makers.onnx_dynamo(weights).SerializeToString(), weights, reader("onnx"), 14)
+    net = Net("single", torch.nn.LocalResponseNorm(5, k=2.0))
+    data = exported(net, images(weights.spec), tmp_path / "a.onnx", 13, "any")
+    attack(data, reader("onnx")(memoryview(data)), reader("onnx"), 15)
 
 
 @pytest.mark.parametrize("protocol", [None, 2])

@@ -138,9 +138,9 @@ def _huge(model):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_external, "another file, which is not read"),
-        (_circle, "divides or runs in a circle"),
-        (_branch, "divides or runs in a circle"),
+        (_external, "in '/etc/passwd', and only a file in the same folder"),
+        (_circle, "runs in a circle"),
+        (_branch, "divides, as AlexNet's does not"),
         (_fp16, "neither fp32 nor int64"),
         (_huge, "not its size"),
         (_misshapen, r"unexpected left over; conv3.kernel \(conv3_w_0\) is 3x3x2x8, not 3x3x4x8"),

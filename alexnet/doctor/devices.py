@@ -1,0 +1,110 @@
+"""The devices that a framework sees, and those that it should."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from alexnet.config import TrainConfig, to_json
+from alexnet.doctor.finding import OK, WARNING, WRONG, Finding, install
+
+TIME_LIMIT = 120  # seconds; a TPU slice's first answer may take one of the two minutes
+
+_GOOGLE = "0x1ae0"  # PCI vendor of TPUs, and of Google's network cards
+_TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE")
+
+
+def probe(config: TrainConfig, seconds: float = TIME_LIMIT) -> dict[str, Any]:
+    """What `devices` in the framework's `inspection` gives, asked in another process.
+
+    Where that fails or takes more than `seconds`: `error`, a sentence, and `fix`.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alexnet.doctor.probe"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+        env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    )  # fmt: skip
+    try:
+        output, errors = process.communicate(json.dumps(to_json(config)), timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # not waited for: a stuck driver can't be ended
+        return {
+            "error": f"{config.framework} did not name its devices within {seconds:.0f} seconds",
+            "fix": "on a TPU slice run this on every worker at once: gcloud compute tpus tpu-vm "
+            "ssh NAME --worker=all --command='...'; on one host find out who holds the device: "
+            "sudo lsof -w /dev/accel* /dev/vfio/* /dev/nvidia*",
+        }
+    lines = output.splitlines()
+    if process.returncode or not lines:
+        said = errors.strip().splitlines() or [f"exit code {process.returncode}"]
+        error = f"{config.framework} ended before it named its devices: {said[-1]}"
+        return {"error": error, "fix": f"{install(config.framework)} in a new virtual environment"}
+    return json.loads(lines[-1])
+
+
+def check(seen: dict[str, Any], config: TrainConfig, root: Path = Path("/")) -> list[Finding]:
+    """The devices seen, and a warning where the machine has better ones.
+
+    Args:
+        seen: from `probe`.
+        config: of the run.
+        root: where the machine's device files are.
+    """
+    if "error" in seen:
+        return [Finding("devices", WRONG, seen["error"], seen.get("fix", ""))]
+    framework, platform = config.framework, seen["platform"]
+    found = f"{seen['count']} {seen['kind']} device(s), {framework} {seen['version']}"
+    if seen["processes"] > 1:
+        found += f", {seen['processes']} processes"
+    findings = [Finding("devices", OK, found)]
+    if platform == "cpu" and has_gpu(root):
+        findings.append(_unused("GPU", framework, seen["version"]))
+    if platform != "tpu" and has_tpu(root):
+        findings.append(_unused("TPU", framework, seen["version"]))
+    return findings
+
+
+def has_tpu(root: Path = Path("/")) -> bool:
+    """Whether there is a TPU: its device file (vfio ones are anybody's), or its settings."""
+    vendors = root.glob("sys/bus/pci/devices/*/vendor")
+    vfio = any(root.glob("dev/vfio/[0-9]*"))
+    return (
+        any(root.glob("dev/accel[0-9]*"))
+        or (vfio and any(vendor.read_text().strip() == _GOOGLE for vendor in vendors))
+        or any(name in os.environ for name in _TPU_VARIABLES)
+    )
+
+
+def has_gpu(root: Path = Path("/")) -> bool:
+    """Whether there is an NVIDIA GPU: its device file, or the driver says so."""
+    if any(root.glob("dev/nvidia[0-9]*")):
+        return True
+    smi = shutil.which("nvidia-smi")  # WSL has no such file
+    if smi is None:
+        return False
+    try:
+        listed = subprocess.run([smi, "-L"], capture_output=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listed.startswith(b"GPU")
+
+
+def _unused(device: str, framework: str, version: str) -> Finding:
+    """A warning for an accelerator that the framework leaves alone, with the way to use it."""
+    found = f"this machine has a {device} that {framework} doesn't use"
+    hiding = "JAX_PLATFORMS" if framework == "jax" else "CUDA_VISIBLE_DEVICES"
+    if framework == "torch" and device == "TPU":
+        fix = "use --framework jax, which runs on TPUs"
+    elif hiding in os.environ:
+        found += f": {hiding} is '{os.environ[hiding]}'"
+        fix = f"unset {hiding}"
+    elif framework == "jax":
+        fix = install("tpu" if device == "TPU" else "cuda")
+    else:
+        fix = f"pip install --force-reinstall torch=={version.partition('+')[0]}"
+    return Finding("devices", WARNING, found, fix)

@@ -1,0 +1,51 @@
+"""All checks, one after another; none can stop the others."""
+
+from collections.abc import Callable
+from typing import Any
+
+from alexnet.config import TrainConfig
+from alexnet.data.sources import Dataset, open_dataset
+from alexnet.doctor import data, devices, room, versions
+from alexnet.doctor.finding import WRONG, Finding
+from alexnet.errors import RunError, UserError
+
+_CLASSES = 1000  # where the data set can't be opened: ImageNet's
+
+
+def examine(config: TrainConfig) -> list[Finding]:
+    """What this machine has for the run that the configuration describes, and what it lacks."""
+    seen: dict[str, Any] = {}
+    datasets: list[Dataset] = []
+
+    def check_devices() -> list[Finding]:
+        seen.update(devices.probe(config))
+        return devices.check(seen, config)
+
+    def check_data() -> list[Finding]:
+        datasets.append(open_dataset(config))
+        return data.check(datasets[0], config)
+
+    def spec():
+        return config.spec(datasets[0].num_classes if datasets else _CLASSES)
+
+    checks: dict[str, Callable[[], list[Finding]]] = {
+        "packages": lambda: versions.check(config),
+        "devices": check_devices,
+        "data": check_data,
+        "work directory": lambda: [room.check_workdir(config, seen.get("processes", 1))],
+        "disk": lambda: [room.check_disk(config, spec())],
+        "memory": lambda: room.check_memory(config, spec(), seen),
+    }
+    return [finding for name, check in checks.items() for finding in _guarded(name, check)]
+
+
+def _guarded(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """A check's findings; its failure is one, too."""
+    try:
+        return check()
+    except (UserError, RunError) as error:
+        return [Finding(name, WRONG, str(error))]
+    except OSError as error:
+        return [Finding(name, WRONG, f"{error.filename or ''} {error.strerror or error}".strip())]
+    except Exception as error:
+        return [Finding(name, WRONG, f"this check failed: {type(error).__name__}: {error}")]

@@ -1,0 +1,84 @@
+"""The processes that train one network together: who is who, and what they have to agree on."""
+
+import signal
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from alexnet.config import TrainConfig
+from alexnet.engine import import_framework
+from alexnet.errors import UserError
+
+
+class Processes:
+    """This process among those of its run: here, the only one; frameworks derive the others.
+
+    All processes call `gather` and `agreed_stop` at the same points.
+    """
+
+    index, count = 0, 1  # process 0 writes what a run writes
+    stop_signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)  # for the loop to catch
+
+    def describe(self) -> str:
+        """Which of the processes this is, in words."""
+        return "process 0 of 1"
+
+    def gather(self, numbers: Sequence[int]) -> np.ndarray:
+        """The numbers, from 0 to 2^31 - 1, of every process: (count, len(numbers)) int64."""
+        return np.array([numbers], np.int64)
+
+    def agreed_stop(self, step: int, received: int) -> int:
+        """The signal for which all stop after `step` completed steps; 0 to go on.
+
+        Args:
+            step: called once for each, ascending.
+            received: the signal that this process caught, or 0.
+        """
+        return received
+
+    def explain(self, error: Exception) -> str | None:
+        """What an error in a step says of the other processes; None where it is about others."""
+        return None
+
+    def leave(self, failed: bool) -> None:
+        """Part from the others; after a failure without waiting for them."""
+
+
+def lead(processes: Processes, work: Callable[[], object]) -> None:
+    """Process 0 does the work while the others wait; if it fails, none goes on.
+
+    Raises:
+        UserError: what the work raised, or, in the others, that it did.
+    """
+    failure = None
+    if processes.index == 0:
+        try:
+            work()
+        except UserError as error:
+            failure = error
+    if processes.gather([failure is not None])[0, 0]:
+        raise failure or UserError("process 0 could not begin; its own message says why")
+
+
+def check_alike(processes: Processes, what: str, value: object) -> None:
+    """Refuse to go on where a process has another value.
+
+    Raises:
+        UserError: naming the processes that differ from process 0.
+    """
+    numbers = processes.gather([zlib.crc32(repr(value).encode()) >> 1])[:, 0]
+    if len(other := np.flatnonzero(numbers != numbers[0])):
+        raise UserError(
+            f"process {', '.join(map(str, other))} has other {what} than process 0: start all "
+            "with the same command"
+        )
+
+
+def connect(config: TrainConfig) -> Processes:
+    """Join the other processes of the run; before anything else touches the framework.
+
+    Raises:
+        UserError: where the framework is missing, or the others can't be found.
+    """
+    return import_framework(config.framework, "processes").connect(config) or Processes()

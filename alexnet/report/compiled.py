@@ -1,0 +1,84 @@
+"""What compiling the training step for a TPU slice told, as tables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def print_compiled(report: Mapping[str, Any]) -> None:
+    """Print what `alexnet_jax.topology.compile_step` gave."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for line in _headline(report):
+        console.print(line, soft_wrap=True)
+    if not report["memory"]["fits"]:
+        return
+    console.print(_step_table(report))
+    if report["collectives"]:
+        console.print(_collectives_table(report))
+    console.print(
+        "compiled, not run: the compiler's own analysis of one step on one chip; computed: "
+        f"lower bounds from the peaks published at {report['source']}",
+        soft_wrap=True,
+    )
+
+
+def _headline(report: Mapping[str, Any]) -> list[str]:
+    mesh = ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    batch, chips, memory = report["batch_size"], report["chips"], report["memory"]
+    verdict = "fits" if memory["fits"] else "DOES NOT FIT"
+    return [
+        f"AlexNet '{report['variant']}', {report['image_size']}x{report['image_size']}, "
+        f"{report['num_classes']} classes, {report['precision']}, recipe {report['recipe']}",
+        f"{report['topology']}: {chips} chips ({report['device']}) on {report['hosts']} host(s); "
+        f"batch {batch}, {batch // chips} a chip; {report['spmd']}, mesh {mesh}; {versions}",
+        f"{verdict}: {_size(memory['total'])} a chip of the {_size(memory['available'])} that "
+        f"libtpu gives to programs ({_size(memory['published'])} published)",
+    ]
+
+
+def _step_table(report: Mapping[str, Any]) -> Any:
+    from rich.table import Table
+
+    memory, computed = report["memory"], report["computed"]
+    table = Table(title="a chip, a step", title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for name in ("arguments", "outputs", "shared", "temporaries", "code", "total"):
+        label = "outputs in arguments' place" if name == "shared" else name
+        table.add_row(f"memory: {label}", _size(memory[name]))
+    table.add_section()
+    table.add_row("floating-point operations", f"{report['flops']:.3g}")
+    table.add_row("bytes accessed", _size(report["bytes_accessed"]))
+    table.add_section()
+    by_flops = f"computed: at least, by operations at {computed['bf16_flops'] / 1e12:g} TFLOP/s"
+    by_bytes = f"computed: at least, by bytes at {computed['hbm_bandwidth'] / 1e9:g} GB/s"
+    table.add_row(by_flops, f"{1000 * computed['seconds_by_flops']:.2f} ms")
+    table.add_row(by_bytes, f"{1000 * computed['seconds_by_bytes']:.2f} ms")
+    table.add_section()
+    table.add_row("time to compile", f"{report['compile_seconds']:.0f} s")
+    return table
+
+
+def _collectives_table(report: Mapping[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="exchanged with other chips, a step", title_justify="left")
+    table.add_column("kind")
+    for name in ("group of", "count", "bytes", "computed: sent a chip, at least"):
+        table.add_column(name, justify="right")
+    for row in report["collectives"]:
+        numbers = (str(row["group_size"]), str(row["count"]))
+        table.add_row(row["kind"], *numbers, _size(row["bytes"]), _size(row["sent"]))
+    return table
+
+
+def _size(count: float) -> str:
+    """Bytes in the unit that gives one to three digits before the point."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    for unit in units:
+        if count < 1000 or unit == units[-1]:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1024
+    raise AssertionError

@@ -1,0 +1,285 @@
+"""The training step compiled for a Cloud TPU slice, on a machine without a TPU.
+
+libtpu compiles for chips that are not there. What it says of the result is the compiler's own
+analysis; nothing is run.
+"""
+
+import importlib.util
+import math
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import topologies
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from alexnet.config import TrainConfig
+from alexnet.errors import RunError, UserError, choose
+from alexnet.spec import Dropout, Spec, weight_shapes
+from alexnet_jax import parallel
+from alexnet_jax.hlo import Collective, collectives
+from alexnet_jax.model import AlexNet
+from alexnet_jax.step import TrainState, init_state
+
+GiB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A generation of TPU, in the numbers that Google publishes at `source`."""
+
+    bf16_flops: float  # a second
+    hbm: int  # bytes
+    hbm_bandwidth: float  # bytes a second
+    most_chips: int  # in one slice
+    shapes: str  # of slices, in words
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # for libtpu
+
+
+_DOCS = "https://docs.cloud.google.com/tpu/docs/"
+_PLANE, _CUBE = "AxB, as 2x2, 4x4 or 8x16", "AxBxC, as 2x2x1, 2x2x2 or 4x4x8"
+
+# Memory is published in GB, but what libtpu has of it (31.25 GiB of "32 GB") says GiB. Unless told
+# "megacore", libtpu takes a v4 chip for two devices, which JAX on a v4 does not.
+CHIPS: Mapping[str, Chip] = MappingProxyType(
+    {
+        "v4": Chip(
+            275e12, 32 * GiB, 1200e9, 4096, _CUBE, _DOCS + "v4", {"chip_config_name": "megacore"}
+        ),
+        "v5e": Chip(197e12, 16 * GiB, 819e9, 256, _PLANE, _DOCS + "v5e"),
+        "v5p": Chip(459e12, 95 * GiB, 2765e9, 6144, _CUBE, _DOCS + "v5p"),
+        "v6e": Chip(918e12, 32 * GiB, 1638e9, 256, _PLANE, _DOCS + "v6e"),
+    }
+)
+
+
+# For libtpu, before it is loaded: it is not to look for TPUs or complain of none, and other
+# processes may have it loaded too, as none of them is for a TPU's only use.
+_ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+
+
+def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[str, Any]:
+    """Compile the training step of a run for a slice.
+
+    Args:
+        config: of the run; `data.batch_size` is over all chips.
+        num_classes: of the data.
+        topology: such as "v5e:4x4".
+
+    Returns:
+        What `alexnet compile --json` prints: bytes, operations and seconds, of one chip and one
+        step. Where the step needs more memory than a chip has, `memory` says so and what is known
+        only of a compiled step is missing.
+
+    Raises:
+        UserError: for a topology that libtpu doesn't know, a batch or mesh that doesn't fit it, or
+            where libtpu is not installed.
+        RunError: where libtpu fails.
+    """
+    generation, devices = slice_devices(topology)
+    spec = config.spec(num_classes)
+    mesh = parallel.device_mesh(devices, *parallel.mesh_shape(config.devices.mesh, len(devices)))
+    parallel.check_sizes(config, spec, mesh)
+    lowered = lower_step(config, spec, mesh)
+    chip = CHIPS[generation]
+    limits = {"available": available_memory(devices[0]), "published": chip.hbm}
+    report = _conditions(config, spec, topology, mesh) | {"source": chip.source}
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not _OUT_OF_MEMORY.search(str(error)):
+            raise RunError(f"libtpu could not compile the step: {error}") from error
+        needed = _sizes(str(error))[0]
+        return report | {"memory": {"fits": False, "total": needed, **limits}}
+    seconds = time.perf_counter() - start
+    costs = compiled.cost_analysis()
+    flops, accessed = costs["flops"], costs["bytes accessed"]
+    return report | {
+        "memory": _memory(compiled.memory_analysis()) | {"fits": True, **limits},
+        "flops": flops,
+        "bytes_accessed": accessed,
+        "collectives": _by_kind(collectives(compiled.as_text())),
+        "computed": {
+            "seconds_by_flops": flops / chip.bf16_flops,
+            "seconds_by_bytes": accessed / chip.hbm_bandwidth,
+            "bf16_flops": chip.bf16_flops,
+            "hbm_bandwidth": chip.hbm_bandwidth,
+        },
+        "compile_seconds": seconds,
+    }
+
+
+def slice_devices(topology: str) -> tuple[str, Sequence[jax.Device]]:
+    """The generation and the devices of a slice such as "v5e:4x4"; they can only be compiled for.
+
+    The process can use no TPU afterwards.
+
+    Raises:
+        UserError: for one that there is not, or where libtpu is not installed.
+        RunError: where libtpu can't be used.
+    """
+    if not (parts := re.fullmatch(r"(\w+):(\d{1,4}(?:x\d{1,4}){1,2})", topology)):
+        known = "; ".join(f"{name}:{chip.shapes}" for name, chip in CHIPS.items())
+        raise UserError(f"--topology '{topology}' must read GENERATION:SHAPE: {known}")
+    generation, shape = parts.groups()
+    chip = CHIPS[choose("TPU generation", generation, CHIPS)]
+    chips = math.prod(map(int, shape.split("x")))
+    if not 1 <= chips <= chip.most_chips:
+        raise UserError(
+            f"--topology {topology} has {chips:,} chips, but a slice of {generation} has from 1 to "
+            f"{chip.most_chips:,}"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "compiling for a TPU needs libtpu, which is not installed: run "
+            "`pip install -c constraints.txt -e '.[tpu]'` (jax[tpu])"
+        )
+    os.environ.update(_ENVIRONMENT)
+    options = dict(chip.options)
+    if chips == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        found = topologies.get_topology_desc(topology, "tpu", **options)
+    except jax.errors.JaxRuntimeError as error:
+        status, _, reason = str(error).splitlines()[0].partition(": ")
+        if status != "INVALID_ARGUMENT":
+            raise RunError(f"libtpu {version('libtpu')} can't be used: {error}") from error
+        raise UserError(
+            f"--topology {topology}: libtpu {version('libtpu')} refuses it ({reason}); slices of "
+            f"{generation} are {chip.shapes}"
+        ) from error
+    return generation, found.devices
+
+
+def lower_step(config: TrainConfig, spec: Spec, mesh: Mesh) -> jax.stages.Lowered:
+    """The training step that `engine.Engine` runs, traced on shapes alone."""
+    graphdef, state = abstract_state(config, spec)
+    train, _ = parallel.compile_steps(graphdef, state, config, mesh)
+    keys = jax.ShapeDtypeStruct((sum(isinstance(x, Dropout) for x in spec), 2), np.uint32)
+    rate = jax.ShapeDtypeStruct((), np.float32)
+    batch = abstract_batch(config, spec)
+    if config.devices.spmd == "pmap":
+        batch = {
+            name: jax.ShapeDtypeStruct((mesh.size, x.shape[0] // mesh.size, *x.shape[1:]), x.dtype)
+            for name, x in batch.items()
+        }
+    return train.lower(state, batch, rate, keys)
+
+
+def abstract_state(config: TrainConfig, spec: Spec) -> tuple[nnx.GraphDef, TrainState]:
+    """The model's graph and the shapes of a run's state; no weight is made."""
+    dtype = {"fp32": jnp.float32, "bf16": jnp.bfloat16}[config.model.precision]
+
+    def model() -> AlexNet:
+        weights = {name: jnp.zeros(shape) for name, shape in weight_shapes(spec).items()}
+        return AlexNet(spec, weights=weights, dtype=dtype)
+
+    graphdef, params = nnx.split(nnx.eval_shape(model))
+    return graphdef, jax.eval_shape(partial(init_state, config=config), params)
+
+
+def abstract_batch(config: TrainConfig, spec: Spec) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of what the data pipeline hands over for a step, over all devices."""
+    rows, size, channels = config.data.batch_size, spec.image_size, spec.channels
+    shapes = {
+        "image": ((rows, size, size, channels), np.uint8),
+        "label": ((rows,), np.int32),
+        "mask": ((rows,), np.float32),
+    }
+    if config.data.color_noise:
+        shapes["color_shift"] = ((rows, channels), np.float32)
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+_OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED.*hbm", re.DOTALL | re.IGNORECASE)
+
+
+def available_memory(device: jax.Device) -> int:
+    """The bytes of a chip's memory that programs can have.
+
+    libtpu tells them only when it refuses a program, so this gives it one that no chip can hold.
+    """
+    here = SingleDeviceSharding(device)
+    too_large = jax.ShapeDtypeStruct((2**50,), np.int8)
+    lowered = jax.jit(jnp.copy, in_shardings=here, out_shardings=here).lower(too_large)
+    try:
+        lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return _sizes(str(error))[1]
+    raise AssertionError("a petabyte fitted into a chip")
+
+
+def _sizes(message: str) -> list[int]:
+    """The sizes in libtpu's sentence on a lack of memory, in bytes: needed, available."""
+    units = {"": 1, **{unit: 1024**n for n, unit in enumerate("KMGTP", 1)}}
+    return [
+        round(float(number) * units[unit])
+        for number, unit in re.findall(r"([\d.]+)([KMGTP]?)\b", message)
+    ]
+
+
+def _conditions(config: TrainConfig, spec: Spec, topology: str, mesh: Mesh) -> dict[str, Any]:
+    return {
+        "topology": topology,
+        "device": mesh.devices.flat[0].device_kind,
+        "chips": mesh.size,
+        "hosts": len({device.process_index for device in mesh.devices.flat}),
+        "variant": spec.name,
+        "recipe": config.recipe,
+        "parameters": spec.num_params,
+        "image_size": spec.image_size,
+        "num_classes": spec.num_classes,
+        "precision": config.model.precision,
+        "batch_size": config.data.batch_size,
+        "spmd": config.devices.spmd,
+        "mesh": dict(mesh.shape),
+        "versions": {name: version(name) for name in ("jax", "libtpu")},
+    }
+
+
+def _memory(stats: Any) -> dict[str, int]:
+    """Bytes a chip; outputs that take the place of donated arguments count once in the total."""
+    parts = {
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes,
+        "shared": stats.alias_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+    }
+    return parts | {"total": sum(parts.values()) - 2 * parts["shared"]}
+
+
+def _by_kind(found: Sequence[Collective]) -> list[dict[str, Any]]:
+    """Collectives of one kind and group size added up."""
+    groups = defaultdict(list)
+    for one in found:
+        groups[one.kind, one.group_size].append(one)
+    return [
+        {
+            "kind": kind,
+            "group_size": size,
+            "count": len(ones),
+            "bytes": sum(one.bytes for one in ones),
+            "sent": sum(one.sent for one in ones),
+        }
+        for (kind, size), ones in sorted(groups.items())
+    ]

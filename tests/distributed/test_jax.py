@@ -1,0 +1,106 @@
+"""Two real JAX processes with four devices each, on loopback, make one run."""
+
+import signal
+import time
+
+import pytest
+
+from tests.distributed.launch import Run, apart, records
+
+BOUND = 1e-5
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    """The run that all others must repeat."""
+    path = tmp_path_factory.mktemp("one") / "run"
+    Run(path, "--steps", STEPS, "--eval-every", 10, processes=1, devices=1).wait()
+    return path
+
+
+def test_two_processes_are_one_device(one_device, tmp_path):
+    first, second = Run(tmp_path / "run", "--steps", STEPS, "--eval-every", 10).wait()
+    distance = apart(tmp_path / "run", one_device)
+    print(f"2 processes x 4 devices: {distance:.1e} (bound {BOUND:.0e})")
+    assert distance < BOUND
+    assert "process 0 of 2, 4 local devices" in first
+    assert "process 1 of 2, 4 local devices" in second
+    assert "test top-1" in first
+    assert "test top-1" not in second
+    assert {r["count"] for r in records(tmp_path / "run", "eval")} == {359}
+
+
+@pytest.mark.parametrize(
+    "mode", [("--spmd", "shard_map"), ("--spmd", "pmap"), ("--mesh", "data=1,model=8")], ids=str
+)
+def test_two_processes_in_every_mode(mode, one_device, tmp_path):
+    Run(tmp_path / "run", "--steps", STEPS, "--eval-every", 10, *mode).wait()
+    distance = apart(tmp_path / "run", one_device)
+    print(f"2 processes x 4 devices, {' '.join(mode)}: {distance:.1e} (bound {BOUND:.0e})")
+    assert distance < BOUND
+
+
+def test_control_another_seed_is_noticed(one_device, tmp_path):
+    run = Run(tmp_path / "run", "--steps", STEPS, "--eval-every", 10, "--seed", 1, processes=1)
+    run.wait()
+    with pytest.raises(AssertionError):
+        assert apart(tmp_path / "run", one_device) < 100 * BOUND
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_that_is_killed_ends_the_other_and_the_run_goes_on(victim, one_device, tmp_path):
+    """Process 0 holds the coordinator, process 1 doesn't; the survivor may hang in neither."""
+    path = tmp_path / "run"
+    slowly = ("--steps", STEPS, "--eval-every", 10, "--checkpoint-every", 3)
+    run = Run(path, *slowly)
+    run.at_step(8)  # saving at step 6 waited until step 3 was saved
+    run.kill(victim)
+    start = time.monotonic()
+    codes = [-signal.SIGKILL if index == victim else 1 for index in (0, 1)]
+    outputs = run.wait(codes, timeout=60)
+    print(f"process {1 - victim} ended {time.monotonic() - start:.0f} s after the other")
+    (last,) = outputs[1 - victim].strip().splitlines()[-1:]
+    assert last.startswith("failed: ")
+    assert "--resume" in last
+    saved = max(int(p.name) for p in (path / "checkpoints").iterdir() if (p / "meta.json").exists())
+    (output,) = Run(path, "--resume", processes=1, devices=1).wait()
+    assert f"going on from the checkpoint at step {saved}" in output
+    distance = apart(path, one_device)
+    print(f"killed, resumed on one device: {distance:.1e} (bound {BOUND:.0e})")
+    assert distance < BOUND
+
+
+def test_sigterm_to_one_saves_one_step_on_all(one_device, tmp_path):
+    path = tmp_path / "run"
+    run = Run(path, "--steps", STEPS, "--eval-every", 10)
+    run.at_step(1)
+    run.kill(1, number=signal.SIGTERM)
+    first, _ = run.wait([128 + signal.SIGTERM] * 2)
+    (step,) = (int(p.name) for p in (path / "checkpoints").iterdir())
+    assert f"stopped at step {step}; --resume" in first
+    (output,) = Run(path, "--resume", "--mesh", "data=2,model=2", processes=1).wait()
+    assert f"going on from the checkpoint at step {step}" in output
+    assert apart(path, one_device) < BOUND
+
+
+def test_processes_that_differ_are_refused(tmp_path):
+    run = Run(tmp_path / "run", "--steps", 2, own=lambda index: ("--seed", str(index)))
+    outputs = run.wait([2, 2])
+    assert all("process 1 has other options than process 0" in output for output in outputs)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_work_directory_of_each_host_is_refused(tmp_path):
+    """Two hosts' disks: the same name, two directories."""
+    for index in "01":
+        (tmp_path / index).mkdir()
+    run = Run("here", "--steps", 2, cwds=(tmp_path / "0", tmp_path / "1"))
+    for output in run.wait([2, 2]):
+        assert "process 1 does not see process 0's --workdir here" in output
+
+
+def test_an_occupied_work_directory_is_refused_by_all(one_device):
+    outputs = Run(one_device, "--steps", STEPS).wait([2, 2])
+    assert "holds a run already" in outputs[0]
+    assert "process 0 could not begin" in outputs[1]

@@ -1,0 +1,85 @@
+"""Google Cloud Storage on the loopback: `python -m tests.storage_emulator LOG`.
+
+gcp-storage-emulator, and in front of it what its clients here rely on and it leaves out:
+generations (TensorStore writes on condition that nobody else has meanwhile), the answer to a range
+behind an object's end, and buckets that one may not use. Prints its port; ends with its input.
+"""
+
+import sys
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from gcp_storage_emulator import server
+from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.handlers.buckets import create_bucket
+
+BUCKET = "bucket"
+REFUSED = {
+    "forbidden": (HTTPStatus.FORBIDDEN, "me@example.com does not have storage.objects.list access"),
+    "anonymous": (HTTPStatus.UNAUTHORIZED, "Anonymous caller does not have access"),
+}
+
+
+def as_google(handler: Callable) -> Callable:
+    """A handler of the emulator that also does what the real service does."""
+
+    def handle(request: Any, response: Any, storage: Any) -> None:
+        bucket = request.params.get("bucket_name")
+        name = request.params.get("object_id") or request.query.get("name", [None])[0]
+        before = generation(storage, bucket, name)
+        if (status := refusal(request, storage, bucket, name, before)) is None:
+            handler(request, response, storage)
+            response["x-goog-generation"] = generation(storage, bucket, name)
+            return
+        request.data  # noqa: B018  (is read to the end, or the connection would break)
+        response.status, message = status
+        response.json({"error": {"code": response.status.value, "message": message}})
+
+    return handle
+
+
+def generation(storage: Any, bucket: str, name: str | None) -> str:
+    """The number of an object's version, 0 where there is none."""
+    try:
+        return storage.get_file_obj(bucket, name)["generation"] if name else "0"
+    except NotFound:
+        return "0"
+
+
+def refusal(request: Any, storage: Any, bucket: str, name: str | None, now: str) -> Any:
+    """Status and message where the request is not to be done."""
+    if bucket in REFUSED:
+        return REFUSED[bucket]
+    if request.query.get("generation", [now]) != [now]:
+        return HTTPStatus.NOT_FOUND, "No such object"
+    if request.query.get("ifGenerationMatch", [now]) != [now]:
+        return HTTPStatus.PRECONDITION_FAILED, "another generation"
+    if request.query.get("ifGenerationNotMatch") == [now]:
+        return HTTPStatus.NOT_MODIFIED, ""
+    start = (request.get_header("range") or "").removeprefix("bytes=").partition("-")[0]
+    if start and now != "0" and int(start) >= len(storage.get_file(bucket, name)):
+        return HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "The requested range is not satisfiable"
+    return None
+
+
+def main(log: str) -> None:
+    """Serve until the input ends; requests are logged, a line each."""
+    server.HANDLERS = tuple(
+        (path, {m: as_google(h) for m, h in methods.items()} if "bucket_name" in path else methods)
+        for path, methods in server.HANDLERS
+    )
+    with open(log, "w", buffering=1) as file:
+        server.RequestHandler.log_message = lambda self, form, *words: print(
+            form % words, file=file
+        )
+        running = server.create_server("127.0.0.1", 0, in_memory=True)
+        create_bucket(BUCKET, running._storage)
+        running.start()
+        print(running._api._httpd.server_address[1], flush=True)
+        sys.stdin.read()
+        running.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,393 @@
+"""Runs, weights and images on gs://, against an emulator of the storage API on the loopback."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet import cli, files, workdir
+from alexnet.config import from_json, to_json
+from alexnet.data.folder import open_folder
+from alexnet.data.images import BadImage, decode
+from alexnet.errors import RunError, UserError
+from alexnet.init import initial_weights
+from alexnet.recipes import recipe
+from alexnet.run import starting_weights
+from alexnet.weights import Weights, load, save
+from tests.conftest import NARROW, ROOT, run_train
+
+pytestmark = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("gcsfs", "gcp_storage_emulator"))),
+    reason="gs:// needs gcsfs, its tests gcp-storage-emulator",
+)
+FRAMEWORKS = ("jax", "torch")
+
+
+@pytest.fixture(scope="module")
+def requests_log(tmp_path_factory):
+    """Starts the emulator, for this process and those it starts; the file of its requests."""
+    log = tmp_path_factory.mktemp("storage") / "requests.log"
+    command = [sys.executable, "-m", "tests.storage_emulator", log]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with pytest.MonkeyPatch.context() as patch, subprocess.Popen(command, cwd=ROOT, **pipes) as up:
+        url = f"http://127.0.0.1:{int(up.stdout.readline())}"
+        patch.setenv("STORAGE_EMULATOR_HOST", url)  # gcsfs
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+        patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")  # else TensorStore looks for one
+        patch.setenv("FSSPEC_GCS_TOKEN", "anon")
+        files.as_path("gs://bucket")  # makes fsspec's settings, to which this is added
+        patch.setitem(fsspec.config.conf["gcs"], "token", "anon")
+        yield log
+        up.stdin.close()
+
+
+@pytest.fixture
+def bucket(requests_log):
+    """An empty bucket."""
+    path = files.as_path("gs://bucket")
+    files.remove_tree(path)
+    return path
+
+
+@pytest.fixture
+def asked(requests_log):
+    """Says which requests were made since the test began, or since it was last asked."""
+    seen = len(requests_log.read_text().splitlines())
+
+    def since() -> list[str]:
+        nonlocal seen
+        lines = requests_log.read_text().splitlines()
+        new, seen = lines[seen:], len(lines)
+        return new
+
+    return since
+
+
+def put(path, data=b"x"):
+    with files.atomic_write(path) as file:
+        file.write(data)
+    return path
+
+
+# Paths
+
+
+def test_a_path_survives_the_command_line_and_the_configuration(monkeypatch):
+    url = "gs://bucket/run one"
+    config = cli.parse_train(["--workdir", url, "--init-from", "gs://b/w.pth", "--data-dir", "d"])
+    assert str(config.run.workdir) == url
+    assert str(config.model.init_from) == "gs://b/w.pth"
+    assert type(config.data.data_dir) is type(Path("d"))
+    assert to_json(config)["run"]["workdir"] == url
+    assert from_json(to_json(config)) == config
+    assert str(config.run.workdir / "checkpoints" / "x") == f"{url}/checkpoints/x"
+
+
+@pytest.mark.parametrize(("text", "says"), [("s3://b/x", "can't be read"), ("gs://", "no bucket")])
+def test_other_urls_are_refused(text, says, capsys):
+    assert cli.main(["train", "--workdir", text]) == 2
+    assert cli.main(["convert", text, "x.pth"]) == 2
+    assert capsys.readouterr().err.count(says) == 2
+
+
+def test_without_gcsfs_a_sentence_says_what_to_install():
+    code = (
+        "import sys; sys.modules['gcsfs'] = None\nfrom alexnet.cli import main\n"
+        "sys.exit(main(['convert', 'gs://b/w.safetensors', 'w.pth']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "pip install 'alexnet-two-frameworks[gcs]'" in result.stderr
+
+
+# Files
+
+
+def test_a_file_is_written_whole_or_not_at_all(bucket):
+    path = put(bucket / "a" / "file", b"old")
+    with contextlib.suppress(ZeroDivisionError), files.atomic_write(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    data = np.random.default_rng(0).bytes(30 << 20)  # more than one part
+    with files.atomic_write(path) as file:
+        file.write(data)
+        file.seek(2)
+        file.write(b"new")
+        assert path.read_bytes() == b"old"
+    data = data[:2] + b"new" + data[5:]
+    assert bytes(files.read_whole(path)) == data
+    with files.open_file(path) as file:
+        file.seek(20 << 20)
+        assert file.read(100) == data[20 << 20 :][:100]
+        assert file.read() == data[(20 << 20) + 100 :]
+    assert path.open("rb").read() == data
+    with pytest.raises(UserError, match="more than 10 are not read"):
+        files.read_whole(path, limit=10)
+
+
+def test_the_head_of_a_file_is_one_request(bucket, asked):
+    path, empty = put(bucket / "file", b"12345"), put(bucket / "empty", b"")
+    asked()
+    assert files.read_head(path, 3) == b"123"
+    assert files.read_head(path, 9) == b"12345"
+    assert files.read_head(empty, 3) == b""
+    assert len(asked()) == 3
+    assert bytes(files.read_whole(empty)) == b""
+
+
+def test_an_object_replaced_while_it_is_read_is_not_mixed(bucket):
+    path = put(bucket / "file", b"a" * 100)
+    file = path.open("rb")
+    put(path, b"b" * 100)
+    with pytest.raises(OSError, match="replaced or deleted while it was read"):
+        file.read(10)
+    assert path.open("rb").read(3) == b"bbb"
+
+
+def test_deleting_leaves_the_neighbours_alone(bucket):
+    kept = [put(bucket / name) for name in ("run2/x", "run.txt", "ru/n")]
+    for name in ("run/a", "run/b/c", "run/b/odd #?%[1]*.bin"):
+        put(bucket / name)
+    run = bucket / "run"
+    assert run.is_dir()
+    assert not run.is_file()
+    assert [p.name for p in run.iterdir()] == ["a", "b"]
+    assert len(files.list_files(run)) == 3
+    names = [(here, folders, names) for here, folders, names in files.walk(run)]
+    assert names[1] == ("gs://bucket/run/b", [], ["c", "odd #?%[1]*.bin"])
+    files.remove_tree(run)
+    assert not run.exists()
+    files.remove_tree(run)
+    assert files.list_files(bucket) == sorted(kept)
+
+
+def test_folders_need_no_making(bucket):
+    folder = bucket / "new" / "folder"
+    folder.mkdir(parents=True, exist_ok=True)
+    assert list(folder.iterdir()) == []
+    (folder / "mark").touch()
+    with pytest.raises(FileExistsError):
+        folder.mkdir()
+    with pytest.raises(NotADirectoryError):
+        list((folder / "mark").iterdir())
+    with pytest.raises(UserError, match="Is a directory"):
+        files.read_whole(folder)
+    folder.rename(folder.with_name("other"))
+    assert files.list_files(bucket) == [bucket / "new/other/mark"]
+
+
+def test_what_others_write_and_delete_is_seen(bucket):
+    mine = put(bucket / "run" / "mine")
+    others = fsspec.filesystem("gcs", skip_instance_cache=True)
+    assert [p.name for p in (bucket / "run").iterdir()] == ["mine"]
+    others.pipe_file("bucket/run/theirs", b"x")
+    others.rm_file("bucket/run/mine")
+    assert [p.name for p in (bucket / "run").iterdir()] == ["theirs"]
+    assert not mine.exists()
+
+
+# What goes wrong
+
+REASONS = {
+    "gs://no-bucket/x": "there is no bucket gs://no-bucket",
+    "gs://forbidden/x": "does not permit it: me@example.com does not have storage.objects.list",
+    "gs://anonymous/x": "gcloud auth application-default login",
+}
+
+
+@pytest.mark.parametrize("url", REASONS)
+def test_a_bucket_that_cant_be_used_is_a_sentence(requests_log, url, tmp_path, capsys):
+    path, reason = files.as_path(url), REASONS[url]
+    with pytest.raises(UserError, match=reason):
+        files.read_whole(path / "w.safetensors")
+    with pytest.raises(UserError, match=reason):
+        files.write_json(path / "config.json", 1)
+    config = recipe("digits")
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, workdir=path))
+    with pytest.raises(UserError, match=reason):
+        workdir.prepare(config)
+    assert cli.main(["convert", f"{url}/w.safetensors", str(tmp_path / "w.pth")]) == 2
+    assert cli.main(["train", "--dataset", f"folder:{url}"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count(reason) == 2
+    assert "Traceback" not in errors
+
+
+def test_a_network_that_is_gone_is_a_sentence(requests_log, monkeypatch, capsys):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")  # where nothing listens
+    import gcsfs.retry
+
+    async def at_once(_):
+        return None
+
+    monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=at_once))
+    path = files.as_path("gs://bucket/x")
+    with pytest.raises(ConnectionError, match="can't be reached"):
+        path.exists()
+    with pytest.raises(RunError, match=r"could not write gs://bucket/x.*can't be reached"):
+        put(path)
+    assert cli.main(["convert", "gs://bucket/w.safetensors", "w.pth"]) == 1
+    assert "failed: gs://bucket/" in capsys.readouterr().err
+
+
+def test_an_image_that_isnt_there_is_bad_and_a_lost_right_stops(bucket):
+    with pytest.raises(BadImage, match="there is no such object"):
+        decode(bucket / "x.png", 3)
+    with pytest.raises(RunError, match="does not permit it"):
+        decode(files.as_path("gs://forbidden/x.png"), 3)
+
+
+def test_tfds_says_what_to_do_instead(capsys):
+    options = ["--dataset", "tfds:mnist", "--data-dir", "gs://bucket/tfds"]
+    assert cli.main(["train", *options]) == 2
+    error = capsys.readouterr().err
+    assert "--data-dir is gs://bucket/tfds" in error
+    assert "gcsfuse, or copy the data set to a local disk" in error
+
+
+# Data
+
+
+def test_an_image_folder_is_the_same_in_a_bucket(bucket, tmp_path, asked):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 2)):
+        for name in ("cat", "dog", "cat/deeper"):
+            for i in range(count):
+                image = Image.fromarray(rng.integers(0, 256, (8, 9, 3), np.uint8))
+                png = io.BytesIO()
+                image.save(png, "PNG")
+                place = f"{split}/{name}/{i}.png"
+                put(bucket / "photos" / place, png.getvalue())
+                (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / place).write_bytes(png.getvalue())
+    put(bucket / "photos/train/cat/notes.txt")
+    local = open_folder(tmp_path, "n", seed=0)
+    asked()
+    remote = open_folder(bucket / "photos", "n", seed=0)
+    listings = asked()
+    assert remote.class_names == local.class_names == ("cat", "dog")
+    assert len(remote.train) == len(local.train) == 9
+    print(f"{len(listings)} requests to list 6 folders")
+    assert len(listings) <= 25
+    for i in (0, 4, 8):
+        (path, label), (local_path, local_label) = remote.train[i], local.train[i]
+        assert label == local_label
+        assert np.array_equal(decode(path, 3), decode(local_path, 3))
+    reads = asked()
+    assert len(reads) == 3, reads  # only what is read is fetched, each by one request
+
+
+# Runs
+
+
+def record(step):
+    return {"step": step, "split": "train", "loss": 1.0, "top1": 0.5, "top5": 0.9}
+
+
+def steps(path):
+    return [line["step"] for line in workdir.read_metrics(path)]
+
+
+def test_metrics_are_uploaded_when_asked_and_from_time_to_time(bucket):
+    run = bucket / "run"
+    log = workdir.MetricsLog(run, 0)
+    for step in (1, 2):
+        log.write(record(step))
+    assert steps(run) == []  # an object can't be appended to
+    log.flush()
+    assert steps(run) == [1, 2]
+    log.write(record(3))
+    assert steps(run) == [1, 2]
+    log._due = 0.0
+    log.write(record(4))
+    assert steps(run) == [1, 2, 3, 4]
+    log.close()
+    log = workdir.MetricsLog(run, 2)  # going on from step 2
+    assert steps(run) == [1, 2]
+    log.write(record(5))
+    log.close()
+    assert steps(run) == [1, 2, 5]
+    events = [file.read_bytes() for file in files.list_files(run / workdir.EVENTS)]
+    assert events
+    assert all(b"train/loss" in file for file in events)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_run_in_a_bucket(framework, bucket, tmp_path, capsys, monkeypatch):
+    run = bucket / framework
+    options = ("--framework", framework, *NARROW, "--steps", "6", "--checkpoint-every", "2")
+    result = run_train(*options, "--workdir", run, env={"JAX_NUM_CPU_DEVICES": "8"})
+    assert f"are in {run}" in result.stdout
+    assert "Warning" not in result.stderr
+    expected, weights = workdir.read_metrics(run), load(run / workdir.WEIGHTS)
+    assert steps(run) == [1, 2, 3, 4, 5, 6, 6]
+    with (run / workdir.CURVE).open("rb") as file, Image.open(file) as image:
+        assert image.format == "PNG"
+    assert files.list_files(run / workdir.EVENTS)
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"00000004", "00000006"}
+
+    # As if it had been killed in step 6: the last checkpoint is damaged, and passed over.
+    state = max(files.list_files(run / "checkpoints/00000006/state"), key=lambda p: len(p.name))
+    put(state, bytes(reversed(state.read_bytes())))
+    (run / workdir.WEIGHTS).unlink()
+    # This time it ends right after its last checkpoint: nothing logged until then may be lost.
+    close, logs = workdir.MetricsLog.close, []
+    monkeypatch.setattr(workdir.MetricsLog, "close", lambda log: logs.append(log))
+    assert cli.main(["train", *options, "--workdir", str(run), "--resume"]) == 0
+    output = capsys.readouterr().out
+    assert "00000006 is damaged" in output
+    assert "going on from the checkpoint at step 4" in output
+    again, weights_again = workdir.read_metrics(run), load(run / workdir.WEIGHTS)
+    for line in (*expected, *again):
+        line.pop("examples_per_second")
+    assert again == expected
+    for name, array in weights.arrays.items():
+        assert np.array_equal(weights_again.arrays[name], array), name
+
+    close(logs[0])
+    monkeypatch.undo()
+
+    # Out of the bucket, and into it.
+    local = tmp_path / "w.safetensors"
+    assert cli.main(["convert", str(run / workdir.WEIGHTS), str(local)]) == 0
+    assert cli.main(["convert", str(run), str(bucket / "step4.safetensors"), "--step", "4"]) == 0
+    assert load(local).arrays["fc8.bias"].tobytes() == weights.arrays["fc8.bias"].tobytes()
+    assert load(bucket / "step4.safetensors").spec == weights.spec
+
+
+def test_a_run_is_deleted_only_when_that_is_asked_for(bucket):
+    run = bucket / "run"
+    config = recipe("digits")
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, workdir=run))
+    workdir.prepare(config)
+    old = put(run / "checkpoints" / "00000007" / "meta.json")
+    notes = put(run / "notes.txt")
+    with pytest.raises(UserError, match="holds a run already: --resume goes on with it"):
+        workdir.prepare(config)
+    again = dataclasses.replace(config, run=dataclasses.replace(config.run, overwrite=True))
+    workdir.prepare(again)
+    assert not old.exists()
+    assert notes.exists()
+    assert workdir.read_config(run) == config
+
+
+def test_a_run_starts_from_weights_in_a_bucket(bucket):
+    config = recipe("digits")
+    model = dataclasses.replace(config.model, init_from=bucket / "w.safetensors", width=1 / 16)
+    config = dataclasses.replace(config, model=model)
+    spec = config.spec(10)
+    arrays = initial_weights(spec, seed=5)
+    save(bucket / "w.safetensors", Weights(arrays, spec, config.preprocess))
+    loaded, notes = starting_weights(config, spec)
+    assert notes == ["weights from gs://bucket/w.safetensors"]
+    assert np.array_equal(loaded["conv1.kernel"], arrays["conv1.kernel"])

@@ -1,0 +1,73 @@
+"""`python -m tests.tpu_table TABLE [FOLDER]`: the tables of docs/tpu-compile.md, row by row.
+
+Takes one to four minutes a row. With a folder, reports are kept there as JSON and not made twice.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from alexnet.spec import VARIANTS
+
+ONE = "--topology v5e:4x4 --batch-size 2048 --precision bf16"
+MESHES = ("data=16,model=1", "data=4,model=4", "data=1,model=16")
+TABLES = {
+    "generations": [
+        f"--topology {topology} --batch-size {128 * chips} --precision bf16"
+        for topology, chips in (
+            ("v4:2x2x1", 4), ("v4:2x2x2", 8), ("v5e:1x1", 1), ("v5e:2x2", 4), ("v5e:4x4", 16), ("v5e:16x16", 256),
+            ("v5p:2x2x1", 4), ("v5p:2x2x2", 8), ("v6e:2x2", 4), ("v6e:4x4", 16), ("v6e:8x8", 64),
+        )
+    ],
+    "variants": [f"{ONE} --variant {variant}" for variant in VARIANTS],
+    "spread": [ONE.replace("bf16", "fp32"), f"{ONE} --spmd shard_map", f"{ONE} --spmd pmap"],
+    "meshes": [
+        f"--topology v5e:4x4 --batch-size {batch} --precision bf16 --mesh {mesh}"
+        for batch in (256, 2048, 8192)
+        for mesh in MESHES
+    ],
+}  # fmt: skip
+
+
+def report(options: str, folder: Path | None) -> dict:
+    """What `alexnet compile --json` prints for these options."""
+    kept = folder and folder / f"{options.replace('--', '').replace(' ', '_')}.json"
+    if kept and kept.exists():
+        return json.loads(kept.read_text())
+    command = [sys.executable, "-m", "alexnet", "compile", *options.split(), "--json"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if kept:
+        kept.write_text(text)
+    return json.loads(text)
+
+
+def row(options: str, found: dict) -> str:
+    memory, computed = found["memory"], found["computed"]
+    both = [
+        f"{sum(c['bytes'] for c in found['collectives'] if c['kind'] == kind) / 1e6:.1f}"
+        for kind in ("all-reduce", "all-gather", "reduce-scatter")
+    ]
+    sent = sum(c["sent"] for c in found["collectives"])
+    values = [
+        f"`{options}`",
+        *(f"{memory[name] / 2**20:,.0f}" for name in ("arguments", "temporaries", "total")),
+        f"{memory['available'] / 2**30:.2f}",
+        f"{found['flops'] / 1e9:,.0f}",
+        f"{found['bytes_accessed'] / 1e9:.2f}",
+        *both,
+        f"{sent / 1e6:.1f}",
+        f"{1000 * computed['seconds_by_flops']:.2f}",
+        f"{1000 * computed['seconds_by_bytes']:.2f}",
+        f"{found['compile_seconds']:.0f}",
+    ]
+    return f"| {' | '.join(values)} |"
+
+
+def main(table: str, folder: str | None = None) -> None:
+    for options in TABLES[table]:
+        print(row(options, report(options, folder and Path(folder))), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
