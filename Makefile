@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: train test setup lint one-curve parity-table
+.PHONY: train test test-distributed setup lint one-curve parity-table
 
 train: .venv/jax-installed  ## set up the JAX side and run the default job
 	$(BIN)/python train.py --framework jax
@@ -12,6 +12,9 @@ test: setup  ## set up everything and run the tests
 	$(BIN)/python -m pytest
 
 setup: .venv/all-installed  ## everything into .venv, nothing run
+
+test-distributed: setup  ## runs of several real processes: jax.distributed and torchrun
+	$(BIN)/python -m pytest -n0 -s tests/distributed
 
 lint: setup
 	$(BIN)/ruff check .

@@ -8,14 +8,14 @@ no reader takes it for a checkpoint; on an object store, which has no renaming, 
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import RunError
-from alexnet.files import sync, write_json
+from alexnet.errors import RunError, UserError
+from alexnet.files import as_path, list_files, remove_tree, sync, walk, write_json
 from alexnet.processes import Processes
 
 STATE = "state"
@@ -49,7 +49,7 @@ class Checkpoints:
             directory.mkdir(parents=True, exist_ok=True)
             for path in directory.iterdir():
                 if (path / _UNFINISHED).exists():
-                    shutil.rmtree(path)
+                    remove_tree(path)
 
     @property
     def _leads(self) -> bool:
@@ -81,7 +81,7 @@ class Checkpoints:
             return
         try:
             pending.result()
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, UserError, RunError) as error:
             raise RunError(
                 f"a checkpoint could not be written to {self.directory}: {error}; "
                 f"{self.last_good()}"
@@ -150,7 +150,8 @@ class Checkpoints:
             sync(path)
             sync(self.directory)
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(path)
             raise
         self._forget_old()
 
@@ -175,9 +176,9 @@ class Checkpoints:
         path = self._path(step)
         if path.exists():
             (path / _UNFINISHED).touch()
-            shutil.rmtree(path / STATE, ignore_errors=True)
+            remove_tree(path / STATE)
             (path / _META).unlink(missing_ok=True)
-            shutil.rmtree(path)  # the mark last
+            remove_tree(path)  # the mark last
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -211,14 +212,13 @@ def read_meta(path: Path) -> dict[str, Any]:
 def _digests(directory: Path) -> dict[str, str]:
     """SHA-256 of every file, by its path in the directory; each is flushed to disk."""
     digests = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            sync(path)
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            digests[path.relative_to(directory.parent).as_posix()] = digest
-        else:
-            sync(path)
+    for path in list_files(directory):
+        sync(path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digests[path.relative_to(directory.parent).as_posix()] = digest
+    for folder, _, _ in walk(directory):
+        sync(as_path(folder))
     return digests
 
 

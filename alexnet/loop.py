@@ -211,6 +211,8 @@ class Trainer:
             "score": score,
             "num_classes": self.dataset.num_classes,
         }
+        if self.log:
+            self.log.flush()  # no line may be lost that came before a checkpoint
         self.checkpoints.save(self.step, self.engine.snapshot(), meta)
         self.saved_step = self.step
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -156,8 +157,10 @@ class MetricsLog:
     def _upload(self) -> None:
         start = time.monotonic()
         self._events.flush()  # a thread of its own writes them: the last ones may come next time
-        for file in list_files(self._local):
-            upload(file, self._path / file.relative_to(self._local))
+        with tempfile.TemporaryDirectory() as folder:
+            for file in list_files(self._local):
+                still = shutil.copy(file, folder)  # that thread may append while it is uploaded
+                upload(Path(still), self._path / file.relative_to(self._local))
         # A long run's files grow: a fiftieth of the time is the most that goes into them.
         end = time.monotonic()
         self._new, self._due = False, end + max(UPLOAD_EVERY, 50 * (end - start))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from alexnet.config import DevicesConfig, TrainConfig
+from alexnet.config import TrainConfig
 from alexnet.errors import UserError
 from alexnet.processes import Processes
 
@@ -19,9 +19,13 @@ HEARTBEAT_SECONDS = 30
 # How long a process that is done waits for the others before it ends.
 SHUTDOWN_SECONDS = 60
 
+CHECK = (
+    "check that the same command runs on every worker (gcloud: --worker=all), each with its own "
+    "--process where that is given, and that all can reach the coordinator's port"
+)
 LOST = (
-    b"failed: JAX stopped this process, for the reason above; most likely another process of the "
-    b"run has ended. Start all of them again with --resume: they go on from the last checkpoint\n"
+    "failed: JAX stopped this process, for the reason above; most likely another process of the "
+    "run has ended. Start all of them again with --resume: they go on from the last checkpoint"
 )
 
 
@@ -69,6 +73,10 @@ def connect(config: TrainConfig) -> Distributed | None:
     devices = config.devices
     if not devices.distributed:
         return None
+    where = devices.coordinator or "the coordinator that JAX finds"
+    print(f"joining the other processes at {where}; if this hangs, {CHECK}", flush=True)
+    alone = f"error: the other processes did not come within {JOIN_SECONDS} s: {CHECK}"
+    _end_aborts_with(alone, 2)
     try:
         jax.distributed.initialize(
             devices.coordinator,
@@ -78,37 +86,35 @@ def connect(config: TrainConfig) -> Distributed | None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except (ValueError, RuntimeError) as error:
-        raise UserError(_why(devices, error)) from error
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort)
+    except ValueError as error:
+        raise UserError(
+            f"--distributed finds no cluster here ({_first_line(error)}): outside a TPU slice or "
+            "Slurm give --coordinator HOST:PORT --processes N --process I"
+        ) from error
+    except RuntimeError as error:
+        raise UserError(f"--distributed can't begin: {_first_line(error)}; {CHECK}") from error
+    _end_aborts_with(LOST, 1)
     return Distributed()
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _on_abort(_: int) -> None:
-    """End with a sentence and exit code 1.
+def _end_aborts_with(sentence: str, code: int) -> None:
+    """End with a sentence and an exit code when JAX aborts this process.
 
-    When JAX's coordination service finds a process dead, a thread of its own aborts this one
-    (docs.jax.dev, fault_tolerance). Python's handlers run only when the main thread gets to them,
-    which then waits for the dead one in a collective, hence a handler in C's sense.
+    It does so where the others can't be joined and, from a thread of its own, when one of them is
+    found dead (docs.jax.dev, fault_tolerance). Python's signal handlers run only when the main
+    thread gets to them, and that is waiting for the dead one; hence a handler in C's sense.
     """
-    os.write(2, LOST)
-    os._exit(1)
+
+    def end(_: int) -> None:
+        os.write(2, f"{sentence}\n".encode())
+        os._exit(code)
+
+    global _handler  # C knows only its address
+    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _handler)
 
 
-def _why(devices: DevicesConfig, error: Exception) -> str:
-    if devices.coordinator is None and isinstance(error, ValueError):
-        return (
-            f"--distributed found no cluster here ({_first_line(error)}): outside a TPU slice or "
-            "Slurm give --coordinator HOST:PORT --processes N --process I"
-        )
-    where = devices.coordinator or "process 0"
-    return (
-        f"--distributed could not join the other processes through {where} within "
-        f"{JOIN_SECONDS} seconds: {_first_line(error)}. Check that the same command runs on every "
-        "worker (gcloud: --worker=all), each with its own --process where that is given, and that "
-        "the coordinator's port can be reached from all of them"
-    )
+_handler: object = None
 
 
 def _first_line(error: Exception) -> str:

@@ -16,8 +16,10 @@ TABLES = {
     "generations": [
         f"--topology {topology} --batch-size {128 * chips} --precision bf16"
         for topology, chips in (
-            ("v4:2x2x1", 4), ("v4:2x2x2", 8), ("v5e:1x1", 1), ("v5e:2x2", 4), ("v5e:4x4", 16), ("v5e:16x16", 256),
-            ("v5p:2x2x1", 4), ("v5p:2x2x2", 8), ("v6e:2x2", 4), ("v6e:4x4", 16), ("v6e:8x8", 64),
+            ("v4:2x2x1", 4), ("v4:2x2x2", 8),
+            ("v5e:1x1", 1), ("v5e:2x2", 4), ("v5e:4x4", 16), ("v5e:16x16", 256),
+            ("v5p:2x2x1", 4), ("v5p:2x2x2", 8),
+            ("v6e:2x2", 4), ("v6e:4x4", 16), ("v6e:8x8", 64),
         )
     ],
     "variants": [f"{ONE} --variant {variant}" for variant in VARIANTS],

@@ -294,6 +294,30 @@ def test_threads_load_ahead_but_not_far():
     batches.close()
 
 
+def test_a_process_has_its_rows_and_reads_no_others():
+    source, read = numbered(30), []
+
+    class Watched(ArraySource):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    config = make_config(batch_size=8, image_size=4, color_noise=0.1)
+    own = np.array([1, 2, 6])
+    for make in (
+        lambda images, rows: take(train_batches(Dataset("n", images, images, ("a",)), config,
+                                                rows=rows), 5),
+        lambda images, rows: list(eval_batches(images, config, rows=rows)),
+    ):  # fmt: skip
+        whole = make(source, None)
+        read.clear()
+        part = make(Watched("watched", source.images, source.labels), own)
+        cut = [{name: array[own] for name, array in batch.items()} for batch in whole]
+        assert_equal_batches(part, cut)
+        assert len(read) <= 3 * (5 + config.data.loader_threads * 2 + 2)
+    assert len(read) == 11  # of 30 images in batches of 8: 3 + 3 + 3 + 2
+
+
 def test_closing_drops_what_was_not_begun():
     read, go_on = [], threading.Event()
 

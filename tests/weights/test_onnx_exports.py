@@ -1,27 +1,22 @@
 """What torch's exporters write, above all for LRN, which they have no operator for."""
 
-import itertools
 import warnings
+from dataclasses import replace
 
 import numpy as np
-import onnx
-import onnx.version_converter
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx import helper, numpy_helper
-from onnxruntime import quantization
 from torch import nn
 
 from alexnet.errors import UserError
 from alexnet.spec import LRN as SpecLRN
-from alexnet.weights import Weights, load
-from alexnet.weights.formats import load_data
+from alexnet.weights import Weights, load, onnx_lrn
+from alexnet.weights.onnx_graph import Node
 from alexnet_torch import AlexNet
 
-from . import makers
-from .helpers import forward, images, narrow, same
-from .test_onnx import run, view
+from .helpers import forward, images, narrow
+from .test_onnx import run
 
 
 class Towers(nn.Module):
@@ -179,6 +174,15 @@ def _window(x, axis=2, before=2, after=2):
     return F.avg_pool3d(squares, kernel, stride=1)[:, 0]
 
 
+NO_LRN = r"after its conv1 that are neither a layer of AlexNet nor LRN"
+
+
+def _slices(x, factors):
+    """A weighted sum of squares of neighbouring channels, by adding slices."""
+    squares = F.pad(x * x, (0, 0, 0, 0, 2, 2))
+    return sum(factor * squares[:, i : i + x.shape[1]] for i, factor in enumerate(factors))
+
+
 @pytest.mark.parametrize(
     ("lrn", "message"),
     [
@@ -187,12 +191,15 @@ def _window(x, axis=2, before=2, after=2):
         (nn.LocalResponseNorm(3, 1e-4, 0.75, 2.0), "step 3 is 'LRN of 3, 0.0001, 0.75, k 2,"),
         (nn.LocalResponseNorm(5, 1e-4, 0.75, 1.5), "step 3 is 'LRN of 5, 0.0001, 0.75, k 1.5,"),
         (Towers(), "step 3 is 'LRN .* groups 2'"),
+        (Odd(lambda x: x / (2 + 3e-5 * _slices(x, [1] * 5)) ** 0.75), "'LRN of 5, 0.00015, 0.75, k 2"),
+        (Odd(lambda x: x / (2 + _slices(x, [1, 1, 2, 1, 1])) ** 0.75), NO_LRN),
+        (Odd(lambda x: x / (2 + _slices(x, [1, 0, 1, 1, 1])) ** 0.75), NO_LRN),
         # along rows instead of channels; off centre; another image below; a mean in its place
-        (Odd(lambda x: x / (2 + 1e-4 * _window(x, axis=3)) ** 0.75), "after its conv1 .* nor LRN"),
-        (Odd(lambda x: x / (2 + 1e-4 * _window(x, 2, 1, 3)) ** 0.75), "after its conv1 .* nor LRN"),
-        (Odd(lambda x: (x + 1) / (2 + 1e-4 * _window(x)) ** 0.75), "after its conv1 .* nor LRN"),
-        (Odd(lambda x: x * (2 + 1e-4 * _window(x)) ** 0.75 + x), "after its conv1 .* nor LRN"),
-        (Odd(lambda x: x / (2 + (x * x).mean(1, keepdim=True))), "after its conv1 .* nor LRN"),
+        (Odd(lambda x: x / (2 + 1e-4 * _window(x, axis=3)) ** 0.75), NO_LRN),
+        (Odd(lambda x: x / (2 + 1e-4 * _window(x, 2, 1, 3)) ** 0.75), NO_LRN),
+        (Odd(lambda x: (x + 1) / (2 + 1e-4 * _window(x)) ** 0.75), NO_LRN),
+        (Odd(lambda x: x * (2 + 1e-4 * _window(x)) ** 0.75 + x), NO_LRN),
+        (Odd(lambda x: x / (2 + (x * x).mean(1, keepdim=True))), NO_LRN),
         (Odd(lambda x: x.flip(1)), "'Slice', which AlexNet lacks"),
         (Odd(lambda x: x + x), "'Add', which AlexNet lacks"),
         (Odd(lambda x: x.transpose(2, 3)), "'Transpose', which AlexNet lacks"),
@@ -202,6 +209,29 @@ def test_what_is_no_lrn_of_a_variant(lrn, message, tmp_path):
     exported(Net("single", lrn), strong_images("single"), tmp_path / "a.onnx")
     with pytest.raises(UserError, match=message):
         load(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_padding_that_is_not_zero(opset, tmp_path):
+    def squares_in_ones(x):
+        padded = F.pad((x * x)[:, None], (0, 0, 0, 0, 2, 2), value=1.0)
+        return x / (2 + 1e-4 * F.avg_pool3d(padded, (5, 1, 1), stride=1)[:, 0]) ** 0.75
+
+    exported(
+        Net("single", Odd(squares_in_ones)), strong_images("single"), tmp_path / "a.onnx", opset
+    )
+    with pytest.raises(UserError, match=NO_LRN):
+        load(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(("axis", "followed"), [(2, True), (1, False), (3, False), (4, False)])
+def test_only_channels_are_averaged(axis, followed):
+    """Even where the other axes are as long: what counts is how far apart their numbers stand."""
+    signal = replace(onnx_lrn.image((4, 4, 4, 4)), shape=(4, 1, 4, 4, 4))
+    square = onnx_lrn.follow(Node("Mul", ["x", "x"], ["y"], {}), [signal, signal])[0]
+    pads = np.zeros(10, int)
+    pads[[axis, axis + 5]] = 2
+    assert (onnx_lrn.follow(Node("Pad", [], [], {}), [square, pads]) is not None) == followed
 
 
 @pytest.mark.parametrize(
@@ -219,148 +249,3 @@ def test_more_after_the_logits_is_refused(tail, tmp_path):
     exported(More(), strong_images("single"), tmp_path / "a.onnx")
     with pytest.raises(UserError, match=r"which AlexNet lacks|nor LRN"):
         load(tmp_path / "a.onnx")
-
-
-# --- the newer exporter's files, made by hand ------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["single", "caffe", "caffenet", "onnx_zoo"])
-def test_the_newer_exporter(name, tmp_path):
-    weights = narrow(name)
-    data = makers.onnx_dynamo(weights).SerializeToString()
-    makers.check_onnx(data)
-    x = strong_images(name)
-    read = load_data(view(data), "onnx", "w")
-    same(weights, read)
-    expected = run(data, x)
-    assert np.abs(forward(read, x) - expected).max() < 1e-4 * expected.std()
-
-
-def _constants_as_ints(model):
-    """With `optimize=False` shapes are pieced together from Constants of plain integers."""
-    for tensor in list(model.graph.initializer):
-        if tensor.data_type == onnx.TensorProto.INT64 and len(tensor.dims):
-            model.graph.initializer.remove(tensor)
-            parts = [f"{tensor.name}_{i}" for i in range(tensor.dims[0])]
-            numbers = numpy_helper.to_array(tensor).tolist()
-            model.graph.node.insert(0, helper.make_node("Concat", parts, [tensor.name], axis=0))
-            for part, number in zip(parts, numbers, strict=True):
-                node = helper.make_node("Constant", [], [part], value_ints=[number])
-                model.graph.node.insert(0, node)
-
-
-def test_the_newer_exporter_without_optimising():
-    weights = narrow("single")
-    data = makers.onnx_dynamo(weights, _constants_as_ints).SerializeToString()
-    makers.check_onnx(data)
-    same(weights, load_data(view(data), "onnx", "w"))
-
-
-@pytest.fixture
-def two_files(tmp_path):
-    """The newer exporter's way with large nets: weights in a second file."""
-    weights = narrow("single")
-    onnx.save_model(
-        makers.onnx_dynamo(weights), tmp_path / "a.onnx", save_as_external_data=True,
-        location="a.onnx.data", size_threshold=200,
-    )  # fmt: skip
-    assert (tmp_path / "a.onnx").stat().st_size < 20_000
-    return weights, tmp_path / "a.onnx"
-
-
-def test_weights_in_a_second_file(two_files):
-    weights, path = two_files
-    same(weights, load(path))
-
-
-def _entries(model, key, change):
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == key:
-                entry.value = change(entry.value)
-
-
-@pytest.mark.parametrize(
-    ("key", "change", "message"),
-    [
-        ("location", lambda _: "/etc/passwd", "only a file in the same folder"),
-        ("location", lambda name: f"../{name}", "only a file in the same folder"),
-        ("location", lambda name: f"sub/{name}", "only a file in the same folder"),
-        ("location", lambda name: f"sub\\{name}", "only a file in the same folder"),
-        ("location", lambda _: "..", "only a file in the same folder"),
-        ("location", lambda _: "", "only a file in the same folder"),
-        ("location", lambda _: "missing", "can't read .*missing"),
-        ("location", lambda _: "folder", "can't read .*folder"),
-        ("offset", lambda _: "0", "cut short, or not the one"),  # each byte counts once
-        ("offset", lambda _: str(1 << 70), "cut short, or not the one"),
-        ("offset", lambda _: "-8", "cut short, or not the one"),
-        ("offset", lambda _: "x", "damaged, or not onnx"),
-    ],
-)
-def test_second_files_that_are_not_read(two_files, key, change, message):
-    _, path = two_files
-    (path.parent / "folder").mkdir()
-    model = onnx.load(path, load_external_data=False)
-    _entries(model, key, change)
-    if key == "offset" and change("") == "0":  # one array's place for many arrays
-        (path.parent / "a.onnx.data").write_bytes(bytes(40_000))
-    path.write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match=message):
-        load(path)
-
-
-def test_a_second_file_that_is_cut_short(two_files):
-    _, path = two_files
-    data = path.with_name("a.onnx.data")
-    data.write_bytes(data.read_bytes()[:-4])
-    with pytest.raises(UserError, match=r"a\.onnx\.data is cut short"):
-        load(path)
-    with pytest.raises(UserError, match="only a file in the same folder"):
-        load_data(view(path.read_bytes()), "onnx", "w")
-
-
-# --- quantised files -------------------------------------------------------------------------
-
-
-class _Images(quantization.CalibrationDataReader):
-    def __init__(self, x):
-        self.left = iter([{"data_0": np.ascontiguousarray(x.transpose(0, 3, 1, 2))}])
-
-    def get_next(self):
-        return next(self.left, None)
-
-
-@pytest.mark.parametrize("form", ["QOperator", "QDQ"])
-def test_the_zoos_quantised_files(form, tmp_path):
-    """bvlcalexnet-12-int8 and -12-qdq, by the tool that made them."""
-    data = makers.onnx_zoo(narrow("onnx_zoo"))
-    model = onnx.version_converter.convert_version(onnx.load_from_string(data), 12)
-    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
-    x = images(narrow("onnx_zoo").spec, count=1)
-    quantization.quantize_static(
-        tmp_path / "a.onnx", tmp_path / "b.onnx", _Images(x),
-        quant_format=quantization.QuantFormat[form],
-    )  # fmt: skip
-    same(load(tmp_path / "a.onnx"), narrow("onnx_zoo"))
-    with pytest.raises(UserError, match=r"quantised to 8 bits.*bvlcalexnet-12\.onnx"):
-        load(tmp_path / "b.onnx")
-
-
-def test_evaluating_shapes_is_bounded():
-    """Chains that double, loops of nodes, and Ifs do not take time or memory."""
-
-    def edit(model):
-        names = [f"n{i}" for i in range(2000)]
-        seed = numpy_helper.from_array(np.ones(2, "i8"), "n0")
-        model.graph.initializer.append(seed)
-        for one, other in itertools.pairwise(names):
-            model.graph.node.append(helper.make_node("Concat", [one, one], [other], axis=0))
-        model.graph.node.append(helper.make_node("Add", ["loop", "n0"], ["loop"]))
-        size = numpy_helper.from_array(np.array([1 << 40], "i8"), "size")
-        model.graph.initializer.append(size)
-        model.graph.node.append(helper.make_node("ConstantOfShape", ["size"], ["huge"]))
-
-    weights = narrow("single")
-    same(
-        weights, load_data(view(makers.onnx_dynamo(weights, edit).SerializeToString()), "onnx", "w")
-    )

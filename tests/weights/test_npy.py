@@ -1,0 +1,104 @@
+"""The Toronto .npy: a pickle, read by a reader that runs nothing."""
+
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from alexnet.errors import UserError
+from alexnet.weights import detect, load
+from alexnet.weights.formats import load_data
+
+from . import makers
+from .helpers import narrow, same
+from .test_onnx import view
+
+
+@pytest.mark.parametrize("protocol", [None, 2, 3, 4])
+@pytest.mark.parametrize("form", [list, dict])
+def test_npy(protocol, form, tmp_path):
+    weights = narrow("caffe")
+    path = tmp_path / "bvlc_alexnet.npy"
+    path.write_bytes(makers.npy(weights, protocol, form))
+    assert detect(path) == "npy"
+    same(weights, load(path))
+
+
+def test_npy_of_python_2():
+    """Byte strings come as old string opcodes there, and NumPy's module had its old name."""
+    weights = narrow("caffe")
+    data = makers.npy(weights, 2)
+    assert b"_codecs" in data  # what Python 3 does; Python 2 wrote the bytes as they are
+    old = data.replace(b"cnumpy._core.multiarray", b"cnumpy.core.multiarray")
+    same(weights, load_data(view(old), "npy", "w"))
+    same(weights, load_data(view(makers.npy_of_python_2(weights)), "npy", "w"))
+
+
+def test_npy_for_caffenet_on_request():
+    weights = narrow("caffenet")
+    with pytest.raises(UserError, match="named as in variant caffe, not 'caffenet'"):
+        load_data(view(makers.npy(weights)), "npy", "w", variant="caffenet")
+
+
+def test_npy_that_would_run_code(tmp_path):
+    import os
+    import pickle
+
+    class Runs:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    header = makers.npy(narrow("caffe"))
+    header = header[: header.index(b"\n") + 1]
+    for protocol in (2, 3, 4):
+        data = header + pickle.dumps({"conv1": Runs()}, protocol)
+        with pytest.raises(UserError, match="could run code"):
+            load_data(view(data), "npy", "w")
+    assert not (tmp_path / "ran").exists()
+
+
+def _pickled(*operations: bytes) -> memoryview:
+    head = makers.npy(narrow("caffe"))
+    return view(head[: head.index(b"\n") + 1] + b"\x80\x02" + b"".join(operations))
+
+
+def _text(value: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value
+
+
+ENCODE = b"c_codecs\nencode\n"  # how Python 3 writes bytes in protocol 2
+
+
+@pytest.mark.parametrize("bad", [b"\xc4\x80", b"\xff", b"\xed\xa0\x80", b"\xc3"])
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_npy_with_bytes_that_no_byte_stands_for(bad, length):
+    """A character past the 256th, no UTF-8, half a pair, half a character; texts long and short."""
+    text = b"a" * length + bad
+    data = _pickled(ENCODE, _text(text), _text(b"latin1"), b"\x86R.")
+    with pytest.raises(UserError, match="damaged"):
+        load_data(data, "npy", "w")
+    good = _pickled(ENCODE, _text(b"a" * length), _text(b"latin1"), b"\x86R.")
+    with pytest.raises(UserError, match="without a dict of layers"):
+        load_data(good, "npy", "w")
+
+
+def test_npy_that_asks_for_the_same_bytes_again_and_again():
+    again = b"h\x00h\x01h\x02\x86R" * 1000
+    text = _text("\xe9".encode() * 500_000)
+    data = _pickled(
+        b"(", ENCODE, b"q\x00", text, b"q\x01", _text(b"latin1"), b"q\x02", again, b"t."
+    )
+    tracemalloc.start()
+    with pytest.raises(UserError, match="without a dict of layers"):
+        load_data(data, "npy", "w")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"{peak / 1e6:.1f} MB at the peak, for a file of {len(data) / 1e6:.1f} MB")
+    assert peak < 2.2 * len(data)
+
+
+def test_npy_of_a_plain_array(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(UserError, match="plain array"):
+        load(tmp_path / "a.npy")

@@ -1,0 +1,226 @@
+"""ONNX files put together by hand: as torch's newer exporter writes them, and quantised ones."""
+
+import itertools
+
+import numpy as np
+import onnx
+import onnx.version_converter
+import pytest
+from onnx import helper, numpy_helper
+from onnxruntime import quantization
+
+from alexnet.errors import UserError
+from alexnet.weights import load
+from alexnet.weights.formats import load_data
+
+from . import makers
+from .helpers import forward, images, narrow, same
+from .test_onnx import run, view
+from .test_onnx_exports import strong_images
+
+
+@pytest.mark.parametrize("name", ["single", "caffe", "caffenet", "onnx_zoo"])
+def test_the_newer_exporter(name, tmp_path):
+    weights = narrow(name)
+    data = makers.onnx_dynamo(weights).SerializeToString()
+    makers.check_onnx(data)
+    x = strong_images(name)
+    read = load_data(view(data), "onnx", "w")
+    same(weights, read)
+    expected = run(data, x)
+    assert np.abs(forward(read, x) - expected).max() < 1e-4 * expected.std()
+
+
+def _constants_as_ints(model):
+    """With `optimize=False` shapes are pieced together from Constants of plain integers."""
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type == onnx.TensorProto.INT64 and len(tensor.dims):
+            model.graph.initializer.remove(tensor)
+            parts = [f"{tensor.name}_{i}" for i in range(tensor.dims[0])]
+            numbers = numpy_helper.to_array(tensor).tolist()
+            model.graph.node.insert(0, helper.make_node("Concat", parts, [tensor.name], axis=0))
+            for part, number in zip(parts, numbers, strict=True):
+                node = helper.make_node("Constant", [], [part], value_ints=[number])
+                model.graph.node.insert(0, node)
+
+
+def test_the_newer_exporter_without_optimising():
+    weights = narrow("single")
+    data = makers.onnx_dynamo(weights, _constants_as_ints).SerializeToString()
+    makers.check_onnx(data)
+    same(weights, load_data(view(data), "onnx", "w"))
+
+
+def _reshape_to(numbers, allowzero):
+    def edit(model):
+        node = [node for node in model.graph.node if node.op_type == "Reshape"][-1]
+        model.graph.initializer.append(numpy_helper.from_array(np.array(numbers, "i8"), "to"))
+        node.input[1] = "to"
+        node.attribute[0].i = allowzero
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("numbers", "allowzero", "message"),
+    [
+        ([0, -1], 0, ""),
+        ([1, -1], 0, ""),  # any batch is declared, and one image is what it is made for
+        ([0, -1], 1, "'Reshape', which AlexNet lacks"),
+        ([-1, 5], 0, "'Reshape', which AlexNet lacks"),
+        ([-1, -1], 0, "'Reshape', which AlexNet lacks"),
+        ([-1, 4, 36], 0, "after its conv5 that are neither"),
+    ],
+)
+def test_flattening(numbers, allowzero, message):
+    weights = narrow("single")
+    data = makers.onnx_dynamo(weights, _reshape_to(numbers, allowzero)).SerializeToString()
+    if message:
+        with pytest.raises(UserError, match=message):
+            load_data(view(data), "onnx", "w")
+    else:
+        same(weights, load_data(view(data), "onnx", "w"))
+
+
+@pytest.mark.parametrize(("sizes", "message"), [([1], ""), ([2], "LRN of 5, 0.0002")])
+def test_if(sizes, message):
+    """The older exporter asks for a size that it could know: the branch taken is the true one."""
+
+    def edit(model):
+        nodes = model.graph.node
+        place, squeeze = next((i, n) for i, n in enumerate(nodes) if n.op_type == "Squeeze")
+        outputs = [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)]
+        axes = squeeze.input[1]
+        one = [helper.make_node("Squeeze", [squeeze.input[0], axes], ["out"])]
+        two = [
+            helper.make_node("Squeeze", [squeeze.input[0], axes], ["once"]),
+            helper.make_node("Add", ["once", "once"], ["out"]),
+        ]
+        branches = {
+            "then_branch": helper.make_graph(one, "then", [], outputs),
+            "else_branch": helper.make_graph(two, "else", [], outputs),
+        }
+        tensors = {"sizes": sizes, "ones": [1]}
+        for name, values in tensors.items():
+            tensor = numpy_helper.from_array(np.array(values, "i8"), name)
+            model.graph.initializer.append(tensor)
+        nodes[place].CopyFrom(helper.make_node("If", ["equal"], squeeze.output, **branches))
+        nodes.insert(0, helper.make_node("Equal", ["sizes", "ones"], ["equal"]))
+
+    weights = narrow("single")
+    data = makers.onnx_dynamo(weights, edit).SerializeToString()
+    if message:
+        with pytest.raises(UserError, match=message):
+            load_data(view(data), "onnx", "w")
+    else:
+        same(weights, load_data(view(data), "onnx", "w"))
+
+
+@pytest.fixture
+def two_files(tmp_path):
+    """The newer exporter's way with large nets: weights in a second file."""
+    weights = narrow("single")
+    onnx.save_model(
+        makers.onnx_dynamo(weights), tmp_path / "a.onnx", save_as_external_data=True,
+        location="a.onnx.data", size_threshold=200,
+    )  # fmt: skip
+    assert (tmp_path / "a.onnx").stat().st_size < 20_000
+    return weights, tmp_path / "a.onnx"
+
+
+def test_weights_in_a_second_file(two_files):
+    weights, path = two_files
+    same(weights, load(path))
+
+
+def _entries(model, key, change):
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == key:
+                entry.value = change(entry.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("location", lambda _: "/etc/passwd", "only a file in the same folder"),
+        ("location", lambda name: f"../{name}", "only a file in the same folder"),
+        ("location", lambda name: f"sub/{name}", "only a file in the same folder"),
+        ("location", lambda name: f"sub\\{name}", "only a file in the same folder"),
+        ("location", lambda _: "..", "only a file in the same folder"),
+        ("location", lambda _: "", "only a file in the same folder"),
+        ("location", lambda _: "missing", "can't read .*missing"),
+        ("location", lambda _: "folder", "can't read .*folder"),
+        ("offset", lambda _: "0", "cut short, or not the one"),  # each byte counts once
+        ("offset", lambda _: str(1 << 70), "cut short, or not the one"),
+        ("offset", lambda _: "-8", "cut short, or not the one"),
+        ("offset", lambda _: "x", "damaged, or not onnx"),
+    ],
+)
+def test_second_files_that_are_not_read(two_files, key, change, message):
+    _, path = two_files
+    (path.parent / "folder").mkdir()
+    model = onnx.load(path, load_external_data=False)
+    _entries(model, key, change)
+    if key == "offset" and change("") == "0":  # one array's place for many arrays
+        (path.parent / "a.onnx.data").write_bytes(bytes(40_000))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=message):
+        load(path)
+
+
+def test_a_second_file_that_is_cut_short(two_files):
+    _, path = two_files
+    data = path.with_name("a.onnx.data")
+    data.write_bytes(data.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"a\.onnx\.data is cut short"):
+        load(path)
+    with pytest.raises(UserError, match="only a file in the same folder"):
+        load_data(view(path.read_bytes()), "onnx", "w")
+
+
+# --- quantised files -------------------------------------------------------------------------
+
+
+class _Images(quantization.CalibrationDataReader):
+    def __init__(self, x):
+        self.left = iter([{"data_0": np.ascontiguousarray(x.transpose(0, 3, 1, 2))}])
+
+    def get_next(self):
+        return next(self.left, None)
+
+
+@pytest.mark.parametrize("form", ["QOperator", "QDQ"])
+def test_the_zoos_quantised_files(form, tmp_path):
+    """bvlcalexnet-12-int8 and -12-qdq, by the tool that made them."""
+    data = makers.onnx_zoo(narrow("onnx_zoo"))
+    model = onnx.version_converter.convert_version(onnx.load_from_string(data), 12)
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    x = images(narrow("onnx_zoo").spec, count=1)
+    quantization.quantize_static(
+        tmp_path / "a.onnx", tmp_path / "b.onnx", _Images(x),
+        quant_format=quantization.QuantFormat[form],
+    )  # fmt: skip
+    same(load(tmp_path / "a.onnx"), narrow("onnx_zoo"))
+    with pytest.raises(UserError, match=r"quantised to 8 bits.*bvlcalexnet-12\.onnx"):
+        load(tmp_path / "b.onnx")
+
+
+def test_evaluating_shapes_is_bounded():
+    """Chains that double, loops of nodes, and Ifs do not take time or memory."""
+
+    def edit(model):
+        names = [f"n{i}" for i in range(2000)]
+        seed = numpy_helper.from_array(np.ones(2, "i8"), "n0")
+        model.graph.initializer.append(seed)
+        for one, other in itertools.pairwise(names):
+            model.graph.node.append(helper.make_node("Concat", [one, one], [other], axis=0))
+        model.graph.node.append(helper.make_node("Add", ["loop", "n0"], ["loop"]))
+        size = numpy_helper.from_array(np.array([1 << 40], "i8"), "size")
+        model.graph.initializer.append(size)
+        model.graph.node.append(helper.make_node("ConstantOfShape", ["size"], ["huge"]))
+
+    weights = narrow("single")
+    same(
+        weights, load_data(view(makers.onnx_dynamo(weights, edit).SerializeToString()), "onnx", "w")
+    )
