@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from alexnet.errors import UserError, unknown
 from alexnet.imports import hidden
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
+OTHER_FILES = 256  # what a run has open besides shards: libraries, devices, sockets
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,18 @@ def open_tfds(name: str, data_dir: Path | None) -> Dataset:
             f"{folder} holds {builder.info.file_format.value} files, which can't be read in random "
             f"order without TensorFlow; {_how_to_prepare(name, elsewhere)}"
         ) from error
+    _allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
     names = builder.info.features[label_key].names
     return Dataset(f"tfds:{name}", train, held_out, tuple(names))
+
+
+def _allow_open_files(shards: int) -> None:
+    """Every shard stays open: ImageNet has 1,088, and many systems start with a limit of 1,024."""
+    need = shards + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < need and (hard == unlimited or need <= hard):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
 def _import_tfds() -> Any:

@@ -11,11 +11,11 @@ from typing import Any
 from alexnet.config import TrainConfig
 from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch, train_batches
 from alexnet.data.sources import Dataset, Source
+from alexnet.data.tfds import OTHER_FILES
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding
 
 SAMPLED = 32  # examples decoded of each of the two sources
 _SHOWN = 3
-_OTHER_FILES = 256  # what a run has open besides shards: libraries, devices, sockets
 _READERS = 16
 
 
@@ -83,17 +83,16 @@ def _shard_problem(shard: _Shard) -> str | None:
 
 
 def _too_few_open_files(count: int) -> Finding | None:
-    """Training keeps every shard open: some systems allow 1,024 files, ImageNet has 1,088."""
-    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = count + _OTHER_FILES
+    """Training keeps every shard open; opening the data raised the limit as far as it can be."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = count + OTHER_FILES
     if allowed == resource.RLIM_INFINITY or need <= allowed:
         return None
     found = (
-        f"training keeps {count:,} shards open, besides some {_OTHER_FILES} other files, but this "
+        f"training keeps {count:,} shards open, besides some {OTHER_FILES} other files, but this "
         f"shell allows {allowed:,} open files"
     )
-    root = "" if most == resource.RLIM_INFINITY or need <= most else " (as root: the limit is hard)"
-    return Finding("shards", WRONG, found, f"ulimit -n {need}{root}")
+    return Finding("shards", WRONG, found, f"as root: ulimit -H -n {need}; ulimit -n {need}")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -202,6 +203,16 @@ def test_tfds(tfds_dir, name):
     assert label in range(10)
     assert decode(image, 3).shape == (32, 32, 3)
     assert data.eval.describe(5) == f"example 5 of tfds:{name}, test"
+
+
+def test_tfds_may_keep_every_shard_open(tfds_dir):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        open_dataset(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+        assert 200 < resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= 256 + 20
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_tfds_takes_the_newest_version(tfds_dir):
