@@ -14,7 +14,7 @@ test: setup  ## set up everything and run the tests
 setup: .venv/all-installed  ## everything into .venv, nothing run
 
 test-distributed: setup  ## runs of several real processes: jax.distributed and torchrun
-	$(BIN)/python -m pytest -n0 -s tests/distributed
+	$(BIN)/python -m pytest -n0 -s -m '' tests/distributed
 
 lint: setup
 	$(BIN)/ruff check .

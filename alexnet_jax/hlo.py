@@ -58,18 +58,18 @@ def collectives(hlo_text: str) -> list[Collective]:
     """The collectives of a compiled program, in the text's order, each counted once.
 
     The second half of an asynchronous pair counts nothing. Compilers for TPU also spread one
-    collective over several fusions, each with a copy of the instruction: copies share channel,
-    type and metadata (the channel alone is no sign: all that a `shard_map` asks for have one). A
-    collective in a loop's body counts once, however often the loop runs.
+    collective over several fusions, each with a copy of the instruction. A collective in a loop's
+    body counts once, however often the loop runs.
 
     Args:
         hlo_text: what `compiled.as_text()` gives.
     """
     found, seen, devices = [], set(), _devices(hlo_text)
     for computation, instruction in _instructions(hlo_text):
-        if (copied := _identity(instruction)) in seen:
+        if (one := _spread(instruction)) in seen:
             continue
-        seen.add(copied)
+        if one:
+            seen.add(one)
         kind, group = instruction["kind"], _group_size(instruction["rest"], devices)
         size = _bytes(_result_type(instruction))
         if kind == "reduce-scatter":
@@ -90,13 +90,18 @@ def _instructions(hlo_text: str) -> Iterator[tuple[str, re.Match]]:
             yield computation, instruction
 
 
-def _identity(instruction: re.Match) -> tuple[str, ...]:
-    """What copies of an instruction share; its own text where it has no channel."""
+def _spread(instruction: re.Match) -> tuple | None:
+    """What the copies of an instruction that is spread over fusions share; None if it is not.
+
+    Copies differ in layout. The channel alone is no sign of one: all collectives that a
+    `shard_map` asks for may have the same.
+    """
     rest = instruction["rest"]
-    if not (channel := _CHANNEL.search(rest)):
-        return (instruction[0],)
-    source = rest.partition("metadata=")[2]
-    return channel[1], instruction["kind"], instruction["type"], source
+    if "async_collective_fusion_config" not in rest:
+        return None
+    channel, chain = _CHANNEL.search(rest), re.search(r'chain_id="(\d+)"', rest)
+    arrays = tuple(_ARRAY.findall(instruction["type"]))
+    return instruction["kind"], arrays, channel and channel[1], chain and chain[1]
 
 
 def _devices(hlo_text: str) -> int:

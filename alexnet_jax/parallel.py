@@ -47,7 +47,11 @@ def run_mesh(config: TrainConfig) -> Mesh:
         UserError: where they can't be.
     """
     devices = jax.devices()
-    return device_mesh(devices, *mesh_shape(config.devices.mesh, len(devices)))
+    data, model = mesh_shape(config.devices.mesh, len(devices))
+    if config.devices.spmd == "pmap":  # which takes a host's devices to be neighbours
+        by_host = sorted(devices, key=lambda device: (device.process_index, device.id))
+        return Mesh(np.array(by_host).reshape(data, model), AXES)
+    return device_mesh(devices, data, model)
 
 
 def device_mesh(devices: Sequence[jax.Device], data: int, model: int) -> Mesh:

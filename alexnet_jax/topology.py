@@ -98,6 +98,12 @@ def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[s
     spec = config.spec(num_classes)
     mesh = parallel.device_mesh(devices, *parallel.mesh_shape(config.devices.mesh, len(devices)))
     parallel.check_sizes(config, spec, mesh)
+    hosts = len({device.process_index for device in devices})
+    if config.devices.spmd == "pmap" and hosts > 1:
+        raise UserError(
+            f"--spmd pmap can be compiled for the chips of one host only, and {topology} has "
+            f"{hosts} hosts: jit and shard_map can for any"
+        )
     lowered = lower_step(config, spec, mesh)
     chip = CHIPS[generation]
     limits = {"available": available_memory(devices[0]), "published": chip.hbm}
@@ -111,20 +117,32 @@ def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[s
         needed = _sizes(str(error))[0]
         return report | {"memory": {"fits": False, "total": needed, **limits}}
     seconds = time.perf_counter() - start
-    costs = compiled.cost_analysis()
-    flops, accessed = costs["flops"], costs["bytes accessed"]
+    costs, memory = compiled.cost_analysis(), _memory(compiled.memory_analysis())
     return report | {
-        "memory": _memory(compiled.memory_analysis()) | {"fits": True, **limits},
-        "flops": flops,
-        "bytes_accessed": accessed,
+        "memory": memory | {"fits": True, **limits},
+        "flops": costs["flops"],
+        "bytes_accessed": costs["bytes accessed"],
         "collectives": _by_kind(collectives(compiled.as_text())),
-        "computed": {
-            "seconds_by_flops": flops / chip.bf16_flops,
-            "seconds_by_bytes": accessed / chip.hbm_bandwidth,
-            "bf16_flops": chip.bf16_flops,
-            "hbm_bandwidth": chip.hbm_bandwidth,
-        },
+        "computed": _computed(costs["flops"], costs["bytes accessed"], memory, chip),
         "compile_seconds": seconds,
+    }
+
+
+def _computed(
+    flops: float, accessed: float, memory: Mapping[str, int], chip: Chip
+) -> dict[str, float]:
+    """Seconds that follow from the chip's published peaks.
+
+    The first two are lower bounds: of arithmetic, and of reading every argument and writing every
+    output once. The third is none, as the compiler also counts what stays in a core's own memory.
+    """
+    return {
+        "seconds_by_flops": flops / chip.bf16_flops,
+        "seconds_by_arguments_and_outputs": (memory["arguments"] + memory["outputs"])
+        / chip.hbm_bandwidth,
+        "seconds_by_bytes_accessed": accessed / chip.hbm_bandwidth,
+        "bf16_flops": chip.bf16_flops,
+        "hbm_bandwidth": chip.hbm_bandwidth,
     }
 
 

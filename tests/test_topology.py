@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 
 import jax
@@ -21,8 +22,19 @@ from alexnet_jax.model import AlexNet
 from alexnet_jax.step import init_state
 
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: see docs"
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: `pip install -c constraints.txt -e '.[tpu]'`",
 )
+
+
+@pytest.fixture(autouse=True)
+def _same_environment_afterwards():
+    """The command sets variables for its process, which here goes on."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
 
 HEADER = "HloModule jit_step, is_scheduled=true, num_partitions=8\n\n"
 
@@ -95,9 +107,9 @@ FORMS = {
         "  %a2a = (f32[2]{0}, f32[2]{0}) all-to-all(%a, %b), replica_groups={{0,1},{2,3}}",
         [Collective("all-to-all", 16, 2)],
     ),
-    "two without a channel": (
-        "  %a = f32[2] all-reduce(%p), replica_groups={{0,1}}, to_apply=%add\n"
-        "  %b = f32[2] all-reduce(%a), replica_groups={{0,1}}, to_apply=%add",
+    "two on one channel": (
+        "  %a = f32[2] all-reduce(%p), channel_id=1, replica_groups={{0,1}}, to_apply=%add\n"
+        "  %b = f32[2] all-reduce(%a), channel_id=1, replica_groups={{0,1}}, to_apply=%add",
         [Collective("all-reduce", 8, 2)] * 2,
     ),
     "none": (
@@ -107,28 +119,34 @@ FORMS = {
     ),
 }
 
-# A TPU compiler's fusions: one that keeps a share of a sum, one all-gather spread over two.
-FUSED = """HloModule jit_step, num_partitions=4
+# A TPU compiler's fusions: one that keeps a share of a sum, and two all-gathers of one channel,
+# the first spread over two fusions, its copies in different memories.
+SPREAD = 'backend_config={"async_collective_fusion_config":{"flag_start":"2","flag_end":"8"}}'
+FUSED = f"""HloModule jit_step, num_partitions=4
 
-%all-reduce-scatter.1 (input: bf16[64,1000]) -> bf16[16,1000] {
-  %input = bf16[64,1000]{1,0} parameter(0)
-  %all-reduce.24 = bf16[64,1000]{1,0} all-reduce(%input), channel_id=7, replica_groups={{0,1,2,3}}
-  ROOT %dynamic-slice.1 = bf16[16,1000]{1,0} dynamic-slice(%all-reduce.24, %partition-id, %zero)
-}
+%all-reduce-scatter.1 (input: bf16[64,1000]) -> bf16[16,1000] {{
+  %input = bf16[64,1000]{{1,0}} parameter(0)
+  %all-reduce.24 = bf16[64,1000]{{1,0}} all-reduce(%input), channel_id=7, replica_groups={{{{0,1,2,3}}}}
+  ROOT %dynamic-slice.1 = bf16[16,1000]{{1,0}} dynamic-slice(%all-reduce.24, %partition-id, %zero)
+}}
 
-%fused_computation.1 (param: pred[16,2]) -> (pred[16,2], pred[64,2]) {
-  %all-gather.27 = pred[64,2]{1,0} all-gather(%param), channel_id=1, replica_groups=[1,4]<=[4]
-}
+%fused_computation.1 (param: pred[16,2]) -> (pred[16,2], pred[64,2]) {{
+  %all-gather.27 = pred[64,2]{{1,0:T(8,128)(4,1)}} all-gather(%param), channel_id=1, replica_groups=[1,4]<=[4], frontend_attributes={{chain_id="0"}}, {SPREAD}
+}}
 
-%fused_computation.2 (param: pred[16,2]) -> pred[64,2] {
-  ROOT %all-gather.29 = pred[64,2]{1,0} all-gather(%param), channel_id=1, replica_groups=[1,4]<=[4]
-}
+%fused_computation.2 (param: pred[16,2]) -> pred[64,2] {{
+  ROOT %all-gather.29 = pred[64,2]{{1,0:T(8,128)(4,1)S(1)}} all-gather(%param), channel_id=1, replica_groups=[1,4]<=[4], frontend_attributes={{chain_id="0"}}, {SPREAD}
+}}
 
-ENTRY %main (p: pred[16,2]) -> pred[64,2] {
+%fused_computation.3 (param: pred[16,2]) -> pred[64,2] {{
+  ROOT %all-gather.31 = pred[64,2]{{1,0:T(8,128)(4,1)}} all-gather(%param), channel_id=1, replica_groups=[1,4]<=[4], frontend_attributes={{chain_id="1"}}, {SPREAD}
+}}
+
+ENTRY %main (p: pred[16,2]) -> pred[64,2] {{
   %async-collective-start = (pred[16,2], pred[64,2]) fusion(%p), calls=%fused_computation.1
   ROOT %async-collective-done = pred[64,2] fusion(%p), calls=%fused_computation.2
-}
-"""
+}}
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -140,6 +158,7 @@ def test_collectives_are_read_in_every_form(form):
 def test_collectives_in_fusions_count_once():
     assert collectives(FUSED) == [
         Collective("reduce-scatter", 64 * 1000 * 2, 4),
+        Collective("all-gather", 128, 4),
         Collective("all-gather", 128, 4),
     ]
 
@@ -218,6 +237,7 @@ def test_a_missing_libtpu_is_told(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ("--topology v5e:4x4 --spmd pmap", "one host only, and v5e:4x4 has 4 hosts"),
         ("--topology v5e:2x2 --framework torch", "torch can't be compiled for a TPU"),
         ("--topology v5e:3x3 --batch-size 9", "refuses it.*not divisible"),
         ("--topology v5e:2x2 --batch-size 30", "use 28 or 32"),

@@ -23,7 +23,7 @@ TABLES = {
         )
     ],
     "variants": [f"{ONE} --variant {variant}" for variant in VARIANTS],
-    "spread": [ONE.replace("bf16", "fp32"), f"{ONE} --spmd shard_map", f"{ONE} --spmd pmap"],
+    "spread": [f"{ONE} --spmd shard_map", ONE.replace("bf16", "fp32")],
     "meshes": [
         f"--topology v5e:4x4 --batch-size {batch} --precision bf16 --mesh {mesh}"
         for batch in (256, 2048, 8192)
@@ -44,29 +44,35 @@ def report(options: str, folder: Path | None) -> dict:
     return json.loads(text)
 
 
+COLUMNS = """options | arguments | temporaries | total, MiB | GFLOP | GB accessed |
+ all-reduced | gathered | scattered | sent, MB | at least, ms: operations | memory | compiled, s"""
+
+
 def row(options: str, found: dict) -> str:
+    """A line of a table, with the COLUMNS."""
     memory, computed = found["memory"], found["computed"]
-    both = [
-        f"{sum(c['bytes'] for c in found['collectives'] if c['kind'] == kind) / 1e6:.1f}"
+    exchanged = [
+        sum(one["bytes"] for one in found["collectives"] if one["kind"] == kind)
         for kind in ("all-reduce", "all-gather", "reduce-scatter")
     ]
-    sent = sum(c["sent"] for c in found["collectives"])
+    sent = sum(one["sent"] for one in found["collectives"])
+    seconds = [computed[f"seconds_by_{name}"] for name in ("flops", "arguments_and_outputs")]
     values = [
         f"`{options}`",
         *(f"{memory[name] / 2**20:,.0f}" for name in ("arguments", "temporaries", "total")),
-        f"{memory['available'] / 2**30:.2f}",
         f"{found['flops'] / 1e9:,.0f}",
         f"{found['bytes_accessed'] / 1e9:.2f}",
-        *both,
-        f"{sent / 1e6:.1f}",
-        f"{1000 * computed['seconds_by_flops']:.2f}",
-        f"{1000 * computed['seconds_by_bytes']:.2f}",
+        *(f"{count / 1e6:.1f}" for count in (*exchanged, sent)),
+        *(f"{1000 * value:.2f}" for value in seconds),
         f"{found['compile_seconds']:.0f}",
     ]
     return f"| {' | '.join(values)} |"
 
 
 def main(table: str, folder: str | None = None) -> None:
+    """Print a table."""
+    columns = COLUMNS.replace("\n", "")
+    print(f"| {columns} |\n|{'---|' * (columns.count('|') + 1)}")
     for options in TABLES[table]:
         print(row(options, report(options, folder and Path(folder))), flush=True)
 

@@ -31,6 +31,7 @@ def test_two_processes_are_one_device(one_device, tmp_path):
     assert {r["count"] for r in records(tmp_path / "run", "eval")} == {359}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mode", [("--spmd", "shard_map"), ("--spmd", "pmap"), ("--mesh", "data=1,model=8")], ids=str
 )
@@ -41,6 +42,7 @@ def test_two_processes_in_every_mode(mode, one_device, tmp_path):
     assert distance < BOUND
 
 
+@pytest.mark.long
 def test_control_another_seed_is_noticed(one_device, tmp_path):
     run = Run(tmp_path / "run", "--steps", STEPS, "--eval-every", 10, "--seed", 1, processes=1)
     run.wait()
@@ -48,6 +50,7 @@ def test_control_another_seed_is_noticed(one_device, tmp_path):
         assert apart(tmp_path / "run", one_device) < 100 * BOUND
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_one_that_is_killed_ends_the_other_and_the_run_goes_on(victim, one_device, tmp_path):
     """Process 0 holds the coordinator, process 1 doesn't; the survivor may hang in neither."""
@@ -71,6 +74,7 @@ def test_one_that_is_killed_ends_the_other_and_the_run_goes_on(victim, one_devic
     assert distance < BOUND
 
 
+@pytest.mark.long
 def test_sigterm_to_one_saves_one_step_on_all(one_device, tmp_path):
     path = tmp_path / "run"
     run = Run(path, "--steps", STEPS, "--eval-every", 10)
@@ -84,6 +88,7 @@ def test_sigterm_to_one_saves_one_step_on_all(one_device, tmp_path):
     assert apart(path, one_device) < BOUND
 
 
+@pytest.mark.long
 def test_processes_that_differ_are_refused(tmp_path):
     run = Run(tmp_path / "run", "--steps", 2, own=lambda index: ("--seed", str(index)))
     outputs = run.wait([2, 2])
@@ -91,6 +96,7 @@ def test_processes_that_differ_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_work_directory_of_each_host_is_refused(tmp_path):
     """Two hosts' disks: the same name, two directories."""
     for index in "01":
@@ -100,6 +106,7 @@ def test_a_work_directory_of_each_host_is_refused(tmp_path):
         assert "process 1 does not see process 0's --workdir here" in output
 
 
+@pytest.mark.long
 def test_an_occupied_work_directory_is_refused_by_all(one_device):
     outputs = Run(one_device, "--steps", STEPS).wait([2, 2])
     assert "holds a run already" in outputs[0]

@@ -27,6 +27,7 @@ def test_two_processes_are_one(one_process, tmp_path):
     assert {record["count"] for record in records(tmp_path / "run", "eval")} == {359}
 
 
+@pytest.mark.long
 def test_sigterm_saves_and_one_process_goes_on(one_process, tmp_path):
     path = tmp_path / "run"
     running = torchrun(path, *STEPS)
@@ -40,6 +41,7 @@ def test_sigterm_saves_and_one_process_goes_on(one_process, tmp_path):
     assert apart(path, one_process) < BOUND
 
 
+@pytest.mark.long
 def test_control_the_mean_over_processes_is_noticed(one_process, tmp_path):
     """Gradients half as large, as a forgotten factor would make them."""
     path = tmp_path / "run"
@@ -49,6 +51,7 @@ def test_control_the_mean_over_processes_is_noticed(one_process, tmp_path):
         assert apart(path, one_process) < 10 * BOUND
 
 
+@pytest.mark.long
 def test_a_batch_that_processes_cant_share_is_refused(tmp_path):
     output = output_of(torchrun(tmp_path / "run", "--batch-size", 15, *STEPS), code=1)
     assert "--batch-size 15 can't be shared evenly by 2 processes" in output
