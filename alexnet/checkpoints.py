@@ -48,7 +48,7 @@ class Checkpoints:
         if self._leads:
             directory.mkdir(parents=True, exist_ok=True)
             for path in directory.iterdir():
-                if (path / _UNFINISHED).exists():
+                if path.name.isdigit() and not _is_done(path):
                     remove_tree(path)
 
     @property
@@ -184,10 +184,14 @@ class Checkpoints:
 def saved_steps(directory: Path) -> list[int]:
     """Steps that have a checkpoint in a directory, ascending."""
     return sorted(
-        int(path.name)
-        for path in directory.iterdir()
-        if path.name.isdigit() and not (path / _UNFINISHED).exists()
+        int(path.name) for path in directory.iterdir() if path.name.isdigit() and _is_done(path)
     )
+
+
+def _is_done(path: Path) -> bool:
+    """Whether nothing is missing; one that is empty has not even got its mark."""
+    names = {inside.name for inside in path.iterdir()}
+    return bool(names) and _UNFINISHED not in names
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:

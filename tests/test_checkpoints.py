@@ -77,6 +77,8 @@ def test_leftovers_of_a_killed_process_are_cleared(checkpoints):
         (checkpoints.directory / f"{step:08d}/state").mkdir(parents=True)
         (checkpoints.directory / f"{step:08d}/unfinished").touch()
     assert checkpoints.steps() == [4]
+    (checkpoints.directory / "00000009").mkdir()  # killed before the first file
+    assert checkpoints.steps() == [4]
     again = Checkpoints(checkpoints.directory, 2, write)
     assert [path.name for path in again.directory.iterdir()] == ["00000004"]
     assert restored(again)[0] == 4

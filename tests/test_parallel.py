@@ -99,7 +99,7 @@ def test_evaluation_counts_every_example_once_in_every_mode():
 
 def test_control_devices_that_drop_alike_are_noticed():
     """Without its rows' place in the global batch, each device would draw the same mask."""
-    config = make_config()
+    config = make_config("paper")
     (batch,) = batches_of(config, 1)
     (reference,) = on_one_device(config, [batch])
     halves = [

@@ -27,9 +27,10 @@ _V1_TYPES = {
     14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax",
     21: "SoftmaxWithLoss", 22: "Split", 29: "MemoryData", 32: "DummyData",
 }  # fmt: skip
+_ENDS = ("Softmax", "SoftmaxWithLoss")
 _SILENT = {  # nothing at evaluation, or not part of the network
     "Accuracy", "Data", "Dropout", "DummyData", "Flatten", "ImageData", "Input", "MemoryData",
-    "Softmax", "SoftmaxWithLoss", "Split",
+    "Split", *_ENDS,
 }  # fmt: skip
 
 
@@ -95,8 +96,13 @@ def read(data: memoryview) -> Found:
     conv1 = arrays.get("conv1.kernel")
     channels = conv1.shape[2] if conv1 is not None and conv1.ndim == 4 else 3
     network: list[Layer] = []
+    ended = False
     for layer in layers:
-        network += _step(layer, network, image_size)
+        steps = _step(layer, network, image_size)
+        if ended and steps:
+            raise UserError(f"it goes on after its softmax, with {layer.name[:50]!r}")
+        ended |= layer.type in _ENDS
+        network += steps
     spec = recognise(network, image_size, channels, CAFFE_VARIANTS)
     preprocess, mean_image = _preprocess(layers, spec)
     return Found(

@@ -18,7 +18,8 @@ from alexnet.weights.layout import row_major
 from alexnet.weights.names import CAFFE_LAYERS, kind
 from alexnet.weights.network import pool, recognise
 
-_SILENT = ("dropout", "softmax", "softmaxloss")  # nothing at evaluation, or not part of the network
+_ENDS = ("softmax", "softmaxloss")
+_SILENT = ("dropout", *_ENDS)  # nothing at evaluation, or not part of the network
 
 
 def read(data: memoryview | BinaryIO) -> Found:
@@ -41,8 +42,13 @@ def read(data: memoryview | BinaryIO) -> Found:
     arrays: dict[str, np.ndarray] = {}
     extra: list[str] = []
     network: list[Layer] = []
+    ended = False
     for layer in layers:
-        network += _layer(layer, network, image_size, arrays, extra)
+        steps = _layer(layer, network, image_size, arrays, extra)
+        if ended and steps:
+            raise UserError(f"it goes on after its softmax, with {str(layer.get('name'))[:50]!r}")
+        ended |= layer.get("type") in _ENDS
+        network += steps
     conv1 = arrays.get("conv1.kernel")
     channels = conv1.shape[2] if conv1 is not None and conv1.ndim == 4 else 3
     spec = recognise(network, image_size, channels, CAFFE_VARIANTS)

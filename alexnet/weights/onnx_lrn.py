@@ -85,8 +85,10 @@ def follow(node: Node, inputs: Inputs) -> list[Value] | None:
 
 
 def _number(value: Value | None) -> float | None:
-    """A constant of one number."""
-    return float(value.reshape(())) if isinstance(value, np.ndarray) and value.size == 1 else None
+    """A constant of one number, which changes no shape; None for all else."""
+    if isinstance(value, np.ndarray) and value.size == 1 and value.ndim <= 1:
+        return float(value.reshape(()))
+    return None
 
 
 def _square(x: Signal) -> Signal | None:
@@ -162,7 +164,8 @@ def _pad(
     axes: np.ndarray | None = None,
 ) -> Signal | None:
     pads = node.ints("pads", []) if given is None else given.reshape(-1).tolist()
-    axes = range(len(x.shape)) if axes is None else axes.reshape(-1).tolist()
+    rank = len(x.shape)
+    axes = range(rank) if axes is None else [axis % rank for axis in axes.reshape(-1).tolist()]
     before, after = pads[: len(axes)], pads[len(axes) :]
     changed = [row for row in zip(axes, before, after, strict=True) if any(row[1:])]
     if not changed:

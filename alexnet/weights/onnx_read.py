@@ -25,7 +25,7 @@ from alexnet.weights.onnx_shapes import COMPUTED, compute
 from alexnet.weights.onnx_write import METADATA_KEY, bin_matrix
 
 _MAX_LAYERS = 100  # AlexNet has some twenty
-_SILENT = {"Dropout", "Softmax", "LogSoftmax"}
+_ENDS = {"Softmax", "LogSoftmax"}
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QGemm",
               "ConvInteger", "MatMulInteger"}  # fmt: skip
 
@@ -42,6 +42,7 @@ class _Walk:
     names: dict[str, str] = field(default_factory=dict)
     values: dict[str, onnx_lrn.Value] = field(default_factory=dict)  # what is known of tensors
     done: set[int] = field(default_factory=set)  # places of nodes that have been followed
+    ended: bool = False  # by a softmax
 
     def learn(self, kind: str, kernel: str, bias: str, transpose: bool) -> tuple[str, int]:
         """Take the weights of the next conv or dense layer; its name and number of outputs."""
@@ -263,6 +264,8 @@ def _passed(signal: onnx_lrn.Signal, shape: tuple[int, ...]) -> list[Layer] | No
 
 def _step(walk: _Walk, node: Node) -> None:
     """Take a layer, of this node or of two."""
+    if walk.ended:
+        raise UserError(f"it goes on after its softmax, with {node.op[:50]!r}")
     flat = Flatten() in walk.layers
     if node.op == "Conv":
         walk.layers.append(_conv(walk, node))
@@ -276,9 +279,11 @@ def _step(walk: _Walk, node: Node) -> None:
         walk.layers.append(_bins(walk, node, _next(walk)))
     elif node.op == "Gemm" or (node.op == "MatMul" and flat):
         walk.layers.append(_dense(walk, node))
-    elif node.op in _SILENT:
+    elif node.op in _ENDS:
+        walk.ended = True
+    elif node.op == "Dropout":
         for name in node.inputs:
-            walk.graph.tensors.small(name)  # a ratio is no weight that was left over
+            walk.graph.tensors.small(name)  # its ratio is no weight that was left over
     else:
         raise UserError(f"it has an operation {node.op[:50]!r}, which AlexNet lacks")
 

@@ -20,7 +20,7 @@ import numpy as np
 from alexnet.weights import Weights, save
 from alexnet.weights.formats import WRITABLE
 
-RUNS = 3
+RUNS = 5
 # Memory is the kernel's peak, less what was there after the imports. (`ru_maxrss` would begin with
 # that of the parent.) What reading took is there before anything is written.
 CONVERT = """

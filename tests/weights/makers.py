@@ -181,8 +181,8 @@ def _npy_header() -> bytes:
 # --- MatConvNet, by SciPy --------------------------------------------------------------------
 
 
-def matconvnet(weights: Weights, compressed: bool = True, mean: str = "image") -> bytes:
-    """A SimpleNN model as import-caffe.py writes it."""
+def matconvnet(weights: Weights, compressed: bool = True, mean: str = "image", edit=None) -> bytes:
+    """A SimpleNN model as import-caffe.py writes it; `edit(layers)` may change it first."""
     layers = []
     size = weights.spec.image_size
     arrays = weights.arrays
@@ -209,6 +209,8 @@ def matconvnet(weights: Weights, compressed: bool = True, mean: str = "image") -
                                "pool": [[3.0, 3.0]], "stride": [[2.0, 2.0]],
                                "pad": [[0.0, 0.0, 0.0, 0.0]]})  # fmt: skip
     layers.append({"name": "prob", "type": "softmax"})
+    if edit:
+        edit(layers)
     image = np.random.default_rng(3).uniform(90, 130, (size, size, 3)).astype("f4")
     if mean == "value":
         image = np.array([[[123.0, 117.0, 104.0]]])

@@ -120,6 +120,7 @@ def _pop(index):
         (_set((2, "type"), "BatchNorm"), "'BatchNorm', which AlexNet lacks"),
         (_pop(3), "nearest is 'caffenet', but step 4 is '5x5 convolution"),
         (_pop(-2), "nearest is 'caffe', but step"),
+        (_set((2, "type"), "Softmax"), "it goes on after its softmax, with 'lrn3'"),
         (_set((1, "name"), "conv0"), "missing conv1.kernel, conv1.bias; unexpected conv0"),
     ],
 )
@@ -201,6 +202,12 @@ def test_matconvnet_with_a_mean_colour():
     read = load_data(view(makers.matconvnet(narrow("caffe"), mean="value")), "matconvnet", "w")
     assert not read.mean_image
     assert read.preprocess.mean == (123.0, 117.0, 104.0)
+
+
+def test_matconvnet_with_a_softmax_inside():
+    data = makers.matconvnet(narrow("caffe"), edit=lambda layers: layers[1].update(type="softmax"))
+    with pytest.raises(UserError, match="it goes on after its softmax, with 'lrn3'"):
+        load_data(view(data), "matconvnet", "w")
 
 
 def test_matlab_73_is_refused(tmp_path):

@@ -153,6 +153,7 @@ def _huge(model):
         (lambda m: _attribute(m, "Gemm", "alpha", 0.5), "scales or transposes"),
         (lambda m: _attribute(m, "Relu", "x", 1, 0) or setattr(m.graph.node[1], "op_type", "Elu"),
          "'Elu', which AlexNet lacks"),
+        (lambda m: setattr(m.graph.node[1], "op_type", "Softmax"), "after its softmax, with .Max"),
         (lambda m: m.graph.input.append(m.graph.input[0]), "it has 2 inputs"),
         (lambda m: m.graph.ClearField("initializer"), "not in the file"),
         (lambda m: m.ClearField("graph"), "no graph"),

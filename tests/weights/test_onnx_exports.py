@@ -171,7 +171,7 @@ def _window(x, axis=2, before=2, after=2):
     kernel = [1, 1, 1]
     kernel[axis - 2] = before + after + 1
     squares = F.pad((x * x)[:, None], pads)
-    return F.avg_pool3d(squares, kernel, stride=1)[:, 0]
+    return F.avg_pool3d(squares, kernel, stride=1).squeeze(1)
 
 
 NO_LRN = r"after its conv1 that are neither a layer of AlexNet nor LRN"
@@ -183,6 +183,22 @@ def _slices(x, factors):
     return sum(factor * squares[:, i : i + x.shape[1]] for i, factor in enumerate(factors))
 
 
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / (2 + 1e-4 * _window(x)) ** 0.75,
+        lambda x: x * (_window(x) * 1e-4 + 2) ** -0.75,
+        lambda x: x / (2 + 2e-5 * _slices(x, [1] * 5)) ** 0.75,
+        lambda x: x * (2 + _slices(x, [2e-5] * 5)).pow(3).sqrt().sqrt().reciprocal(),
+    ],
+)
+def test_lrn_as_people_write_it(function, opset, tmp_path):
+    """What the refusals below differ from in one thing each."""
+    exported(Net("single", Odd(function)), strong_images("single"), tmp_path / "a.onnx", opset)
+    assert load(tmp_path / "a.onnx").spec.name == "single"
+
+
 @pytest.mark.parametrize(
     ("lrn", "message"),
     [
@@ -191,7 +207,7 @@ def _slices(x, factors):
         (nn.LocalResponseNorm(3, 1e-4, 0.75, 2.0), "step 3 is 'LRN of 3, 0.0001, 0.75, k 2,"),
         (nn.LocalResponseNorm(5, 1e-4, 0.75, 1.5), "step 3 is 'LRN of 5, 0.0001, 0.75, k 1.5,"),
         (Towers(), "step 3 is 'LRN .* groups 2'"),
-        (Odd(lambda x: x / (2 + 3e-5 * _slices(x, [1] * 5)) ** 0.75), "'LRN of 5, 0.00015, 0.75, k 2"),
+        (Odd(lambda x: x / (2 + 3e-5 * _slices(x, [1] * 5)) ** 0.75), "LRN of 5, 0.00015, 0.75"),
         (Odd(lambda x: x / (2 + _slices(x, [1, 1, 2, 1, 1])) ** 0.75), NO_LRN),
         (Odd(lambda x: x / (2 + _slices(x, [1, 0, 1, 1, 1])) ** 0.75), NO_LRN),
         # along rows instead of channels; off centre; another image below; a mean in its place
@@ -215,7 +231,7 @@ def test_what_is_no_lrn_of_a_variant(lrn, message, tmp_path):
 def test_padding_that_is_not_zero(opset, tmp_path):
     def squares_in_ones(x):
         padded = F.pad((x * x)[:, None], (0, 0, 0, 0, 2, 2), value=1.0)
-        return x / (2 + 1e-4 * F.avg_pool3d(padded, (5, 1, 1), stride=1)[:, 0]) ** 0.75
+        return x / (2 + 1e-4 * F.avg_pool3d(padded, (5, 1, 1), stride=1).squeeze(1)) ** 0.75
 
     exported(
         Net("single", Odd(squares_in_ones)), strong_images("single"), tmp_path / "a.onnx", opset
