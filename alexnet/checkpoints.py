@@ -48,7 +48,7 @@ class Checkpoints:
         if self._leads:
             directory.mkdir(parents=True, exist_ok=True)
             for path in directory.iterdir():
-                if path.name.isdigit() and not _is_done(path):
+                if path.name.isdigit() and path.is_dir() and not _is_done(path):
                     remove_tree(path)
 
     @property
@@ -189,7 +189,9 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def _is_done(path: Path) -> bool:
-    """Whether nothing is missing; one that is empty has not even got its mark."""
+    """Whether it was finished; one that is empty has not even got its mark."""
+    if not path.is_dir():
+        return False
     names = {inside.name for inside in path.iterdir()}
     return bool(names) and _UNFINISHED not in names
 
