@@ -3,12 +3,15 @@
 import signal
 import zlib
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from alexnet.config import TrainConfig
 from alexnet.engine import import_framework
-from alexnet.errors import UserError
+from alexnet.errors import RunError, UserError
+
+T = TypeVar("T")
 
 
 class Processes:
@@ -41,24 +44,31 @@ class Processes:
         """What an error in a step says of the other processes; None where it is about others."""
         return None
 
-    def leave(self, failed: bool) -> None:
-        """Part from the others; after a failure without waiting for them."""
+    def leave(self, code: int) -> None:
+        """Part from the others before this process exits with `code`.
+
+        It waits for them, but not where it failed alone (1 or 2): they will notice.
+        """
 
 
-def lead(processes: Processes, work: Callable[[], object]) -> None:
-    """Process 0 does the work while the others wait; if it fails, none goes on.
+def together(processes: Processes, work: Callable[[], T]) -> T:
+    """What the work gives, once every process has done it; if it fails in one, none goes on.
 
     Raises:
-        UserError: what the work raised, or, in the others, that it did.
+        UserError, RunError: what the work raised; in the others, that it did.
     """
     failure = None
-    if processes.index == 0:
-        try:
-            work()
-        except UserError as error:
-            failure = error
-    if processes.gather([failure is not None])[0, 0]:
-        raise failure or UserError("process 0 could not begin; its own message says why")
+    try:
+        result = work()
+    except (UserError, RunError) as error:
+        failure = error
+    failed = processes.gather([failure is not None])[:, 0]
+    if failure:
+        raise failure
+    if failed.any():
+        others = ", ".join(map(str, np.flatnonzero(failed)))
+        raise UserError(f"process {others} could not begin; its own message says why")
+    return result
 
 
 def check_alike(processes: Processes, what: str, value: object) -> None:

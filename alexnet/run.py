@@ -15,7 +15,7 @@ from alexnet.engine import load_engine
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
 from alexnet.loop import Plan, Trainer
-from alexnet.processes import Processes, check_alike, connect, lead
+from alexnet.processes import Processes, check_alike, connect, together
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
 from alexnet.spec import Spec, weight_shapes
@@ -33,12 +33,14 @@ def train(config: TrainConfig) -> int:
     """
     check(config)
     processes = connect(config)  # before anything else touches the framework
-    failed = True
+    code = 1
     try:
         code = _train(config, processes)
-        failed = False
+    except UserError:
+        code = 2
+        raise
     finally:
-        processes.leave(failed)
+        processes.leave(code)
     return code
 
 
@@ -47,13 +49,13 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     check_alike(processes, "options", dataclasses.replace(config.devices, process=None))
     check_alike(processes, "options", dataclasses.replace(config, devices=None))
     engine_class = load_engine(config.framework)
-    dataset = open_dataset(config)
+    dataset = together(processes, lambda: open_dataset(config))
     check_alike(processes, "data", (dataset.name, len(dataset.train), dataset.class_names))
     spec, plan = config.spec(dataset.num_classes), Plan.of(config, dataset)
-    arrays, notes = starting_weights(config, spec)
+    arrays, notes = together(processes, lambda: starting_weights(config, spec))
     engine = engine_class(config, spec, arrays)
     del arrays  # a quarter of a gigabyte
-    lead(processes, lambda: workdir.prepare(config))
+    together(processes, lambda: None if processes.index else workdir.prepare(config))
     path = config.run.workdir
     _check_shared(path, processes)
     with Progress(plan.total_steps, plan.steps_per_epoch, processes.index) as progress:

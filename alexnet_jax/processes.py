@@ -1,8 +1,10 @@
 """Several JAX processes as one run: `jax.distributed`."""
 
+import atexit
 import ctypes
 import os
 import signal
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -16,8 +18,6 @@ from alexnet.processes import Processes
 JOIN_SECONDS = 300
 # A process that is silent for this long counts as dead, and its end ends the others.
 HEARTBEAT_SECONDS = 30
-# How long a process that is done waits for the others before it ends.
-SHUTDOWN_SECONDS = 60
 
 CHECK = (
     "check that the same command runs on every worker (gcloud: --worker=all), each with its own "
@@ -59,8 +59,11 @@ class Distributed(Processes):
             return None
         return f"another process of this run has ended or can't be reached: {_first_line(error)}"
 
-    def leave(self, failed: bool) -> None:
-        if not failed:
+    def leave(self, code: int) -> None:
+        if code in (1, 2):
+            # Before JAX's own atexit function, which would wait for the others.
+            atexit.register(_end_now, code)
+        else:
             jax.distributed.shutdown()
 
 
@@ -84,7 +87,6 @@ def connect(config: TrainConfig) -> Distributed | None:
             devices.process,
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except ValueError as error:
         raise UserError(
@@ -115,6 +117,12 @@ def _end_aborts_with(sentence: str, code: int) -> None:
 
 
 _handler: object = None
+
+
+def _end_now(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _first_line(error: Exception) -> str:

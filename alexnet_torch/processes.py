@@ -36,8 +36,8 @@ class Group(Processes):
             return None
         return f"another process of this run has ended or can't be reached: {error}".splitlines()[0]
 
-    def leave(self, failed: bool) -> None:
-        if not failed:
+    def leave(self, code: int) -> None:
+        if code not in (1, 2):  # else torchrun ends the others
             dist.destroy_process_group()
 
 

@@ -28,7 +28,7 @@ def _look(config: TrainConfig) -> dict[str, Any]:
     try:
         return inspection.devices(config)
     finally:
-        processes.leave(failed=False)
+        processes.leave(0)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import signal
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.distributed.launch import Run, apart, records
 
@@ -104,6 +106,38 @@ def test_a_work_directory_of_each_host_is_refused(tmp_path):
     run = Run("here", "--steps", 2, cwds=(tmp_path / "0", tmp_path / "1"))
     for output in run.wait([2, 2]):
         assert "process 1 does not see process 0's --workdir here" in output
+
+
+def photographs(folder, broken=False):
+    """Two classes of noise on a host's own disk; `broken` spoils one training image."""
+    for split in ("train", "val"):
+        for index in range(32):
+            path = folder / "pics" / split / "ab"[index % 2] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(index).integers(0, 255, (70, 70, 3), np.uint8)
+            Image.fromarray(noise).save(path)
+    if broken:
+        (folder / "pics/train/b/31.png").write_bytes(b"no image")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("broken", [False, True], ids=["no data", "a broken image"])
+def test_what_fails_on_one_host_is_said_there_and_ends_all(broken, tmp_path):
+    photographs(tmp_path / "0")
+    (tmp_path / "1").mkdir()
+    if broken:
+        photographs(tmp_path / "1", broken=True)
+    options = ("--dataset", "folder:pics", "--recipe", "digits", "--steps", 40)
+    run = Run(tmp_path / "run", *options, cwds=(tmp_path / "0", tmp_path / "1"))
+    start = time.monotonic()
+    first, second = run.wait([1, 2] if broken else [2, 2], timeout=120)
+    print(f"all ended {time.monotonic() - start:.0f} s after the start")
+    if broken:
+        assert "31.png can't be read" in second.splitlines()[-1]
+        assert first.splitlines()[-1].startswith("failed: ")
+    else:
+        assert second.splitlines()[-1] == "error: there is no folder pics"
+        assert "process 1 could not begin" in first.splitlines()[-1]
 
 
 @pytest.mark.long
