@@ -76,7 +76,8 @@ def collectives(hlo_text: str) -> list[Collective]:
             size *= group
         elif computation.startswith("all-reduce-scatter"):  # a fusion that keeps one share
             kind = "reduce-scatter"
-        found.append(Collective(kind, size, group))
+        if group > 1:  # alone, a device has nobody to exchange with
+            found.append(Collective(kind, size, group))
     return found
 
 
