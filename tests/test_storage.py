@@ -391,3 +391,9 @@ def test_a_run_starts_from_weights_in_a_bucket(bucket):
     loaded, notes = starting_weights(config, spec)
     assert notes == ["weights from gs://bucket/w.safetensors"]
     assert np.array_equal(loaded["conv1.kernel"], arrays["conv1.kernel"])
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n"])
+def test_binary_files_arrive_byte_for_byte(end, bucket):
+    put(bucket / "binary", content := b"\x00\r\n\r\n\xff" + end)
+    assert (bucket / "binary").read_bytes() == content
