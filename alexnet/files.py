@@ -231,6 +231,16 @@ def open_file(path: str | Path, limit: int = MAX_READ) -> Iterator[BinaryIO]:
         raise UserError(f"can't read {path}: {error.strerror}") from error
 
 
+def read_all(file: BinaryIO) -> memoryview:
+    """The bytes of a file that is open at its start, writable and in memory."""
+    import numpy as np  # not for --help
+
+    data = memoryview(np.empty(_size(file), np.uint8))
+    if file.readinto(data) != len(data):
+        raise UserError("it changed while it was read")
+    return data
+
+
 def _size(file: BinaryIO) -> int:
     """Bytes in a file that is open at its start."""
     size = file.seek(0, os.SEEK_END)

@@ -1,5 +1,6 @@
 """Which formats there are, told from a file's content, and the way to each one's reader."""
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from alexnet.errors import UserError, choose
-from alexnet.files import atomic_write, open_file, read_head, read_whole
+from alexnet.files import atomic_write, open_file, read_all
 from alexnet.preprocess import Preprocess
 from alexnet.weights import (
     bvlc_npy,
@@ -74,20 +75,21 @@ def load(
     """
     if format is not None:
         choose("format", format, FORMATS)
-    options = (variant, image_size, preprocess)
-    if format == "matconvnet" or (format is None and read_head(path, 6) == _MATLAB):
-        format = "matconvnet"
-        with open_file(path) as file:
-            weights = load_data(file, format, str(path), *options)
-    else:
-        data = read_whole(path)
-        format = format or detect_data(data, path)
-        weights = load_data(data, format, str(path), *options, folder=Path(path).parent)
+    with open_file(path) as file:
+        format = format or detect_file(file, path)
+        weights = load_file(
+            file, format, str(path), variant, image_size, preprocess, Path(path).parent
+        )
     return replace(weights, source=weights.source or f"{Path(path).name} ({format})")
 
 
-def load_data(
-    data: memoryview | BinaryIO,
+def load_data(data: memoryview, format: str, where: str, variant: str | None = None) -> Weights:
+    """What `load` does, for bytes in memory; `where` they are from is for messages."""
+    return load_file(io.BytesIO(data), format, where, variant)
+
+
+def load_file(
+    file: BinaryIO,
     format: str,
     where: str,
     variant: str | None = None,
@@ -95,15 +97,17 @@ def load_data(
     preprocess: Preprocess | None = None,
     folder: Path | None = None,
 ) -> Weights:
-    """What `load` does, for bytes in memory; `where` they are from is for messages.
+    """What `load` does, for a file that is open at its start.
 
-    MATLAB's files may also come open: they are read piece by piece. ONNX's may keep weights in a
-    second file in their `folder`.
+    `where` it is from is for messages. ONNX files may keep weights in a second file in `folder`.
     """
     try:
         if format == "safetensors":
-            return _agreeing(canonical.read(data), variant, image_size)
-        found = onnx_read.read(data, folder) if format == "onnx" else _READERS[format](data)
+            return _agreeing(canonical.read(read_all(file)), variant, image_size)
+        if format == "onnx":
+            found = onnx_read.read(read_all(file), folder)
+        else:
+            found = _READERS[format](file)
         return complete(found, "", variant, image_size, preprocess)
     except UserError as error:
         raise UserError(f"{where} can't be read as {format}: {error}") from error
@@ -165,7 +169,15 @@ def detect(path: str | Path) -> str:
     Raises:
         UserError: for a file that is missing or of no format known.
     """
-    return detect_data(read_whole(path), path)
+    with open_file(path) as file:
+        return detect_file(file, path)
+
+
+def detect_file(file: BinaryIO, path: str | Path) -> str:
+    """What `detect` does, for a file that is open at its start, and stays there."""
+    format = detect_data(read_all(file), path)
+    file.seek(0)
+    return format
 
 
 def detect_data(data: memoryview, path: str | Path) -> str:
@@ -215,15 +227,25 @@ def _write_torch_safetensors(file: BinaryIO, weights: Weights) -> None:
             file.write(block)
 
 
-_READERS: dict[str, Callable[[memoryview], Found]] = {
-    "torchvision": torch_read.read,
-    "torch": torch_read.read,
-    "torch-safetensors": _read_torch_safetensors,
-    "flax": flax_msgpack.read,
-    "caffe": caffemodel.read,
-    "npy": bvlc_npy.read,
+def _from_bytes(read: Callable[[memoryview], Found]) -> Callable[[BinaryIO], Found]:
+    """A reader of an open file out of one that takes the file's bytes."""
+
+    def read_file(file: BinaryIO) -> Found:
+        return read(read_all(file))
+
+    return read_file
+
+
+# Each takes a regular file, open at its start.
+_READERS: dict[str, Callable[[BinaryIO], Found]] = {
+    "torchvision": _from_bytes(torch_read.read),
+    "torch": _from_bytes(torch_read.read),
+    "torch-safetensors": _from_bytes(_read_torch_safetensors),
+    "flax": _from_bytes(flax_msgpack.read),
+    "caffe": _from_bytes(caffemodel.read),
+    "npy": _from_bytes(bvlc_npy.read),
     "matconvnet": matconvnet.read,
-    "deep-compression": deep_compression.read,
+    "deep-compression": _from_bytes(deep_compression.read),
 }
 _WRITERS: dict[str, Callable[[BinaryIO, Weights], None]] = {
     "safetensors": canonical.write,

@@ -4,7 +4,6 @@ Kernels are HWIO and for R, G, B inputs already; dense layers are convolutions t
 map; LRN's parameters are [n, k, alpha/n, beta]. (Read in vlfeat/matconvnet utils/import-caffe.py.)
 """
 
-import io
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,14 +21,13 @@ _ENDS = ("softmax", "softmaxloss")
 _SILENT = ("dropout", *_ENDS)  # nothing at evaluation, or not part of the network
 
 
-def read(data: memoryview | BinaryIO) -> Found:
+def read(file: BinaryIO) -> Found:
     """What the file holds.
 
     Raises:
         UserError: for a file that is damaged, or another network.
     """
-    # Files come open, so as not to be held beside what they unpack to; bytes are copied here.
-    variables = matfile.read(io.BytesIO(data) if isinstance(data, memoryview) else data)
+    variables = matfile.read(file)
     layers = variables.get("layers")
     if isinstance(layers, dict):
         layers = [layers]
