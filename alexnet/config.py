@@ -14,8 +14,9 @@ from typing import Any, get_args, get_origin
 
 from alexnet.errors import UserError, choose
 from alexnet.files import as_path
+from alexnet.layers import LeCun, Spec
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from alexnet.spec import VARIANTS, LeCun, Spec, variant
+from alexnet.spec import VARIANTS, variant
 
 # The values of every field that takes a word.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -27,6 +28,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train_crop": ("random", "area"),
     "on_bad_image": ("skip", "raise"),
     "schedule": ("constant", "step", "cosine", "plateau"),
+    "rule": ("sgd", "caffe", "lars"),
+    "lars_formula": ("paper", "nvcaffe", "optax"),
     "spmd": ("jit", "shard_map", "pmap"),
 }
 
@@ -85,16 +88,31 @@ class DataConfig:
 class OptimConfig:
     """How it learns."""
 
+    # Update rule: sgd has the rate outside momentum (torch, optax), caffe inside (the 2012 paper,
+    # Caffe); lars is caffe with a trust ratio for each kernel.
+    rule: str = "sgd"
     # Learning rate after warm-up.
     learning_rate: float = 0.01
-    # Momentum of SGD; the rate multiplies the momentum's output, as in torch and optax.
+    # Momentum.
     momentum: float = 0.9
     # Nesterov's form of momentum.
     nesterov: bool = False
     # Added to each gradient times its weight, before momentum.
     weight_decay: float = 5e-4
-    # Decay biases too, as torchvision does and Caffe does not.
+    # Decay biases (and batch normalization's scale and shift) like kernels, as torchvision does
+    # and Caffe does not.
     decay_biases: bool = True
+    # Layers, variables or roles that stay as they are, as conv1 conv2.
+    freeze: tuple[str, ...] = ()
+    # Factors on the rate of layers, variables or roles, as fc8=10 bias=2.
+    rate_of: tuple[str, ...] = ()
+    # Factors on the weight decay of layers, variables or roles, as bias=0.
+    decay_of: tuple[str, ...] = ()
+    # Trust ratio of LARS, with weights w, gradient g, decay d: paper is eta |w| / (|g| + d |w|)
+    # (You et al. 2017), nvcaffe eta |w| / |g|, optax eta |w| / |g + d w|.
+    lars_formula: str = "paper"
+    # eta in the trust ratio of LARS.
+    lars_eta: float = 0.001
     # Share of the target spread evenly over all classes.
     label_smoothing: float = 0.0
     # Gradients with a larger joint norm are scaled down to it; 0 is off.

@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet.config import TrainConfig
 from alexnet.errors import UserError
-from alexnet.spec import Spec
+from alexnet.layers import Spec
 
 Batch = Mapping[str, np.ndarray]
 

@@ -1,16 +1,18 @@
-"""The kinds of layers, a network made of them, and what follows from its table: names and shapes.
+"""The kinds of layers, a network made of them, and what follows from its table.
 
-The networks themselves stand in `spec.py`.
+From the table follow shapes (`trace`) and every array that a network learns or tracks
+(`variables`). The networks themselves are in `spec.py`.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from alexnet.errors import UserError
 
-# --- initial weights, as data; `init.py` draws them ------------------------------------------
+# --- initial weights of a layer, as data -----------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,42 @@ class LeCun:
 
 
 Init = Gaussian | FanIn | LeCun
+
+
+# --- initial values of one array; `init.py` draws them ---------------------------------------
+
+
+@dataclass(frozen=True)
+class Normal:
+    """N(0, std^2)."""
+
+    std: float
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """U(-bound, bound)."""
+
+    bound: float
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One number everywhere."""
+
+    value: float
+
+
+Role = Literal["kernel", "bias", "scale", "shift", "statistic"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One array of a network. A statistic is tracked, everything else is learned."""
+
+    shape: tuple[int, ...]  # HWIO or (in, out) for a kernel, (channels,) for everything else
+    role: Role
+    init: Normal | Uniform | Constant
 
 
 # --- layers ----------------------------------------------------------------------------------
@@ -69,13 +107,13 @@ class ReLU:
 
 @dataclass(frozen=True)
 class LRN:
-    """Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3).
+    """Local response normalization across channels (Krizhevsky et al. 2012, section 3.3).
 
     y_c = x_c / (k + alpha / size * sum of x^2 over `size` channels centred on c) ^ beta,
     with channels outside the range taken as zero. alpha IS divided by size, as in the authors'
     own code (cuda-convnet layer.py, `scale /= size`), in Caffe and in PyTorch; the paper's
     formula leaves the division out, and TensorFlow's op follows the formula.
-    With `groups`, each group of channels is normalised by itself: the authors' two towers never
+    With `groups`, each group of channels is normalized by itself: the authors' two towers never
     see each other's channels (layers-145.cfg), Caffe's do.
     """
 
@@ -84,6 +122,22 @@ class LRN:
     beta: float = 0.75
     k: float = 2.0
     groups: int = 1
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalization of each channel (Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1).
+
+    y = (x - mean) / sqrt(variance + epsilon), times scale plus shift where it is affine. Training
+    uses the mean and the biased variance of the global batch, masked examples left out, and
+    updates the running ones: momentum * old + (1 - momentum) * new, with the unbiased variance, as
+    in torch (whose `momentum` is 1 - this one) and Caffe. Evaluation uses the running ones.
+    """
+
+    name: str
+    epsilon: float = 1e-4
+    momentum: float = 0.9
+    affine: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,7 +187,7 @@ class Dropout:
     rate: float = 0.5
 
 
-Layer = Conv | Dense | ReLU | LRN | MaxPool | AdaptiveAvgPool | Flatten | Dropout
+Layer = Conv | Dense | ReLU | LRN | BatchNorm | MaxPool | AdaptiveAvgPool | Flatten | Dropout
 _KIND_NAMES = {
     ReLU: "relu", LRN: "lrn", MaxPool: "pool", AdaptiveAvgPool: "avgpool",
     Flatten: "flatten", Dropout: "dropout",
@@ -152,7 +206,6 @@ class Spec:
     image_size: int
     num_classes: int = 1000
     channels: int = 3
-    width: float = 1.0  # share of each hidden layer's features; below 1 for quick tests
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -162,7 +215,7 @@ class Spec:
 
     @property
     def num_params(self) -> int:
-        """Learned numbers, kernels and biases together."""
+        """The count of learned numbers; statistics are not learned."""
         return sum(row.params for row in trace(self))
 
 
@@ -174,25 +227,22 @@ class Row:
     layer: Layer
     in_shape: tuple[int, ...]  # (H, W, C) or (features,)
     out_shape: tuple[int, ...]
-    kernel_shape: tuple[int, ...] | None  # HWIO for Conv, (in, out) for Dense
+    variables: dict[str, Variable]  # by the name within the layer: kernel, bias, ...
     multiply_adds: int
+    map_shape: tuple[int, int, int] | None  # of the feature map whose flattened form comes in
 
     @property
     def params(self) -> int:
-        """Kernel and bias entries."""
-        return math.prod(self.kernel_shape) + self.kernel_shape[-1] if self.kernel_shape else 0
-
-    @property
-    def fan_in(self) -> int:
-        """Inputs to one output of a learned layer."""
-        return math.prod(self.kernel_shape[:-1]) if self.kernel_shape else 0
+        """The count of learned numbers."""
+        learned = (v for v in self.variables.values() if v.role != "statistic")
+        return sum(math.prod(variable.shape) for variable in learned)
 
 
 def trace(spec: Spec) -> list[Row]:
-    """Walk the table: every layer's name, shapes, parameters and multiply-adds.
+    """Walk the table: every layer's name, shapes, variables and multiply-adds.
 
-    A layer without weights is named after its kind and the number of the last learned layer
-    above it (`relu1`, `lrn1`, `pool1`, ...).
+    A layer without a name of its own is named after its kind and the number of the convolution or
+    dense layer above it (`relu1`, `lrn1`, `pool1`, ...); a second one gets `_2`, and so on.
 
     Raises:
         UserError: where the input is too small for the network.
@@ -209,58 +259,116 @@ def trace(spec: Spec) -> list[Row]:
 def _rows(spec: Spec) -> Iterator[Row]:
     """The rows of `trace`, ending with the first whose output is empty, if one is."""
     shape: tuple[int, ...] = (spec.image_size, spec.image_size, spec.channels)
-    number = "0"
+    number, names, map_shape = "0", set[str](), None
     for layer in spec.layers:
         if isinstance(layer, Conv | Dense):
-            name, number = layer.name, layer.name.lstrip("convf")
-        else:
-            name = _KIND_NAMES[type(layer)] + number
-        out, kernel = _apply_shape(spec, layer, shape)
-        macs = math.prod(kernel[:-1]) * math.prod(out) if kernel else 0
-        yield Row(name, layer, shape, out, kernel, macs)
+            number = layer.name.lstrip("abcdefghijklmnopqrstuvwxyz_") or layer.name
+        base = name = getattr(layer, "name", None) or _KIND_NAMES[type(layer)] + number
+        for again in range(2, len(spec.layers) + 1):
+            if name in names:
+                name = f"{base}_{again}"
+        names.add(name)
+        out = _out_shape(spec, layer, shape)
+        own = layer_variables(layer, shape, out)
+        multiply_adds = (
+            math.prod(own["kernel"].shape[:-1]) * math.prod(out) if "kernel" in own else 0
+        )
+        if isinstance(layer, Flatten) and len(shape) == 3:
+            map_shape = shape
+        yield Row(name, layer, shape, out, own, multiply_adds, map_shape)
+        if isinstance(layer, Dense):
+            map_shape = None
         if min(out) < 1:
             return
         shape = out
 
 
-def _apply_shape(
-    spec: Spec, layer: Layer, shape: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """Output shape and kernel shape of one layer."""
+def _out_shape(spec: Spec, layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The output's shape for one input."""
     match layer:
         case Conv():
-            height, width, channels = shape
             height, width = (
-                (n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in (height, width)
+                (n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in shape[:2]
             )
-            kernel = (layer.kernel, layer.kernel, channels // layer.groups, layer.features)
-            return (height, width, layer.features), kernel
+            return (height, width, layer.features)
         case Dense():
-            features = spec.num_classes if layer.features is None else layer.features
-            return (features,), (shape[0], features)
+            return (spec.num_classes if layer.features is None else layer.features,)
         case MaxPool():
-            height, width, channels = shape
-            return (layer.out(height), layer.out(width), channels), None
+            return (layer.out(shape[0]), layer.out(shape[1]), shape[2])
         case AdaptiveAvgPool():
-            return (layer.size, layer.size, shape[2]), None
+            return (layer.size, layer.size, shape[2])
         case Flatten():
-            return (math.prod(shape),), None
+            return (math.prod(shape),)
         case _:
-            return shape, None
+            return shape
 
 
-def learned(spec: Spec) -> list[Row]:
-    """The rows that have weights: conv1 ... fc8."""
-    return [row for row in trace(spec) if row.kernel_shape]
+def layer_variables(
+    layer: Layer, in_shape: tuple[int, ...], out_shape: tuple[int, ...]
+) -> dict[str, Variable]:
+    """The arrays of one layer, by their names within it."""
+    match layer:
+        case Conv():
+            inputs = in_shape[2] // layer.groups
+            return _kernel_and_bias(
+                layer.init, (layer.kernel, layer.kernel, inputs, layer.features)
+            )
+        case Dense():
+            return _kernel_and_bias(layer.init, (in_shape[0], out_shape[0]))
+        case BatchNorm():
+            channels = in_shape[-1:]
+            learned = {
+                "scale": Variable(channels, "scale", Constant(1.0)),
+                "shift": Variable(channels, "shift", Constant(0.0)),
+            }
+            return (learned if layer.affine else {}) | {
+                "mean": Variable(channels, "statistic", Constant(0.0)),
+                "variance": Variable(channels, "statistic", Constant(1.0)),
+            }
+        case _:
+            return {}
 
 
-def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    """Canonical weight names and shapes: `conv1.kernel` (HWIO), `conv1.bias`, ..."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for row in learned(spec):
-        shapes[f"{row.name}.kernel"] = row.kernel_shape
-        shapes[f"{row.name}.bias"] = row.kernel_shape[-1:]
-    return shapes
+def _kernel_and_bias(init: Init, shape: tuple[int, ...]) -> dict[str, Variable]:
+    fan_in = max(1, math.prod(shape[:-1]))  # inputs to one output; an impossible table has none
+    match init:
+        case Gaussian(std, value):
+            kernel, bias = Normal(std), Constant(value)
+        case LeCun():
+            kernel, bias = Normal(math.sqrt(1 / fan_in)), Constant(0.0)
+        case FanIn():
+            kernel = bias = Uniform(1 / math.sqrt(fan_in))
+    return {"kernel": Variable(shape, "kernel", kernel), "bias": Variable(shape[-1:], "bias", bias)}
+
+
+def variables(spec: Spec) -> dict[str, Variable]:
+    """Every array that a network learns or tracks: `conv1.kernel`, `conv1.bias`, `bn2.mean`, ...
+
+    They are in the table's order. Initial weights, optimizer, sharding, checkpoints, converters
+    and checks all follow from this.
+
+    Raises:
+        UserError: where the input is too small for the network.
+    """
+    return {
+        f"{row.name}.{part}": variable
+        for row in trace(spec)
+        for part, variable in row.variables.items()
+    }
+
+
+def map_shapes(spec: Spec) -> dict[str, tuple[int, int, int]]:
+    """The feature map (H, W, C) that each dense layer takes in flattened form, by its name."""
+    return {
+        row.name: row.map_shape
+        for row in trace(spec)
+        if isinstance(row.layer, Dense) and row.map_shape
+    }
+
+
+def count_dropouts(spec: Spec) -> int:
+    """The number of dropout layers, each of which takes a key a step."""
+    return sum(isinstance(layer, Dropout) for layer in spec)
 
 
 def min_image_size(spec: Spec) -> int:

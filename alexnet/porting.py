@@ -15,8 +15,8 @@ from alexnet.config import TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
 from alexnet.files import atomic_write
+from alexnet.layers import Spec
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from alexnet.spec import Spec
 from alexnet.weights import Weights
 from alexnet.weights.convert import adapt, fold_preprocess
 

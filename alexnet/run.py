@@ -14,11 +14,11 @@ from alexnet.data.sources import Dataset, open_dataset
 from alexnet.engine import load_engine
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
+from alexnet.layers import Spec, weight_shapes
 from alexnet.loop import Plan, Trainer
 from alexnet.processes import Processes, check_alike, connect, together
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
-from alexnet.spec import Spec, weight_shapes
 
 
 def train(config: TrainConfig) -> int:

@@ -1,9 +1,34 @@
-"""Learning rates, as plain functions of the step: both frameworks are handed the same number."""
+"""Learning rates, as plain functions of the step: both frameworks are handed the same numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from alexnet.config import OptimConfig
+from alexnet.errors import UserError
+from alexnet.layers import Variable
+
+
+def rates(
+    optim: OptimConfig,
+    variables: Mapping[str, Variable],
+    step: int,
+    *,
+    total_steps: int,
+    steps_per_epoch: int,
+    eval_losses: Sequence[float] = (),
+) -> dict[str, float]:
+    """The rate of each learned variable, for the update that follows `step` completed updates.
+
+    It is the schedule's rate times the multipliers of `--rate-of`, and 0 for `--freeze`.
+    """
+    rate = learning_rate(
+        optim,
+        step,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        eval_losses=eval_losses,
+    )
+    return {name: rate * factor for name, factor in rate_multipliers(optim, variables).items()}
 
 
 def learning_rate(
@@ -14,7 +39,7 @@ def learning_rate(
     steps_per_epoch: int,
     eval_losses: Sequence[float] = (),
 ) -> float:
-    """The rate for the update that follows `step` completed updates.
+    """The schedule's rate for the update that follows `step` completed updates.
 
     Warm-up rises as a power of the step and reaches the full rate at its last step; cosine then
     falls to zero at `total_steps` (Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5,
@@ -49,7 +74,7 @@ def _factor(
 
 
 def plateaus(losses: Sequence[float], patience: int) -> int:
-    """How often `patience` losses in a row were no lower than the lowest before them."""
+    """The number of times that `patience` losses in a row were no lower than the lowest before."""
     best, waited, count = math.inf, 0, 0
     for loss in losses:
         if loss < best:
@@ -59,3 +84,80 @@ def plateaus(losses: Sequence[float], patience: int) -> int:
         if waited == patience:
             waited, count = 0, count + 1
     return count
+
+
+# --- groups of variables ---------------------------------------------------------------------
+
+
+def learned(variables: Mapping[str, Variable]) -> list[str]:
+    """The names of all variables but the statistics, in order."""
+    return [name for name, variable in variables.items() if variable.role != "statistic"]
+
+
+def rate_multipliers(optim: OptimConfig, variables: Mapping[str, Variable]) -> dict[str, float]:
+    """The factor of each learned variable on the schedule's rate; 0 freezes it.
+
+    Raises:
+        UserError: for a group that matches nothing.
+    """
+    frozen = dict.fromkeys(optim.freeze, 0.0)
+    return _multipliers(variables, [*_pairs("--rate-of", optim.rate_of), *frozen.items()])
+
+
+def frozen(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[str]:
+    """The names of the variables whose rate is always 0."""
+    return frozenset(n for n, factor in rate_multipliers(optim, variables).items() if not factor)
+
+
+def decays(optim: OptimConfig, variables: Mapping[str, Variable]) -> dict[str, float]:
+    """The weight decay of each learned variable; 0 where it is frozen.
+
+    Raises:
+        UserError: for a group that matches nothing.
+    """
+    factors = _multipliers(variables, _pairs("--decay-of", optim.decay_of))
+    for name, rate in rate_multipliers(optim, variables).items():
+        if not rate or (not optim.decay_biases and variables[name].role != "kernel"):
+            factors[name] = 0.0
+    return {name: optim.weight_decay * factor for name, factor in factors.items()}
+
+
+def _pairs(option: str, texts: Iterable[str]) -> list[tuple[str, float]]:
+    """Groups and factors out of texts such as `fc8=10`."""
+    pairs = []
+    for text in texts:
+        group, equals, number = text.partition("=")
+        try:
+            factor = float(number)
+        except ValueError:
+            factor = -1.0
+        if not equals or not 0 <= factor < math.inf:
+            raise UserError(f"{option} {text} must read GROUP=FACTOR, such as fc8=10")
+        pairs.append((group, factor))
+    return pairs
+
+
+def _multipliers(
+    variables: Mapping[str, Variable], pairs: Iterable[tuple[str, float]]
+) -> dict[str, float]:
+    """The product of all factors whose group a variable is in.
+
+    A group is a variable (`fc8.kernel`), a layer (`fc8`) or a role (`bias`).
+    """
+    factors = dict.fromkeys(learned(variables), 1.0)
+    for group, factor in pairs:
+        members = [
+            name
+            for name in factors
+            if group in (name, name.partition(".")[0], variables[name].role)
+        ]
+        if not members:
+            layers = list(dict.fromkeys(name.partition(".")[0] for name in factors))
+            raise UserError(
+                f"no learned variable is in the group '{group}': name a layer "
+                f"({', '.join(layers)}), a variable such as {layers[0]}.kernel, or a role (kernel, "
+                "bias, scale, shift)"
+            )
+        for name in members:
+            factors[name] *= factor
+    return factors

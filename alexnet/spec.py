@@ -1,8 +1,8 @@
 """The architectures, as data: one table of layers per variant, read top to bottom.
 
 Both frameworks walk these tables; neither knows a variant by name. A layer's numbers and its
-initial weights stand in its row, each variant's source in its comment. What the rows mean is in
-`layers.py`, whose names can be had from here too.
+initial weights stand in its row, each variant's source in the comment above it. `layers.py` says
+what a row means.
 """
 
 import dataclasses
@@ -11,48 +11,19 @@ from alexnet.errors import UserError, choose
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
-    FanIn,
     Flatten,
     Gaussian,
     Init,
     Layer,
-    LeCun,
     MaxPool,
     ReLU,
-    Row,
     Spec,
-    learned,
-    min_image_size,
     trace,
-    weight_shapes,
 )
-
-__all__ = [
-    "LRN",
-    "VARIANTS",
-    "AdaptiveAvgPool",
-    "Conv",
-    "Dense",
-    "Dropout",
-    "FanIn",
-    "Flatten",
-    "Gaussian",
-    "Init",
-    "Layer",
-    "LeCun",
-    "MaxPool",
-    "ReLU",
-    "Row",
-    "Spec",
-    "learned",
-    "min_image_size",
-    "trace",
-    "variant",
-    "weight_shapes",
-]
 
 # torchvision.models.alexnet, after "One weird trick" (Krizhevsky 2014, arXiv:1404.5997) with 256
 # features in conv4: no LRN, adaptive pooling, dropout before fc6 and fc7, torch's default
@@ -223,8 +194,46 @@ CAFFENET = Spec(
 # file's pools pad right and bottom by 1, which makes 27, 13 and 6 as rounding up does.
 ONNX_ZOO = dataclasses.replace(CAFFE, name="onnx_zoo", image_size=224)
 
+# NVCaffe's AlexNet-BN, models/alexnet_bn/train_val2.prototxt in borisgin/nvcaffe: batch
+# normalization in place of LRN, after pool1 and pool2 and after the ReLUs of conv3 and conv4,
+# without scale and shift; the network of the LARS paper (You et al. 2017, arXiv:1708.03888).
+# 60,965,224 parameters.
+_BN = BatchNorm("", epsilon=1e-4, momentum=0.9, affine=False)
+_N01_BIAS001 = Gaussian(0.01, bias=0.01)
+BN = Spec(
+    name="bn",
+    image_size=227,
+    layers=(
+        Conv("conv1", 96, kernel=11, stride=4, init=_N01_BIAS001),
+        ReLU(),
+        MaxPool(ceil=True),
+        dataclasses.replace(_BN, name="bn2"),
+        Conv("conv2", 256, kernel=5, padding=2, groups=2, init=_N01_BIAS001),
+        ReLU(),
+        MaxPool(ceil=True),
+        dataclasses.replace(_BN, name="bn3"),
+        Conv("conv3", 384, kernel=3, padding=1, init=_N01_BIAS001),
+        ReLU(),
+        dataclasses.replace(_BN, name="bn4"),
+        Conv("conv4", 384, kernel=3, padding=1, groups=2, init=_N01_BIAS001),
+        ReLU(),
+        dataclasses.replace(_BN, name="bn5"),
+        Conv("conv5", 256, kernel=3, padding=1, groups=2, init=_N01_BIAS001),
+        ReLU(),
+        MaxPool(ceil=True),
+        Flatten(),
+        Dense("fc6", 4096, init=Gaussian(0.005, bias=0.1)),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc7", 4096, init=Gaussian(0.005, bias=0.1)),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc8", None, init=_N01_BIAS001),
+    ),
+)
+
 VARIANTS: dict[str, Spec] = {
-    spec.name: spec for spec in (TORCHVISION, PAPER, SINGLE, CAFFE, CAFFENET, ONNX_ZOO)
+    spec.name: spec for spec in (TORCHVISION, PAPER, SINGLE, CAFFE, CAFFENET, ONNX_ZOO, BN)
 }
 
 
@@ -251,22 +260,39 @@ def variant(
             f"classes and channels must be at least 1 and width in (0, 1]; got {num_classes}, "
             f"{channels} and {width}"
         )
+
+    def resized(layer: Layer) -> Layer:
+        if not isinstance(layer, Conv | Dense):
+            return layer
+        features = layer.features
+        if features is not None and width != 1:
+            features = max(4, 4 * round(features * width / 4))
+        return dataclasses.replace(layer, features=features, init=init or layer.init)
+
     spec = dataclasses.replace(
         base,
-        layers=tuple(_resized(layer, width, init) for layer in base.layers),
+        layers=tuple(map(resized, base.layers)),
         image_size=base.image_size if image_size is None else image_size,
         num_classes=num_classes,
         channels=channels,
-        width=width,
     )
     trace(spec)  # raises where the image is too small
     return spec
 
 
-def _resized(layer: Layer, width: float, init: Init | None) -> Layer:
-    if not isinstance(layer, Conv | Dense):
-        return layer
-    features = layer.features
-    if features is not None and width != 1:
-        features = max(4, 4 * round(features * width / 4))
-    return dataclasses.replace(layer, features=features, init=init or layer.init)
+def like(base: Spec, other: Spec) -> Spec:
+    """A network's table with the features, by layer name, and the sizes of another one."""
+    features = {layer.name: layer.features for layer in other if isinstance(layer, Conv | Dense)}
+    layers = (
+        dataclasses.replace(layer, features=features.get(layer.name) or layer.features)
+        if isinstance(layer, Conv | Dense) and layer.features is not None
+        else layer
+        for layer in base
+    )
+    return dataclasses.replace(
+        base,
+        layers=tuple(layers),
+        image_size=other.image_size,
+        num_classes=other.num_classes,
+        channels=other.channels,
+    )

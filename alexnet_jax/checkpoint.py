@@ -1,4 +1,4 @@
-"""A training state on disk, by Orbax: `params` and `momentum`, by canonical layer name."""
+"""A training state on disk, by Orbax: `params`, `statistics` and `momentum`, by layer name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from alexnet.spec import Spec
+from alexnet.layers import Spec, variables
 from alexnet_jax.step import TrainState
 
 _NAME = "orbax"
@@ -34,11 +34,15 @@ def read(directory: Path, like: TrainState) -> TrainState:
     with _checkpointer() as checkpointer:
         tree = checkpointer.restore(directory.absolute() / _NAME, target)
     nnx.replace_by_pure_dict(like.params, tree["params"])
-    return TrainState(like.params, _with_trace(like.opt_state, tree.get("momentum")))
+    if "statistics" in tree:
+        nnx.replace_by_pure_dict(like.statistics, tree["statistics"])
+    if "momentum" in tree:
+        nnx.replace_by_pure_dict(_trace(like.momentum).trace, tree["momentum"])
+    return like
 
 
 def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
-    """`params` and, with momentum, `momentum`, each by canonical array name; on the host."""
+    """`params`, with statistics among them, and, if there is any, `momentum`; on the host."""
     path = directory.absolute() / _NAME
     with _checkpointer() as checkpointer:
         shapes = checkpointer.metadata(path).item_metadata
@@ -47,26 +51,32 @@ def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), shapes.tree
         )
         tree = checkpointer.restore(path, target)
-    return {
-        part: {
-            f"{layer}.{name}": np.asarray(array)
-            for layer, arrays in layers.items()
-            for name, array in arrays.items()
-        }
-        for part, layers in tree.items()
-    }
+    parts = {part: jax.tree.map(np.asarray, flat(layers)) for part, layers in tree.items()}
+    found = parts["params"] | parts.pop("statistics", {})
+    parts["params"] = {name: found[name] for name in variables(spec) if name in found} | found
+    return parts
 
 
 def write_arrays(
     directory: Path, arrays: Mapping[str, Mapping[str, np.ndarray]], spec: Spec
 ) -> None:
     """What `read_arrays` reads."""
+    roles = variables(spec)
     tree: dict[str, Any] = {}
     for part, named in arrays.items():
         for name, array in named.items():
             layer, leaf = name.split(".")
-            tree.setdefault(part, {}).setdefault(layer, {})[leaf] = jnp.asarray(array)
+            place = "statistics" if roles[name].role == "statistic" else part
+            tree.setdefault(place, {}).setdefault(layer, {})[leaf] = jnp.asarray(array)
     write(directory, tree)
+
+
+def flat(state: Any) -> dict[str, Any]:
+    """A state's arrays, or a nested dict's, by canonical name."""
+    nested = nnx.to_pure_dict(state) if isinstance(state, nnx.State) else state
+    return {
+        f"{layer}.{name}": array for layer, parts in nested.items() for name, array in parts.items()
+    }
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
@@ -84,18 +94,12 @@ def _checkpointer() -> ocp.StandardCheckpointer:
 def _tree(state: TrainState) -> dict[str, Any]:
     """Plain nested dicts, free of optax's and Flax's own classes."""
     tree = {"params": nnx.to_pure_dict(state.params)}
-    if (trace := _trace(state.opt_state)) is not None:
+    if statistics := nnx.to_pure_dict(state.statistics):
+        tree["statistics"] = statistics
+    if (trace := _trace(state.momentum)) is not None:
         tree["momentum"] = nnx.to_pure_dict(trace.trace)
     return tree
 
 
 def _trace(opt_state: tuple) -> optax.TraceState | None:
     return next((part for part in opt_state if isinstance(part, optax.TraceState)), None)
-
-
-def _with_trace(opt_state: tuple, momentum: dict[str, Any] | None) -> tuple:
-    trace = _trace(opt_state)
-    if trace is None:
-        return opt_state
-    nnx.replace_by_pure_dict(trace.trace, momentum)
-    return opt_state

@@ -1,22 +1,26 @@
-"""The JAX half of a run: what the training loop drives."""
+"""The JAX engine: a network on all devices, driven by training, evaluation and the commands."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from alexnet.config import TrainConfig
-from alexnet.spec import Dropout, Spec
+from alexnet.config import DevicesConfig, OptimConfig
+from alexnet.layers import Spec, count_dropouts, variables
+from alexnet.preprocess import Preprocess
+from alexnet.schedule import frozen, learned
 from alexnet.threefry import dropout_keys
 from alexnet_jax import checkpoint, parallel
 from alexnet_jax.model import AlexNet
-from alexnet_jax.step import init_state
+from alexnet_jax.optim import gradient_transformation
+from alexnet_jax.step import TrainState, eval_step, logits_step, split, train_step
 
-_DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
+DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
+ON_DEVICE = ("image", "label", "mask", "color_shift")  # what the steps take of a batch
 
 
 class Engine:
@@ -24,47 +28,62 @@ class Engine:
 
     framework = "jax"
 
-    def __init__(self, config: TrainConfig, spec: Spec, weights: Mapping[str, np.ndarray]):
-        mesh = parallel.run_mesh(config)
-        parallel.check_sizes(config, spec, mesh)
-        model = AlexNet(spec, weights=weights, dtype=_DTYPES[config.model.precision])
-        graphdef, params = nnx.split(model)
-        state = init_state(params, config)
-        self._train, self._eval = parallel.compile_steps(graphdef, state, config, mesh)
-        self._mesh, self._config = mesh, config
+    def __init__(
+        self,
+        spec: Spec,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        preprocess: Preprocess,
+        batch_size: int,
+        precision: str = "fp32",
+        devices: DevicesConfig | None = None,
+        seed: int = 0,
+        optim: OptimConfig | None = None,
+    ):
+        self._devices = devices or DevicesConfig()
+        self._mesh = mesh = parallel.run_mesh(self._devices)
+        parallel.check_sizes(spec, batch_size, self._devices, mesh)
+        model = AlexNet(spec, weights=arrays, dtype=DTYPES[precision])
+        state, steps = prepare(model, preprocess, optim)
+        self._steps = parallel.compile_steps(steps, state, mesh, self._devices.spmd)
+        self._spec, self._batch_size, self._seed = spec, batch_size, seed
         self._state = self._held(parallel.put_state(state, mesh))
-        self._dropouts = sum(isinstance(layer, Dropout) for layer in spec)
-        self.rows = parallel.local_rows(config.data.batch_size, mesh)
+        self._learned = learned(variables(spec))
+        self._dropouts = count_dropouts(spec)
+        self.rows = parallel.local_rows(batch_size, mesh)
 
     def describe(self) -> str:
         devices = jax.devices()
         mesh = "x".join(str(size) for size in self._mesh.devices.shape)
         return f"jax {jax.__version__} on {len(devices)} {devices[0].device_kind} device(s)" + (
-            f", mesh {mesh} by {self._config.devices.spmd}" if len(devices) > 1 else ""
+            f", mesh {mesh} by {self._devices.spmd}" if len(devices) > 1 else ""
         )
 
     def train_step(
-        self, batch: Mapping[str, np.ndarray], *, step: int, learning_rate: float
+        self, batch: Mapping[str, np.ndarray], *, step: int, rates: Mapping[str, float]
     ) -> Any:
-        keys = dropout_keys(self._config.run.seed, step, self._dropouts)
-        self._state, metrics = self._train(
-            self._state, self._put(batch), np.float32(learning_rate), keys
-        )
+        if self._steps.train is None:
+            raise ValueError("an engine without optim can't train")
+        vector = np.array([rates[name] for name in self._learned], np.float32)
+        keys = dropout_keys(self._seed, step, self._dropouts)
+        self._state, metrics = self._steps.train(self._state, self._put(batch), vector, keys)
         return metrics
 
     def eval_step(self, batch: Mapping[str, np.ndarray]) -> Any:
-        return self._eval(self._state.params, self._put(batch))
+        return self._steps.evaluate(self._state[:2], self._put(batch))
+
+    def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        logits = self._steps.logits(self._state[:2], self._put(batch))
+        return parallel.local_part(logits, self._devices.spmd)
 
     def fetch(self, metrics: Any) -> dict[str, float]:
         return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
     def weights(self) -> dict[str, np.ndarray]:
-        params = parallel.whole_copies(self._global().params, self._mesh)
-        return {
-            f"{layer}.{name}": np.asarray(array)
-            for layer, arrays in nnx.to_pure_dict(params).items()
-            for name, array in arrays.items()
-        }
+        state = self._global()
+        whole = parallel.whole_copies((state.params, state.statistics), self._mesh)
+        found = checkpoint.flat(whole[0]) | checkpoint.flat(whole[1])
+        return {name: np.asarray(found[name]) for name in variables(self._spec)}
 
     def is_finite(self) -> bool:
         return bool(_all_finite(self._state))
@@ -79,20 +98,45 @@ class Engine:
         self._state = self._held(checkpoint.read(directory, self._global()))
 
     def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        config = self._config
-        return parallel.put_batch(batch, config.data.batch_size, self._mesh, config.devices.spmd)
+        taken = {name: batch[name] for name in ON_DEVICE if name in batch}
+        return parallel.put_batch(taken, self._batch_size, self._mesh, self._devices.spmd)
 
-    def _held(self, state: Any) -> Any:
+    def _held(self, state: TrainState) -> TrainState:
         """The state as the compiled steps take it: pmap sees this process's part of arrays."""
-        if self._config.devices.spmd == "pmap":
+        if self._devices.spmd == "pmap":
             return parallel.local_view(state, self._mesh)
         return state
 
-    def _global(self) -> Any:
+    def _global(self) -> TrainState:
         """The state as arrays over all processes."""
-        if self._config.devices.spmd == "pmap":
+        if self._devices.spmd == "pmap":
             return parallel.global_view(self._state, self._mesh)
         return self._state
+
+
+def prepare(
+    model: AlexNet, preprocess: Preprocess, optim: OptimConfig | None, abstract: bool = False
+) -> tuple[TrainState, parallel.Steps]:
+    """A model's state before the first step, and its pure steps; without optim, no momentum.
+
+    With `abstract`, the model and the state have shapes in place of arrays.
+    """
+    graphdef, params, statistics = split(model)
+    static = {"graphdef": graphdef, "preprocess": preprocess}
+    train, momentum = None, ()
+    if optim is not None:
+        arrays = variables(model.spec)
+        optimizer = gradient_transformation(optim, arrays)
+        momentum = jax.eval_shape(optimizer.init, params) if abstract else optimizer.init(params)
+        train = partial(
+            train_step,
+            optimizer=optimizer,
+            label_smoothing=optim.label_smoothing,
+            frozen=frozen(optim, arrays),
+            **static,
+        )
+    steps = parallel.Steps(train, partial(eval_step, **static), partial(logits_step, **static))
+    return TrainState(params, statistics, momentum), steps
 
 
 @jax.jit

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from alexnet.config import TrainConfig
-from alexnet.spec import Spec, weight_shapes
+from alexnet.layers import Spec, variables
 from alexnet_jax import parallel
 from alexnet_jax.model import AlexNet
 
@@ -23,7 +23,8 @@ def output_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     size = (1, spec.image_size, spec.image_size, spec.channels)
     images = jax.ShapeDtypeStruct(size, np.float32)
     weights = {
-        name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in weight_shapes(spec).items()
+        name: jax.ShapeDtypeStruct(variable.shape, np.float32)
+        for name, variable in variables(spec).items()
     }
     outputs = jax.eval_shape(activations, images, weights)
     return {name: output.shape for name, output in outputs.items()}
@@ -32,7 +33,7 @@ def output_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 def layer_outputs(
     spec: Spec, weights: Mapping[str, np.ndarray], images: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every layer's output for normalised NHWC images, in evaluation, by name."""
+    """Every layer's output for normalized NHWC images, in evaluation, by name."""
     graphdef, state = nnx.split(AlexNet(spec, weights=weights))
     outputs = jax.jit(lambda state, x: nnx.merge(graphdef, state).activations(x))(
         state, jnp.asarray(images)
@@ -53,7 +54,8 @@ def devices(config: TrainConfig) -> dict[str, Any]:
     """
     found = jax.devices()
     mesh = parallel.device_mesh(found, *parallel.mesh_shape(config.devices.mesh, len(found)))
-    parallel.check_sizes(config, config.spec(num_classes=1000), mesh)
+    spec = config.spec(num_classes=1000)
+    parallel.check_sizes(spec, config.data.batch_size, config.devices, mesh)
     memory = jax.local_devices()[0].memory_stats() or {}
     return {
         "version": jax.__version__,

@@ -1,4 +1,4 @@
-"""AlexNet in Flax NNX: walks the tables of `alexnet.spec`."""
+"""AlexNet in Flax NNX: walks a table of layers."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,20 +10,22 @@ import numpy as np
 from flax import nnx
 
 from alexnet.init import initial_weights
-from alexnet.spec import (
+from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
     Flatten,
     MaxPool,
     ReLU,
+    Row,
     Spec,
-    learned,
+    count_dropouts,
     trace,
+    variables,
 )
-from alexnet.weights import load
 from alexnet_jax import ops
 
 # A dense layer's work: its name, (batch, in) rows, (in, out) kernel, bias; gives (batch, out) rows.
@@ -35,12 +37,13 @@ def whole_dense(_: str, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax
     return ops.dense(x, kernel, bias)
 
 
-class Learned(nnx.Module):
-    """A layer's kernel and bias."""
+class Arrays(nnx.Module):
+    """One layer's arrays: what is learned as `nnx.Param`, statistics as `nnx.BatchStat`."""
 
-    def __init__(self, kernel: np.ndarray | jax.Array, bias: np.ndarray | jax.Array):
-        self.kernel = nnx.Param(jnp.asarray(kernel))
-        self.bias = nnx.Param(jnp.asarray(bias))
+    def __init__(self, row: Row, weights: Mapping[str, np.ndarray | jax.Array]):
+        for part, variable in row.variables.items():
+            kind = nnx.BatchStat if variable.role == "statistic" else nnx.Param
+            setattr(self, part, kind(jnp.asarray(weights[f"{row.name}.{part}"])))
 
 
 class AlexNet(nnx.Module):
@@ -68,23 +71,26 @@ class AlexNet(nnx.Module):
                 raise ValueError("AlexNet needs rngs=nnx.Rngs(seed) or weights=...")
             weights = initial_weights(spec, _seed(rngs))
         self.spec, self.dtype, self.rngs = spec, dtype, rngs
-        for name in dict.fromkeys(key.split(".")[0] for key in weights):
-            setattr(self, name, Learned(weights[f"{name}.kernel"], weights[f"{name}.bias"]))
+        for row in trace(spec):
+            if row.variables:
+                setattr(self, row.name, Arrays(row, weights))
 
     @classmethod
     def from_weights(
         cls, path: Path | str, *, dtype: jnp.dtype = jnp.float32, **options: Any
     ) -> "AlexNet":
         """The network in a file that `alexnet.weights.load` reads; it takes the options."""
+        from alexnet.weights import load  # not for training, which reads no file
+
         loaded = load(path, **options)
         return cls(loaded.spec, weights=loaded.arrays, dtype=dtype)
 
     def weights(self) -> dict[str, np.ndarray]:
         """This network's weights as canonical arrays."""
+        parts = (name.split(".") for name in variables(self.spec))
         return {
-            f"{row.name}.{part}": np.asarray(getattr(getattr(self, row.name), part)[...])
-            for row in learned(self.spec)
-            for part in ("kernel", "bias")
+            f"{layer}.{part}": np.asarray(getattr(getattr(self, layer), part)[...])
+            for layer, part in parts
         }
 
     def __call__(
@@ -94,27 +100,31 @@ class AlexNet(nnx.Module):
         *,
         key: jax.Array | None = None,
         first_row: jax.Array | int = 0,
+        mask: jax.Array | None = None,
+        axis_name: str | None = None,
         dense: DenseWork = whole_dense,
     ) -> jax.Array:
-        """Logits (batch, classes) in fp32 of normalised NHWC images.
+        """Logits (batch, classes) in fp32 of normalized NHWC images.
 
         Args:
             images: (batch, height, width, channels) floats.
-            train: whether units are dropped.
+            train: drop units, and normalize by the batch's statistics, updating the running ones.
             key: (number of dropout layers, 2) uint32; by default from `rngs`.
             first_row: where these rows stand in the global batch.
+            mask: (batch,), 0 for rows that batch statistics leave out.
+            axis_name: of the devices that share the batch under `pmap` or `shard_map`.
             dense: what does the dense layers' work.
         """
         x = images
-        for _, x in self._walk(images, train, key, first_row, dense):  # noqa: B007
+        for _, x in self._walk(images, train, key, first_row, mask, axis_name, dense):  # noqa: B007
             pass
         return x.astype(jnp.float32)
 
     def activations(
         self, images: jax.Array, train: bool = False, *, key: jax.Array | None = None
     ) -> dict[str, jax.Array]:
-        """Every layer's output by the names of `spec.trace`, the last one the logits."""
-        return dict(self._walk(images, train, key, 0, whole_dense))
+        """Every layer's output by the names of `layers.trace`, the last one the logits."""
+        return dict(self._walk(images, train, key, 0, None, None, whole_dense))
 
     def _walk(
         self,
@@ -122,19 +132,21 @@ class AlexNet(nnx.Module):
         train: bool,
         key: jax.Array | None,
         first_row: jax.Array | int,
+        mask: jax.Array | None,
+        axis_name: str | None,
         dense: DenseWork,
     ) -> Iterator[tuple[str, jax.Array]]:
         keys = iter(self._dropout_keys(key) if train else ())
         x = x.astype(self.dtype)
         for row in trace(self.spec):
+            own = getattr(self, row.name, None)
             match row.layer:
-                case Conv() | Dense():
-                    held = getattr(self, row.name)
-                    kernel, bias = (p[...].astype(self.dtype) for p in (held.kernel, held.bias))
-                    if isinstance(row.layer, Conv):
-                        x = ops.conv(x, kernel, bias, row.layer)
-                    else:
-                        x = dense(row.name, x, kernel, bias)
+                case Conv():
+                    x = ops.conv(x, *self._kernel_and_bias(own), row.layer)
+                case Dense():
+                    x = dense(row.name, x, *self._kernel_and_bias(own))
+                case BatchNorm():
+                    x = _batch_norm(x, own, row.layer, train, mask, axis_name)
                 case ReLU():
                     x = nnx.relu(x)
                 case LRN():
@@ -149,13 +161,34 @@ class AlexNet(nnx.Module):
                     x = ops.dropout(x, rate, next(keys), first_row)
             yield row.name, x
 
+    def _kernel_and_bias(self, own: Arrays) -> tuple[jax.Array, jax.Array]:
+        return own.kernel[...].astype(self.dtype), own.bias[...].astype(self.dtype)
+
     def _dropout_keys(self, key: jax.Array | None) -> jax.Array:
         if key is not None:
             return key
         if self.rngs is None:
             raise ValueError("a training call needs key=... or a model made with rngs=...")
-        count = sum(isinstance(layer, Dropout) for layer in self.spec)
+        count = count_dropouts(self.spec)
         return jnp.stack([jax.random.key_data(self.rngs.dropout()) for _ in range(count)])
+
+
+def _batch_norm(
+    x: jax.Array,
+    own: Arrays,
+    layer: BatchNorm,
+    train: bool,
+    mask: jax.Array | None,
+    axis_name: str | None,
+) -> jax.Array:
+    """Batch normalization; training updates the running statistics in `own`."""
+    affine = (own.scale[...], own.shift[...]) if layer.affine else None
+    if not train:
+        return ops.normalize(x, own.mean[...], own.variance[...], layer, affine)
+    mean, variance, count = ops.batch_statistics(x, mask, axis_name)
+    own.mean[...] = ops.running(own.mean[...], mean, count, layer, unbiased=False)
+    own.variance[...] = ops.running(own.variance[...], variance, count, layer, unbiased=True)
+    return ops.normalize(x, mean, variance, layer, affine)
 
 
 def _seed(rngs: nnx.Rngs) -> int:

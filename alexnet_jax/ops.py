@@ -1,6 +1,6 @@
 """The layers' arithmetic in JAX, on NHWC arrays: what Flax lacks or XLA does slowly.
 
-Every function is pure and takes the layer's row of numbers from `alexnet.spec`.
+Every function is pure and takes the layer's row of numbers from `alexnet.layers`.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.extend.random import threefry2x32_p
 
-from alexnet import spec
+from alexnet import layers as spec
 
 
 def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> jax.Array:
@@ -46,7 +46,7 @@ def _precision(x: jax.Array) -> lax.Precision:
 
 
 def lrn(x: jax.Array, layer: spec.LRN) -> jax.Array:
-    """Local response normalisation over channels; `spec.LRN` has the formula. fp32 inside."""
+    """Local response normalization over channels; `layers.LRN` has the formula. fp32 inside."""
     wide = x.astype(jnp.float32)
     shape = (*x.shape[:-1], layer.groups, x.shape[-1] // layer.groups)
     sums = lax.reduce_window(
@@ -67,6 +67,51 @@ def _inverse_power(x: jax.Array, beta: float) -> jax.Array:
         root = lax.rsqrt(x)
         return root * jnp.sqrt(root)
     return x ** np.float32(-beta)
+
+
+def batch_statistics(
+    x: jax.Array, mask: jax.Array | None, axis_name: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, biased variance and count of each channel over the global batch, in fp32.
+
+    Args:
+        x: (batch, ..., channels), this device's rows.
+        mask: (batch,), 0 for rows that don't count; None where all do.
+        axis_name: of the devices that share the batch; None where arrays are global.
+    """
+    wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+    weight = jnp.ones(x.shape[:1], jnp.float32) if mask is None else mask
+    weight = weight.reshape(-1, *(1,) * (x.ndim - 1))
+    total = functools.partial(lax.psum, axis_name=axis_name) if axis_name else lambda n: n
+    count = total(weight.sum()) * math.prod(x.shape[1:-1])
+    mean = total((wide * weight).sum(axes)) / jnp.maximum(count, 1.0)
+    # Around the mean, in a second pass: a difference of squares would lose its digits.
+    variance = total((jnp.square(wide - mean) * weight).sum(axes)) / jnp.maximum(count, 1.0)
+    return mean, variance, count
+
+
+def normalize(
+    x: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    layer: spec.BatchNorm,
+    affine: tuple[jax.Array, jax.Array] | None = None,
+) -> jax.Array:
+    """(x - mean) / sqrt(variance + epsilon), times scale plus shift where given; fp32 inside."""
+    y = (x.astype(jnp.float32) - mean) * lax.rsqrt(variance + np.float32(layer.epsilon))
+    if affine is not None:
+        y = y * affine[0] + affine[1]
+    return y.astype(x.dtype)
+
+
+def running(
+    old: jax.Array, new: jax.Array, count: jax.Array, layer: spec.BatchNorm, unbiased: bool
+) -> jax.Array:
+    """A running statistic after a batch of `count` numbers a channel; an empty one changes none."""
+    if unbiased:
+        new = new * (count / jnp.maximum(count - 1, 1.0))
+    share = jnp.where(count > 0, np.float32(1 - layer.momentum), np.float32(0))
+    return (1 - share) * old + share * lax.stop_gradient(new)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

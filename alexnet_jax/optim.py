@@ -1,34 +1,102 @@
-"""SGD with momentum as an optax chain; the learning rate comes in with every step."""
+"""The optimizer's rules as optax transformations; the rates come in with every step."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from alexnet.config import OptimConfig
+from alexnet.layers import Variable
+from alexnet.schedule import decays, learned
 
 
-def gradient_transformation(optim: OptimConfig) -> optax.GradientTransformation:
-    """Clip, decay, momentum: everything of the update but the learning rate.
+def gradient_transformation(
+    optim: OptimConfig, variables: Mapping[str, Variable]
+) -> optax.GradientTransformationExtraArgs:
+    """Everything from gradients to what is added to the weights.
 
-    The rate multiplies what this returns, outside the momentum, as `torch.optim.SGD` has it:
-    v = m v + (g + wd w); w = w - lr v. (Caffe and the paper have the rate inside v, which
-    differs after the rate changes.)
+    Its `update` takes, besides optax's arguments, `rates`: one float32 for each learned variable,
+    in the order of `variables`. With g the clipped gradient and r the rate, the rules are
+
+    - `sgd`: v = m v + (g + wd w), w -= r v, as torch.optim.SGD and optax.sgd;
+    - `caffe`: v = m v + r (g + wd w), w -= v, as the paper (section 5), cuda-convnet and Caffe;
+    - `lars`: `caffe` with r times a trust ratio for kernels, see `trust_ratio`.
+
+    The first two differ from the step on at which the rate changes.
     """
-    parts = [optax.identity()]
-    if optim.clip_norm:
-        parts.append(optax.clip_by_global_norm(optim.clip_norm))
-    if optim.weight_decay:
-        mask = None if optim.decay_biases else _kernels_only
-        parts.append(optax.add_decayed_weights(optim.weight_decay, mask))
-    if optim.momentum:
-        parts.append(optax.trace(optim.momentum, optim.nesterov))
-    return optax.chain(*parts)
+    decay = decays(optim, variables)
+    positions = {name: i for i, name in enumerate(learned(variables))}
+    momentum = optax.trace(optim.momentum, optim.nesterov) if optim.momentum else optax.identity()
+    scale = _scale_by_rates(positions)
+    if optim.rule == "sgd":
+        update = [_add_decay(decay), momentum, scale]
+    elif optim.rule == "caffe":
+        update = [_add_decay(decay), scale, momentum]
+    else:
+        kernels = {name for name, variable in variables.items() if variable.role == "kernel"}
+        update = [_trust(optim, decay, kernels), scale, momentum]
+    clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
+    return optax.chain(*clip, *update, optax.scale(-1.0))
 
 
-def _kernels_only(params: dict) -> dict:
-    return jax.tree.map_with_path(lambda path, _: "kernel" in jax.tree_util.keystr(path), params)
+def variable_name(path: tuple) -> str:
+    """The canonical name at a path of a state: `conv1.kernel`."""
+    return ".".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
-def apply(params: dict, updates: dict, learning_rate: jax.Array) -> dict:
-    """w - lr * update, in fp32."""
-    return jax.tree.map(lambda w, u: w - jnp.asarray(learning_rate, w.dtype) * u, params, updates)
+def _add_decay(decay: Mapping[str, float]) -> optax.GradientTransformation:
+    """g + wd w, with a wd for each variable."""
+
+    def one(path: tuple, gradient: jax.Array, weight: jax.Array) -> jax.Array:
+        wd = decay[variable_name(path)]
+        return gradient + wd * weight if wd else gradient
+
+    return optax.stateless(lambda updates, params: jax.tree.map_with_path(one, updates, params))
+
+
+def _scale_by_rates(positions: Mapping[str, int]) -> optax.GradientTransformationExtraArgs:
+    """r u, with a rate for each variable."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, rates: jax.Array) -> tuple:
+        def one(path: tuple, value: jax.Array) -> jax.Array:
+            return rates[positions[variable_name(path)]].astype(value.dtype) * value
+
+        return jax.tree.map_with_path(one, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _trust(
+    optim: OptimConfig, decay: Mapping[str, float], kernels: set[str]
+) -> optax.GradientTransformation:
+    """(g + wd w), times the trust ratio for kernels."""
+
+    def one(path: tuple, gradient: jax.Array, weight: jax.Array) -> jax.Array:
+        name = variable_name(path)
+        decayed = gradient + decay[name] * weight
+        if name not in kernels:
+            return decayed
+        return trust_ratio(optim, decay[name], weight, gradient, decayed) * decayed
+
+    return optax.stateless(lambda updates, params: jax.tree.map_with_path(one, updates, params))
+
+
+def trust_ratio(
+    optim: OptimConfig, wd: float, weight: jax.Array, gradient: jax.Array, decayed: jax.Array
+) -> jax.Array:
+    """LARS's factor on a layer's rate; 1 where the weights or the gradient are all zero.
+
+    `OptimConfig.lars_formula` names the three forms and their sources.
+    """
+    size = jnp.linalg.norm(weight)
+    match optim.lars_formula:
+        case "paper":
+            below = jnp.linalg.norm(gradient) + wd * size
+        case "nvcaffe":
+            below = jnp.linalg.norm(gradient)
+        case "optax":
+            below = jnp.linalg.norm(decayed)
+    usable = (size > 0) & (below > 0)
+    return jnp.where(usable, optim.lars_eta * size / jnp.where(usable, below, 1.0), 1.0)

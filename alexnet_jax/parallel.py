@@ -10,23 +10,23 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import lax
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet.config import TrainConfig
+from alexnet.config import DevicesConfig
 from alexnet.errors import UserError
-from alexnet.spec import Spec, weight_shapes
+from alexnet.layers import Spec, variables
 from alexnet_jax import ops
 from alexnet_jax.model import DenseWork, whole_dense
-from alexnet_jax.step import TrainState, eval_step, train_step
+from alexnet_jax.optim import variable_name
+from alexnet_jax.step import TrainState
 
 DATA, MODEL = AXES = ("data", "model")
 
@@ -40,15 +40,15 @@ _WEIGHTS = {
 }
 
 
-def run_mesh(config: TrainConfig) -> Mesh:
+def run_mesh(config: DevicesConfig) -> Mesh:
     """All devices of the run, as `--mesh` arranges them.
 
     Raises:
         UserError: where they can't be.
     """
     devices = jax.devices()
-    data, model = mesh_shape(config.devices.mesh, len(devices))
-    if config.devices.spmd == "pmap":  # which takes a host's devices to be neighbours
+    data, model = mesh_shape(config.mesh, len(devices))
+    if config.spmd == "pmap":  # which takes a host's devices to be neighbours
         by_host = sorted(devices, key=lambda device: (device.process_index, device.id))
         return Mesh(np.array(by_host).reshape(data, model), AXES)
     return device_mesh(devices, data, model)
@@ -80,28 +80,33 @@ def mesh_shape(text: str | None, devices: int) -> tuple[int, int]:
     return data, model
 
 
-def check_sizes(config: TrainConfig, spec: Spec, mesh: Mesh) -> None:
+def check_sizes(spec: Spec, batch_size: int, config: DevicesConfig, mesh: Mesh) -> None:
     """Refuse a batch or dense layers that the devices can't share evenly.
 
     Raises:
         UserError: with the nearest sizes that they can.
     """
-    size, devices = config.data.batch_size, mesh.size
-    if size % devices:
-        below = size // devices * devices
+    devices = mesh.size
+    if batch_size % devices:
+        below = batch_size // devices * devices
         sizes = " or ".join(str(n) for n in (below, below + devices) if n)
         raise UserError(
-            f"--batch-size {size} can't be shared evenly by {devices} devices: use {sizes}"
+            f"--batch-size {batch_size} can't be shared evenly by {devices} devices: use {sizes}"
         )
-    shapes, model = weight_shapes(spec), mesh.shape[MODEL]
-    widths = [shapes[f"{layer}.kernel"][1] for layer in ("fc6", "fc7")]
+    model = mesh.shape[MODEL]
+    if model == 1:
+        return
+    if config.spmd != "jit":
+        raise UserError(f"--mesh model={model} needs --spmd jit, not {config.spmd}")
+    arrays = variables(spec)
+    if missing := [name for name in _WEIGHTS if name not in arrays]:
+        raise UserError(f"--mesh model={model} splits fc6, fc7 and fc8: there is no {missing[0]}")
+    widths = [arrays[f"{layer}.kernel"].shape[1] for layer in ("fc6", "fc7")]
     if any(width % model for width in widths):
         raise UserError(
             f"--mesh model={model} can't share the {widths[0]} and {widths[1]} features of fc6 and "
             f"fc7 evenly: use a divisor of {math.gcd(*widths)}"
         )
-    if model > 1 and config.devices.spmd != "jit":
-        raise UserError(f"--mesh model={model} needs --spmd jit, not {config.devices.spmd}")
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
@@ -119,8 +124,7 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     """Where each array of a training state lies: momentum as its weight, all else everywhere."""
 
     def sharding(path: tuple, _: Any) -> NamedSharding:
-        name = ".".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
-        return NamedSharding(mesh, _WEIGHTS.get(name, P()))
+        return NamedSharding(mesh, _WEIGHTS.get(variable_name(path), P()))
 
     return jax.tree_util.tree_map_with_path(sharding, state)
 
@@ -165,44 +169,51 @@ def global_view(tree: Any, mesh: Mesh) -> Any:
     return multihost_utils.host_local_array_to_global_array(tree, mesh, P())
 
 
-def compile_steps(
-    graphdef: nnx.GraphDef, state: TrainState, config: TrainConfig, mesh: Mesh
-) -> tuple[Any, Any]:
-    """The training and evaluation steps, spread over the mesh as `config.devices.spmd` says.
+class Steps(NamedTuple):
+    """Pure steps, or the same spread over a mesh.
+
+    `train(state, batch, rates, dropout_keys)`, whose state is donated once it is compiled;
+    `evaluate(weights, batch)` and `logits(weights, batch)`, with params and statistics as weights.
+    """
+
+    train: Callable[..., Any] | None  # None where nothing is learned
+    evaluate: Callable[..., Any]
+    logits: Callable[..., Any]
+
+
+def compile_steps(steps: Steps, state: TrainState, mesh: Mesh, spmd: str) -> Steps:
+    """Spread the steps over the mesh in one of the three ways; each compiles at its first call.
 
     Args:
-        graphdef: the model's, from `nnx.split`.
+        steps: the pure ones, of `alexnet_jax.step`, all but their arrays bound.
         state: arrays or their shapes.
-        config: of the run.
         mesh: from `device_mesh`.
-
-    Returns:
-        `train_step(state, batch, learning_rate, dropout_keys)`, whose state is donated, and
-        `eval_step(params, batch)`; batches as `put_batch` makes them.
+        spmd: jit, shard_map or pmap; batches are as `put_batch` makes them for it.
     """
-    train = partial(train_step, graphdef=graphdef, config=config)
-    evaluate = partial(eval_step, graphdef=graphdef, config=config)
-    spread = {"jit": _jit, "shard_map": _shard_map, "pmap": _pmap}[config.devices.spmd]
-    return spread(train, evaluate, state, mesh)
+    return {"jit": _jit, "shard_map": _shard_map, "pmap": _pmap}[spmd](steps, state, mesh)
 
 
-def _jit(train: Callable, evaluate: Callable, state: TrainState, mesh: Mesh) -> tuple[Any, Any]:
+def _jit(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
     """Arrays are global; the compiler finds the communication from where they lie."""
     everywhere, rows = NamedSharding(mesh, P()), batch_sharding(mesh)
     held = state_shardings(state, mesh)
+    weights = (held.params, held.statistics)
     dense = split_dense(mesh) if mesh.shape[MODEL] > 1 else whole_dense
-
-    return (
-        jax.jit(
-            partial(train, dense=dense),
+    return Steps(
+        steps.train
+        and jax.jit(
+            partial(steps.train, dense=dense),
             in_shardings=(held, rows, everywhere, everywhere),
             out_shardings=(held, everywhere),
             donate_argnums=0,
         ),
         jax.jit(
-            partial(evaluate, dense=dense),
-            in_shardings=(held.params, rows),
+            partial(steps.evaluate, dense=dense),
+            in_shardings=(weights, rows),
             out_shardings=everywhere,
+        ),
+        jax.jit(
+            partial(steps.logits, dense=dense), in_shardings=(weights, rows), out_shardings=rows
         ),
     )
 
@@ -242,33 +253,45 @@ def _scatter_images(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arr
     return lax.psum_scatter(share, MODEL, scatter_dimension=0, tiled=True) + bias
 
 
-def _shard_map(
-    train: Callable, evaluate: Callable, state: TrainState, mesh: Mesh
-) -> tuple[Any, Any]:
+def _shard_map(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
     """Each device sees its rows, and sums over the others by the axis name."""
     spread = partial(jax.shard_map, mesh=mesh, check_vma=False)
-    return (
-        jax.jit(
+    return Steps(
+        steps.train
+        and jax.jit(
             spread(
-                partial(train, axis_name=DATA),
+                partial(steps.train, axis_name=DATA),
                 in_specs=(P(), P(DATA), P(), P()),
                 out_specs=(P(), P()),
             ),
             donate_argnums=0,
         ),
-        jax.jit(spread(partial(evaluate, axis_name=DATA), in_specs=(P(), P(DATA)), out_specs=P())),
+        jax.jit(
+            spread(partial(steps.evaluate, axis_name=DATA), in_specs=(P(), P(DATA)), out_specs=P())
+        ),
+        jax.jit(spread(steps.logits, in_specs=(P(), P(DATA)), out_specs=P(DATA))),
     )
 
 
-def _pmap(train: Callable, evaluate: Callable, state: TrainState, mesh: Mesh) -> tuple[Any, Any]:
+def _pmap(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
     """As `shard_map`, for code that has batches with a leading axis of devices."""
     spread = partial(jax.pmap, axis_name=DATA, devices=list(mesh.devices.flat))
-    return (
-        spread(
-            partial(train, axis_name=DATA),
+    return Steps(
+        steps.train
+        and spread(
+            partial(steps.train, axis_name=DATA),
             in_axes=(None, 0, None, None),
             out_axes=(None, None),
             donate_argnums=0,
         ),
-        spread(partial(evaluate, axis_name=DATA), in_axes=(None, 0), out_axes=None),
+        spread(partial(steps.evaluate, axis_name=DATA), in_axes=(None, 0), out_axes=None),
+        spread(steps.logits, in_axes=(None, 0), out_axes=0),
     )
+
+
+def local_part(array: jax.Array, spmd: str) -> np.ndarray:
+    """This process's rows of an output that is split like a batch, in the rows' order."""
+    if spmd == "pmap":
+        return np.asarray(array).reshape(-1, *array.shape[2:])
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])

@@ -5,46 +5,61 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax import lax
 
-from alexnet.config import TrainConfig
 from alexnet.preprocess import Preprocess
-from alexnet_jax import optim
 from alexnet_jax.model import DenseWork, whole_dense
+from alexnet_jax.optim import variable_name
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """What a step reads and returns: the weights by canonical layer name, and momentum."""
+    """What a step reads and returns, by canonical layer name.
+
+    `momentum` is the optax state of `optim.gradient_transformation`, which holds nothing else.
+    """
 
     params: nnx.State
-    opt_state: Any
+    statistics: nnx.State
+    momentum: Any
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """A model's graph, what it learns, and the statistics that it tracks."""
+    return nnx.split(model, nnx.Param, nnx.BatchStat)
 
 
 def train_step(
     state: TrainState,
     batch: Batch,
-    learning_rate: jax.Array,
+    rates: jax.Array,
     dropout_keys: jax.Array,
     *,
     graphdef: nnx.GraphDef,
-    config: TrainConfig,
+    optimizer: optax.GradientTransformationExtraArgs,
+    preprocess: Preprocess,
+    label_smoothing: float = 0.0,
+    frozen: frozenset[str] = frozenset(),
     axis_name: str | None = None,
     dense: DenseWork = whole_dense,
 ) -> tuple[TrainState, Metrics]:
     """One update.
 
     Args:
-        state: weights and momentum.
+        state: weights, statistics and momentum.
         batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32 and, with
-            colour noise, `color_shift` (B, C) float32; under `axis_name` this device's rows.
-        learning_rate: of this step.
+            color noise, `color_shift` (B, C) float32; under `axis_name` this device's rows.
+        rates: (learned variables,) float32, of this step.
         dropout_keys: (dropout layers, 2) uint32.
-        graphdef: the model's, from `nnx.split`.
-        config: its optimiser, preprocessing and precision.
+        graphdef: the model's, from `split`.
+        optimizer: from `optim.gradient_transformation`.
+        preprocess: mean and standard deviation of the input.
+        label_smoothing: share of the target spread evenly over all classes.
+        frozen: names of variables that are not learned: their gradients are not computed.
         axis_name: of `pmap` or `shard_map`; None under plain `jit`.
         dense: what does the work of dense layers that are split over devices.
 
@@ -52,43 +67,61 @@ def train_step(
         The new state, and `loss`, `top1`, `top5`: means over the global batch.
     """
     count = jnp.maximum(_sum(batch["mask"].sum(), axis_name), 1.0)
-    images = normalise(batch, config.preprocess)
+    images = normalize(batch, preprocess)
     first_row = lax.axis_index(axis_name) * images.shape[0] if axis_name else 0
 
-    def loss_and_logits(params: nnx.State) -> tuple[jax.Array, jax.Array]:
-        model = nnx.merge(graphdef, params)
-        logits = model(images, train=True, key=dropout_keys, first_row=first_row, dense=dense)
-        losses = cross_entropy(logits, batch["label"], config.optim.label_smoothing)
-        return (losses * batch["mask"]).sum() / count, logits
+    def loss_of(params: nnx.State) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
+        params = jax.tree.map_with_path(
+            lambda path, x: lax.stop_gradient(x) if variable_name(path) in frozen else x, params
+        )
+        model = nnx.merge(graphdef, params, state.statistics)
+        logits = model(
+            images,
+            train=True,
+            key=dropout_keys,
+            first_row=first_row,
+            mask=batch["mask"],
+            axis_name=axis_name,
+            dense=dense,
+        )
+        losses = cross_entropy(logits, batch["label"], label_smoothing)
+        return (losses * batch["mask"]).sum() / count, (logits, split(model)[2])
 
-    (loss, logits), grads = jax.value_and_grad(loss_and_logits, has_aux=True)(state.params)
+    (loss, (logits, statistics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     grads = _sum(grads, axis_name)
-    updates, opt_state = optim.gradient_transformation(config.optim).update(
-        grads, state.opt_state, state.params
-    )
-    params = optim.apply(state.params, updates, learning_rate)
+    updates, momentum = optimizer.update(grads, state.momentum, state.params, rates=rates)
+    params = optax.apply_updates(state.params, updates)
     hits = {k: v / count for k, v in _hits(logits, batch).items()}
-    return TrainState(params, opt_state), _sum({"loss": loss, **hits}, axis_name)
+    return TrainState(params, statistics, momentum), _sum({"loss": loss, **hits}, axis_name)
 
 
 def eval_step(
-    params: nnx.State,
-    batch: Batch,
-    *,
-    graphdef: nnx.GraphDef,
-    config: TrainConfig,
-    axis_name: str | None = None,
-    dense: DenseWork = whole_dense,
+    weights: tuple[nnx.State, nnx.State], batch: Batch, *, axis_name: str | None = None, **options
 ) -> Metrics:
-    """Sums over a batch, so that batches add up: `loss`, `top1`, `top5` and `count`."""
-    logits = nnx.merge(graphdef, params)(normalise(batch, config.preprocess), dense=dense)
+    """Sums over a batch, so that batches add up: `loss`, `top1`, `top5` and `count`.
+
+    `weights` are a state's params and statistics; the options are those of `logits_step`.
+    """
+    logits = logits_step(weights, batch, **options)
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
     return _sum(sums | _hits(logits, batch), axis_name)
 
 
-def normalise(batch: Batch, preprocess: Preprocess) -> jax.Array:
-    """(pixel + colour shift - mean) / std in fp32, NHWC."""
+def logits_step(
+    weights: tuple[nnx.State, nnx.State],
+    batch: Batch,
+    *,
+    graphdef: nnx.GraphDef,
+    preprocess: Preprocess,
+    dense: DenseWork = whole_dense,
+) -> jax.Array:
+    """Logits (B, classes) of a batch in evaluation."""
+    return nnx.merge(graphdef, *weights)(normalize(batch, preprocess), dense=dense)
+
+
+def normalize(batch: Batch, preprocess: Preprocess) -> jax.Array:
+    """(pixel + color shift - mean) / std in fp32, NHWC."""
     images = batch["image"].astype(jnp.float32)
     if "color_shift" in batch:
         images += batch["color_shift"][:, None, None, :]
@@ -121,8 +154,3 @@ def _hits(logits: jax.Array, batch: Batch) -> Metrics:
 def _sum(tree: Any, axis_name: str | None) -> Any:
     """The sum over devices; under plain `jit` arrays are global and there is nothing to add."""
     return lax.psum(tree, axis_name) if axis_name else tree
-
-
-def init_state(params: nnx.State, config: TrainConfig) -> TrainState:
-    """The state before the first step: momentum zero."""
-    return TrainState(params, optim.gradient_transformation(config.optim).init(params))

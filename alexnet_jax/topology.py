@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
@@ -26,11 +25,13 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from alexnet.config import TrainConfig
 from alexnet.errors import RunError, UserError, choose
-from alexnet.spec import Dropout, Spec, weight_shapes
+from alexnet.layers import Spec, count_dropouts, variables
+from alexnet.schedule import learned
 from alexnet_jax import parallel
+from alexnet_jax.engine import DTYPES, prepare
 from alexnet_jax.hlo import Collective, collectives
 from alexnet_jax.model import AlexNet
-from alexnet_jax.step import TrainState, init_state
+from alexnet_jax.step import TrainState
 
 GiB = 2**30
 
@@ -97,7 +98,7 @@ def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[s
     generation, devices = slice_devices(topology)
     spec = config.spec(num_classes)
     mesh = parallel.device_mesh(devices, *parallel.mesh_shape(config.devices.mesh, len(devices)))
-    parallel.check_sizes(config, spec, mesh)
+    parallel.check_sizes(spec, config.data.batch_size, config.devices, mesh)
     hosts = len({device.process_index for device in devices})
     if config.devices.spmd == "pmap" and hosts > 1:
         raise UserError(
@@ -190,29 +191,27 @@ def slice_devices(topology: str) -> tuple[str, Sequence[jax.Device]]:
 
 def lower_step(config: TrainConfig, spec: Spec, mesh: Mesh) -> jax.stages.Lowered:
     """The training step that `engine.Engine` runs, traced on shapes alone."""
-    graphdef, state = abstract_state(config, spec)
-    train, _ = parallel.compile_steps(graphdef, state, config, mesh)
-    keys = jax.ShapeDtypeStruct((sum(isinstance(x, Dropout) for x in spec), 2), np.uint32)
-    rate = jax.ShapeDtypeStruct((), np.float32)
+    state, steps = abstract_state(config, spec)
+    train = parallel.compile_steps(steps, state, mesh, config.devices.spmd).train
+    keys = jax.ShapeDtypeStruct((count_dropouts(spec), 2), np.uint32)
+    rates = jax.ShapeDtypeStruct((len(learned(variables(spec))),), np.float32)
     batch = abstract_batch(config, spec)
     if config.devices.spmd == "pmap":
         batch = {
             name: jax.ShapeDtypeStruct((mesh.size, x.shape[0] // mesh.size, *x.shape[1:]), x.dtype)
             for name, x in batch.items()
         }
-    return train.lower(state, batch, rate, keys)
+    return train.lower(state, batch, rates, keys)
 
 
-def abstract_state(config: TrainConfig, spec: Spec) -> tuple[nnx.GraphDef, TrainState]:
-    """The model's graph and the shapes of a run's state; no weight is made."""
-    dtype = {"fp32": jnp.float32, "bf16": jnp.bfloat16}[config.model.precision]
+def abstract_state(config: TrainConfig, spec: Spec) -> tuple[TrainState, parallel.Steps]:
+    """The shapes of a run's state, and its pure steps; no weight is made."""
 
     def model() -> AlexNet:
-        weights = {name: jnp.zeros(shape) for name, shape in weight_shapes(spec).items()}
-        return AlexNet(spec, weights=weights, dtype=dtype)
+        weights = {name: jnp.zeros(v.shape) for name, v in variables(spec).items()}
+        return AlexNet(spec, weights=weights, dtype=DTYPES[config.model.precision])
 
-    graphdef, params = nnx.split(nnx.eval_shape(model))
-    return graphdef, jax.eval_shape(partial(init_state, config=config), params)
+    return prepare(nnx.eval_shape(model), config.preprocess, config.optim, abstract=True)
 
 
 def abstract_batch(config: TrainConfig, spec: Spec) -> dict[str, jax.ShapeDtypeStruct]:

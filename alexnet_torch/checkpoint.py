@@ -1,5 +1,6 @@
 """A training state on disk, by safetensors: `params/...` and `momentum/...`, in torch's layout.
 
+Running statistics are among the params, under torch's names.
 torch's own `save` pickles; safetensors holds arrays and nothing else, and is read without
 running code. Directory, digests and renaming are `alexnet.checkpoints`' work.
 """
@@ -12,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alexnet.files import fetched, staged
-from alexnet.spec import Spec
+from alexnet.layers import Spec
 from alexnet.weights import layout
 from alexnet_torch.model import AlexNet, from_numpy
 
 FILE = "state.safetensors"
 
 
-def snapshot(model: AlexNet, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def snapshot(model: AlexNet, optimizer: torch.optim.Optimizer | None) -> dict[str, torch.Tensor]:
     """A copy in host memory that later steps leave alone."""
     return {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -34,8 +35,8 @@ def write(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 @torch.no_grad()
-def read(directory: Path, model: AlexNet, optimizer: torch.optim.Optimizer) -> None:
-    """Put what `write` wrote into the model and the optimiser.
+def read(directory: Path, model: AlexNet, optimizer: torch.optim.Optimizer | None) -> None:
+    """Put what `write` wrote into the model and the optimizer.
 
     Raises:
         ValueError: where names or shapes are not the model's.
@@ -44,13 +45,13 @@ def read(directory: Path, model: AlexNet, optimizer: torch.optim.Optimizer) -> N
         loaded = load_file(path)
     own = tensors(model, optimizer)
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in loaded.items()}:
-        raise ValueError(f"{directory / FILE} is of another network or optimiser")
+        raise ValueError(f"{directory / FILE} is of another network or optimizer")
     for name, tensor in own.items():
         tensor.copy_(loaded[name])
 
 
 def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
-    """`params` and, with momentum, `momentum`, each by canonical array name."""
+    """`params`, with statistics among them, and, if there is any, `momentum`; canonical."""
     parts: dict[str, dict[str, np.ndarray]] = {}
     with fetched(directory / FILE) as path:
         loaded = load_file(path)
@@ -74,11 +75,11 @@ def write_arrays(
     )
 
 
-def tensors(model: AlexNet, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Weights and momentum by name, the very tensors."""
-    named = {f"params/{name}": p for name, p in model.named_parameters()}
+def tensors(model: AlexNet, optimizer: torch.optim.Optimizer | None) -> dict[str, torch.Tensor]:
+    """Weights, statistics and momentum by name, the very tensors."""
+    named = {f"params/{name}": tensor for name, tensor in model.state_dict(keep_vars=True).items()}
     for name, parameter in model.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            named[f"momentum/{name}"] = buffer
+        state = optimizer.state.get(parameter, {}) if optimizer else {}
+        if "momentum_buffer" in state:
+            named[f"momentum/{name}"] = state["momentum_buffer"]
     return named

@@ -1,4 +1,4 @@
-"""The torch half of a run: what the training loop drives."""
+"""The torch engine: a network on one device, driven by training, evaluation and the commands."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,15 +9,19 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet.config import TrainConfig
+from alexnet.config import DevicesConfig, OptimConfig
 from alexnet.errors import UserError
-from alexnet.spec import Dropout, Spec
+from alexnet.layers import Spec, count_dropouts, variables
+from alexnet.preprocess import Preprocess
+from alexnet.schedule import frozen
 from alexnet.threefry import dropout_keys
-from alexnet_torch import checkpoint, optim
+from alexnet_torch import checkpoint
 from alexnet_torch.model import AlexNet
-from alexnet_torch.step import eval_step, train_step
+from alexnet_torch.optim import Momentum
+from alexnet_torch.step import eval_step, logits_step, train_step
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ON_DEVICE = ("image", "label", "mask", "color_shift")  # what the steps take of a batch
 
 
 class Engine:
@@ -25,23 +29,47 @@ class Engine:
 
     framework = "torch"
 
-    def __init__(self, config: TrainConfig, spec: Spec, weights: Mapping[str, np.ndarray]):
+    def __init__(
+        self,
+        spec: Spec,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        preprocess: Preprocess,
+        batch_size: int,
+        precision: str = "fp32",
+        devices: DevicesConfig | None = None,
+        seed: int = 0,
+        optim: OptimConfig | None = None,
+    ):
         _be_reproducible()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = AlexNet(spec, weights=weights, dtype=_DTYPES[config.model.precision])
+        model = AlexNet(spec, weights=arrays, dtype=DTYPES[precision])
         self._model = model.to(self._device, memory_format=torch.channels_last)
         together = dist.is_initialized()
         self._processes = dist.get_world_size() if together else 1
         self._rank = dist.get_rank() if together else 0
-        self.rows = _rows(config.data.batch_size, self._rank, self._processes)
+        self.rows = _rows(batch_size, self._rank, self._processes)
+        self._spec, self._preprocess, self._seed, self._optim = spec, preprocess, seed, optim
+        self._dropouts = count_dropouts(spec)
+        self._optimizer = self._prepare(optim) if optim else None
         self._trained = (
-            DistributedDataParallel(self._model, gradient_as_bucket_view=True)
-            if together
+            DistributedDataParallel(
+                self._model, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
+            if together and optim
             else self._model
         )
-        self._optimizer = optim.optimizer(self._model, config.optim)
-        self._config = config
-        self._dropouts = sum(isinstance(layer, Dropout) for layer in spec)
+
+    def _prepare(self, optim: OptimConfig) -> Momentum:
+        """The optimizer; frozen variables ask for no gradient."""
+        arrays, parameters = variables(self._spec), self._model.named_variables()
+        still = frozen(optim, arrays)
+        learned = {name: p for name, p in parameters.items() if isinstance(p, torch.nn.Parameter)}
+        for name, parameter in learned.items():
+            parameter.requires_grad_(name not in still)
+        if len(still) == len(learned):
+            raise UserError("--freeze leaves nothing to learn")
+        return Momentum(learned, optim, arrays)
 
     def describe(self) -> str:
         on_gpu = self._device.type == "cuda"
@@ -49,24 +77,29 @@ class Engine:
         return f"torch {torch.__version__} on {self._processes} {device} device(s)"
 
     def train_step(
-        self, batch: Mapping[str, np.ndarray], *, step: int, learning_rate: float
+        self, batch: Mapping[str, np.ndarray], *, step: int, rates: Mapping[str, float]
     ) -> Any:
-        keys = dropout_keys(self._config.run.seed, step, self._dropouts).tolist()
+        if self._optimizer is None:
+            raise ValueError("an engine without optim can't train")
         return train_step(
             self._trained,
             self._optimizer,
             self._put(batch),
-            learning_rate,
-            keys,
-            config=self._config,
+            rates,
+            dropout_keys(self._seed, step, self._dropouts).tolist(),
+            preprocess=self._preprocess,
+            label_smoothing=self._optim.label_smoothing,
             first_row=int(self.rows[0]),
             processes=self._processes,
         )
 
     def eval_step(self, batch: Mapping[str, np.ndarray]) -> Any:
         return eval_step(
-            self._model, self._put(batch), config=self._config, processes=self._processes
+            self._model, self._put(batch), preprocess=self._preprocess, processes=self._processes
         )
+
+    def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        return logits_step(self._model, self._put(batch), preprocess=self._preprocess).cpu().numpy()
 
     def fetch(self, metrics: Any) -> dict[str, float]:
         return {name: float(value) for name, value in metrics.items()}
@@ -89,7 +122,11 @@ class Engine:
         checkpoint.read(directory, self._model, self._optimizer)
 
     def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        return {k: torch.from_numpy(v).to(self._device) for k, v in batch.items()}
+        return {
+            name: torch.from_numpy(batch[name]).to(self._device)
+            for name in ON_DEVICE
+            if name in batch
+        }
 
 
 def _rows(batch_size: int, rank: int, processes: int) -> np.ndarray:

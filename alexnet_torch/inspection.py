@@ -8,7 +8,7 @@ import torch
 import torchinfo
 
 from alexnet.config import TrainConfig
-from alexnet.spec import Dense, Flatten, Spec, trace, weight_shapes
+from alexnet.layers import Flatten, Spec, trace, variables
 from alexnet_torch.model import AlexNet
 
 
@@ -23,7 +23,7 @@ def output_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 def layer_outputs(
     spec: Spec, weights: Mapping[str, np.ndarray], images: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every layer's output for normalised NHWC images, in evaluation, by name, as NHWC."""
+    """Every layer's output for normalized NHWC images, in evaluation, by name, as NHWC."""
     outputs = (
         AlexNet(spec, weights=weights)
         .eval()
@@ -34,16 +34,13 @@ def layer_outputs(
 
 def canonical_order(outputs: dict[str, torch.Tensor], spec: Spec) -> dict[str, torch.Tensor]:
     """Outputs as the JAX model has them: maps as NHWC, flattened maps in H, W, C order."""
-    ordered, map_shape = {}, None
+    ordered = {}
     for row in trace(spec):
         x = outputs[row.name]
-        if isinstance(row.layer, Flatten):
-            map_shape = row.in_shape
-        elif isinstance(row.layer, Dense):
-            map_shape = None
+        map_shape = row.in_shape if isinstance(row.layer, Flatten) else row.map_shape
         if x.ndim == 4:
             x = x.permute(0, 2, 3, 1)
-        elif map_shape:
+        elif map_shape and x[0].numel() == np.prod(map_shape) and not row.variables:
             height, width, channels = map_shape
             x = x.reshape(-1, channels, height, width).permute(0, 2, 3, 1).flatten(1)
         ordered[row.name] = x
@@ -65,7 +62,7 @@ def _size(spec: Spec) -> tuple[int, ...]:
 
 
 def _model(spec: Spec) -> AlexNet:
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes(spec).items()}
+    zeros = {name: np.zeros(v.shape, np.float32) for name, v in variables(spec).items()}
     return AlexNet(spec, weights=zeros).eval()
 
 

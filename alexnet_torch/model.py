@@ -1,4 +1,4 @@
-"""AlexNet in PyTorch: walks the tables of `alexnet.spec`."""
+"""AlexNet in PyTorch: walks a table of layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from alexnet.init import initial_weights
-from alexnet.spec import (
+from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
@@ -23,7 +24,7 @@ from alexnet.spec import (
     trace,
 )
 from alexnet.threefry import Key
-from alexnet.weights import layout, load
+from alexnet.weights import layout
 from alexnet_torch import ops
 
 
@@ -47,13 +48,8 @@ class AlexNet(nn.Module):
     ):
         super().__init__()
         self.spec, self.dtype = spec, dtype
-        map_shape = None  # of a feature map that was flattened and met no dense layer yet
         for row in trace(spec):
-            if isinstance(row.layer, Flatten):
-                map_shape = row.in_shape
-            elif isinstance(row.layer, Dense):
-                map_shape = None
-            self.add_module(row.name, _module(row, map_shape))
+            self.add_module(row.name, _module(row))
         self.load_weights(initial_weights(spec, seed) if weights is None else weights)
 
     @classmethod
@@ -61,6 +57,8 @@ class AlexNet(nn.Module):
         cls, path: Path | str, *, dtype: torch.dtype = torch.float32, **options: Any
     ) -> "AlexNet":
         """The network in a file that `alexnet.weights.load` reads; it takes the options."""
+        from alexnet.weights import load  # not for training, which reads no file
+
         loaded = load(path, **options)
         return cls(loaded.spec, weights=loaded.arrays, dtype=dtype)
 
@@ -69,34 +67,52 @@ class AlexNet(nn.Module):
         state = layout.to_state_dict(weights, self.spec)
         self.load_state_dict({key: from_numpy(array) for key, array in state.items()})
 
+    def named_variables(self) -> dict[str, torch.Tensor]:
+        """The very tensors, parameters and statistics, by canonical name, in torch's layout."""
+        state = self.state_dict(keep_vars=True)
+        return {name: state[key] for name, key in layout.torch_keys(self.spec).items()}
+
     def weights(self) -> dict[str, np.ndarray]:
         """This network's weights as canonical arrays."""
         state = {key: tensor.detach().cpu().numpy() for key, tensor in self.state_dict().items()}
         return layout.from_state_dict(state, self.spec)
 
     def forward(
-        self, images: torch.Tensor, *, keys: Sequence[Key] | None = None, first_row: int = 0
+        self,
+        images: torch.Tensor,
+        *,
+        keys: Sequence[Key] | None = None,
+        first_row: int = 0,
+        mask: torch.Tensor | None = None,
+        processes: int = 1,
     ) -> torch.Tensor:
-        """Logits (batch, classes) in fp32 of normalised NCHW images.
+        """Logits (batch, classes) in fp32 of normalized NCHW images.
 
         Args:
             images: (batch, channels, height, width) floats.
             keys: one for each dropout layer, used in training; by default drawn at random.
             first_row: where these rows stand in the global batch.
+            mask: (batch,), 0 for rows that batch statistics leave out.
+            processes: how many share the global batch.
         """
         x = images
-        for _, x in self._walk(images, keys, first_row):  # noqa: B007
+        for _, x in self._walk(images, keys, first_row, mask, processes):  # noqa: B007
             pass
         return x.float()
 
     def activations(
         self, images: torch.Tensor, *, keys: Sequence[Key] | None = None
     ) -> dict[str, torch.Tensor]:
-        """Every layer's output by the names of `spec.trace`, the last one the logits."""
-        return dict(self._walk(images, keys, 0))
+        """Every layer's output by the names of `layers.trace`, the last one the logits."""
+        return dict(self._walk(images, keys, 0, None, 1))
 
     def _walk(
-        self, x: torch.Tensor, keys: Sequence[Key] | None, first_row: int
+        self,
+        x: torch.Tensor,
+        keys: Sequence[Key] | None,
+        first_row: int,
+        mask: torch.Tensor | None,
+        processes: int,
     ) -> Iterator[tuple[str, torch.Tensor]]:
         left = iter(keys) if keys is not None else None
         low_precision = self.dtype != torch.float32
@@ -104,6 +120,8 @@ class AlexNet(nn.Module):
             with torch.autocast(x.device.type, self.dtype, enabled=low_precision):
                 if isinstance(module, ops.Dropout) and self.training:
                     x = module(x, next(left) if left else None, first_row)
+                elif isinstance(module, ops.BatchNorm):
+                    x = module(x, mask, processes)
                 else:
                     x = module(x)
             yield name, x
@@ -114,7 +132,7 @@ def from_numpy(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.require(array, requirements="W"))
 
 
-def _module(row: Row, map_shape: tuple[int, int, int] | None) -> nn.Module:
+def _module(row: Row) -> nn.Module:
     """The torch module for one row; its weights are set afterwards."""
     match layer := row.layer:
         case Conv():
@@ -128,11 +146,13 @@ def _module(row: Row, map_shape: tuple[int, int, int] | None) -> nn.Module:
                 groups=layer.groups,
             )
         case Dense():
-            return nn.utils.skip_init(nn.Linear, *row.kernel_shape)
+            return nn.utils.skip_init(nn.Linear, row.in_shape[0], row.out_shape[0])
         case ReLU():
             return nn.ReLU()
         case LRN():
             return ops.LRN(layer)
+        case BatchNorm():
+            return ops.BatchNorm(layer, row.in_shape[-1])
         case MaxPool():
             return nn.MaxPool2d(layer.window, layer.stride, ceil_mode=layer.ceil)
         case AdaptiveAvgPool():
@@ -140,5 +160,5 @@ def _module(row: Row, map_shape: tuple[int, int, int] | None) -> nn.Module:
         case Flatten():
             return nn.Flatten()
         case Dropout():
-            return ops.Dropout(layer.rate, map_shape)
+            return ops.Dropout(layer.rate, row.map_shape)
     raise ValueError(f"no module for {layer}")

@@ -1,14 +1,18 @@
 """The layers' arithmetic in torch, on NCHW tensors: what torch lacks or does slowly."""
 
+import math
+
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 
-from alexnet import spec, threefry
+from alexnet import layers as spec
+from alexnet import threefry
 
 
 class LRN(nn.Module):
-    """Local response normalisation over channels; `spec.LRN` has the formula. fp32 inside.
+    """Local response normalization over channels; `layers.LRN` has the formula. fp32 inside.
 
     `nn.LocalResponseNorm` is the same function with one group, but pools over channels, which
     is several times slower on CPU than adding shifted slices.
@@ -19,7 +23,7 @@ class LRN(nn.Module):
         self.layer = layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise (batch, channels, height, width)."""
+        """Normalize (batch, channels, height, width)."""
         layer, channels = self.layer, x.shape[1] // self.layer.groups
         wide = x.float()
         squares = wide.square().unflatten(1, (layer.groups, channels))
@@ -45,6 +49,82 @@ def _inverse_power(x: torch.Tensor, beta: float) -> torch.Tensor:
         root = x.rsqrt()
         return root * root * root.rsqrt()
     return x**-beta
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization over the global masked batch; `layers.BatchNorm` has the formulas.
+
+    Its state has torch's names (`running_mean`, `running_var`, `weight`, `bias`). `nn.BatchNorm2d`
+    knows no mask, and `nn.SyncBatchNorm` none either and no CPU.
+    """
+
+    def __init__(self, layer: spec.BatchNorm, channels: int):
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.weight = nn.Parameter(torch.ones(channels)) if layer.affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if layer.affine else None
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, processes: int = 1
+    ) -> torch.Tensor:
+        """Normalize (batch, channels, ...), fp32 inside.
+
+        Args:
+            x: this process's rows of the batch.
+            mask: (batch,), 0 for rows that the statistics leave out; None where all count.
+            processes: how many share the global batch.
+        """
+        wide, shape = x.float(), (-1, *(1,) * (x.ndim - 2))
+        mean, variance = self.running_mean, self.running_var
+        if self.training:
+            mean, variance = self._batch_statistics(wide, mask, processes)
+        y = (wide - mean.view(shape)) * (variance.view(shape) + self.layer.epsilon).rsqrt()
+        if self.weight is not None:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+    def _batch_statistics(
+        self, x: torch.Tensor, mask: torch.Tensor | None, processes: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch's mean and biased variance; the running ones follow them."""
+        axes, shape = [0, *range(2, x.ndim)], (-1, *(1,) * (x.ndim - 2))
+        weight = x.new_ones(len(x)) if mask is None else mask
+        weight = weight.view(-1, 1, *(1,) * (x.ndim - 2))
+        count = _total(weight.sum(), processes) * math.prod(x.shape[2:])
+        mean = _total((x * weight).sum(axes), processes) / count.clamp(min=1)
+        # Around the mean, in a second pass: a difference of squares would lose its digits.
+        squares = (x - mean.view(shape)).square() * weight
+        variance = _total(squares.sum(axes), processes) / count.clamp(min=1)
+        with torch.no_grad():
+            share = (1 - self.layer.momentum) * (count > 0)
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            self.running_mean.copy_((1 - share) * self.running_mean + share * mean)
+            self.running_var.copy_((1 - share) * self.running_var + share * unbiased)
+        return mean, variance
+
+    def extra_repr(self) -> str:
+        """The layer's numbers."""
+        return repr(self.layer)
+
+
+class _Total(torch.autograd.Function):
+    """The sum over processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
+        return _Total.forward(ctx, grad.contiguous())
+
+
+def _total(x: torch.Tensor, processes: int) -> torch.Tensor:
+    return _Total.apply(x) if processes > 1 else x
 
 
 class Dropout(nn.Module):

@@ -1,39 +1,115 @@
-"""SGD with momentum as `torch.optim.SGD`; the learning rate comes in with every step."""
+"""The optimizer's rules as a `torch.optim.Optimizer`; the rates come in with every step."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from alexnet.config import OptimConfig
+from alexnet.layers import Variable
+from alexnet.schedule import decays
 
 
-def optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.SGD:
-    """v = m v + (g + wd w); w = w - lr v, with biases in a group of their own."""
-    kernels = [p for name, p in model.named_parameters() if name.endswith(".weight")]
-    biases = [p for name, p in model.named_parameters() if name.endswith(".bias")]
-    sgd = torch.optim.SGD(
-        [
-            {"params": kernels, "weight_decay": optim.weight_decay},
-            {"params": biases, "weight_decay": optim.weight_decay if optim.decay_biases else 0.0},
-        ],
-        lr=0.0,  # set by every step
-        momentum=optim.momentum,
-        nesterov=optim.nesterov,
-    )
-    if optim.momentum:  # there from the start, so that a checkpoint before the first step has it
-        for parameter in model.parameters():
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return sgd
+class Momentum(torch.optim.Optimizer):
+    """Gradient descent with momentum by the rules that `alexnet_jax.optim` states.
+
+    Every variable is a parameter group of its own, with `name`, `lr` and `weight_decay`; `lr` is
+    set by `set_rates` before each step.
+
+    Args:
+        parameters: by canonical name.
+        optim: rule, momentum and decay.
+        variables: of the network, from `layers.variables`.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        optim: OptimConfig,
+        variables: Mapping[str, Variable],
+    ):
+        self.optim, decay = optim, decays(optim, variables)
+        groups = [
+            {
+                "params": [parameter],
+                "name": name,
+                "lr": 0.0,
+                "weight_decay": decay[name],
+                "trust": optim.rule == "lars" and variables[name].role == "kernel",
+            }
+            for name, parameter in parameters.items()
+        ]
+        super().__init__(groups, {})
+        if optim.momentum:  # there from the start: a checkpoint before the first step has it
+            for parameter in parameters.values():
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Take one rate for each variable."""
+        for group in self.param_groups:
+            group["lr"] = rates[group["name"]]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self.optim.clip_norm:
+            clip((p for group in self.param_groups for p in group["params"]), self.optim.clip_norm)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:
+        optim, rate, wd = self.optim, group["lr"], group["weight_decay"]
+        change = parameter.grad.add(parameter, alpha=wd) if wd else parameter.grad
+        if group["trust"]:
+            change = change * trust_ratio(optim, wd, parameter, parameter.grad, change)
+        if optim.rule != "sgd":
+            change = change * rate
+        if optim.momentum:
+            buffer = self.state[parameter]["momentum_buffer"]
+            buffer.mul_(optim.momentum).add_(change)
+            change = change.add(buffer, alpha=optim.momentum) if optim.nesterov else buffer
+        parameter.add_(change, alpha=-rate if optim.rule == "sgd" else -1.0)
+
+
+def trust_ratio(
+    optim: OptimConfig,
+    wd: float,
+    weight: torch.Tensor,
+    gradient: torch.Tensor,
+    decayed: torch.Tensor,
+) -> torch.Tensor:
+    """LARS's factor on a layer's rate; 1 where the weights or the gradient are all zero.
+
+    `OptimConfig.lars_formula` names the three forms and their sources.
+    """
+    norm = torch.linalg.vector_norm
+    size = norm(weight)
+    match optim.lars_formula:
+        case "paper":
+            below = norm(gradient) + wd * size
+        case "nvcaffe":
+            below = norm(gradient)
+        case "optax":
+            below = norm(decayed)
+    ratio = optim.lars_eta * size / below
+    return torch.where((size > 0) & (below > 0), ratio, torch.ones_like(ratio))
 
 
 @torch.no_grad()
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     """Scale gradients whose joint norm is above `max_norm` down to it.
 
-    `nn.utils.clip_grad_norm_` adds 1e-6 to the norm, which is far from nothing where gradients
-    are small; optax does not, and nor does this.
+    `nn.utils.clip_grad_norm_` adds 1e-6 to the norm, which counts where gradients are small; optax
+    adds nothing, and neither does this.
     """
-    grads = [p.grad for p in parameters]
+    grads = [p.grad for p in parameters if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
     torch._foreach_mul_(grads, max_norm / norm.clamp(min=max_norm))

@@ -1,17 +1,16 @@
-"""The training and evaluation steps; what they change is the model and the optimiser."""
+"""The training and evaluation steps; what they change is the model and the optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 
-from alexnet.config import TrainConfig
 from alexnet.preprocess import Preprocess
 from alexnet.threefry import Key
-from alexnet_torch import optim
 from alexnet_torch.model import AlexNet
+from alexnet_torch.optim import Momentum
 
 Batch = dict[str, torch.Tensor]
 Metrics = dict[str, torch.Tensor]
@@ -19,12 +18,13 @@ Metrics = dict[str, torch.Tensor]
 
 def train_step(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Momentum,
     batch: Batch,
-    learning_rate: float,
+    rates: Mapping[str, float],
     dropout_keys: Sequence[Key],
     *,
-    config: TrainConfig,
+    preprocess: Preprocess,
+    label_smoothing: float = 0.0,
     first_row: int = 0,
     processes: int = 1,
 ) -> Metrics:
@@ -34,10 +34,11 @@ def train_step(
         model, optimizer: weights and momentum; of several processes, an AlexNet in a
             `DistributedDataParallel`.
         batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32 and, with
-            colour noise, `color_shift` (B, C) float32; of several processes this one's rows.
-        learning_rate: of this step.
+            color noise, `color_shift` (B, C) float32; of several processes this one's rows.
+        rates: of this step, for each learned variable.
         dropout_keys: one for each dropout layer.
-        config: its optimiser and preprocessing.
+        preprocess: mean and standard deviation of the input.
+        label_smoothing: share of the target spread evenly over all classes.
         first_row: where the batch's rows stand in the global batch.
         processes: how many share the global batch.
 
@@ -46,29 +47,38 @@ def train_step(
     """
     model.train()
     count = _sum({"count": batch["mask"].sum()}, processes)["count"].clamp(min=1.0)
-    images = normalise(batch, config.preprocess)
-    logits = model(images, keys=dropout_keys, first_row=first_row)
-    losses = cross_entropy(logits, batch["label"], config.optim.label_smoothing)
+    logits = model(
+        normalize(batch, preprocess),
+        keys=dropout_keys,
+        first_row=first_row,
+        mask=batch["mask"],
+        processes=processes,
+    )
+    losses = cross_entropy(logits, batch["label"], label_smoothing)
     loss = (losses * batch["mask"]).sum() / count
     optimizer.zero_grad(set_to_none=True)
     (loss * processes).backward()  # DistributedDataParallel takes the mean over processes
-    if config.optim.clip_norm:
-        optim.clip(model.parameters(), config.optim.clip_norm)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    optimizer.set_rates(rates)
     optimizer.step()
     hits = {k: v / count for k, v in _hits(logits.detach(), batch).items()}
     return _sum({"loss": loss.detach(), **hits}, processes)
 
 
 @torch.no_grad()
-def eval_step(model: AlexNet, batch: Batch, *, config: TrainConfig, processes: int = 1) -> Metrics:
+def eval_step(
+    model: AlexNet, batch: Batch, *, preprocess: Preprocess, processes: int = 1
+) -> Metrics:
     """Sums over a global batch, so that batches add up: `loss`, `top1`, `top5` and `count`."""
-    model.eval()
-    logits = model(normalise(batch, config.preprocess))
+    logits = logits_step(model, batch, preprocess=preprocess)
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
     return _sum(sums | _hits(logits, batch), processes)
+
+
+@torch.no_grad()
+def logits_step(model: AlexNet, batch: Batch, *, preprocess: Preprocess) -> torch.Tensor:
+    """Logits (B, classes) of a batch in evaluation."""
+    return model.eval()(normalize(batch, preprocess))
 
 
 def _sum(values: Metrics, processes: int) -> Metrics:
@@ -80,8 +90,8 @@ def _sum(values: Metrics, processes: int) -> Metrics:
     return dict(zip(values, stacked, strict=True))
 
 
-def normalise(batch: Batch, preprocess: Preprocess) -> torch.Tensor:
-    """(pixel + colour shift - mean) / std in fp32, as an NCHW view of NHWC memory."""
+def normalize(batch: Batch, preprocess: Preprocess) -> torch.Tensor:
+    """(pixel + color shift - mean) / std in fp32, as an NCHW view of NHWC memory."""
     images = batch["image"].float()
     if "color_shift" in batch:
         images = images + batch["color_shift"][:, None, None, :]

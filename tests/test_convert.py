@@ -13,9 +13,10 @@ import alexnet_torch
 from alexnet import cli, porting
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
+from alexnet.layers import LeCun
 from alexnet.preprocess import Preprocess
 from alexnet.report.verify import verify
-from alexnet.spec import LeCun, variant
+from alexnet.spec import variant
 from alexnet.weights import Weights, load, save
 from alexnet.weights.layout import to_state_dict
 from alexnet.weights.names import TORCHVISION_KEYS

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from alexnet.init import initial_weights
-from alexnet.spec import VARIANTS, LeCun, learned, variant
+from alexnet.layers import LeCun, learned
+from alexnet.spec import VARIANTS, variant
 
 
 def test_torchvision_is_torchs_default():

@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from alexnet.spec import LRN, AdaptiveAvgPool, Conv, MaxPool
+from alexnet.layers import (
+    LRN,
+    AdaptiveAvgPool,
+    Conv,
+    MaxPool,
+)
 from alexnet_jax import ops
 from alexnet_torch import ops as torch_ops
 

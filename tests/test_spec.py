@@ -5,16 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet.errors import UserError
-from alexnet.spec import (
-    VARIANTS,
+from alexnet.layers import (
     Conv,
     Dense,
     learned,
     min_image_size,
     trace,
-    variant,
     weight_shapes,
 )
+from alexnet.spec import VARIANTS, variant
 
 # facts: the paper's net and Caffe's 60,965,224; torchvision 61,100,840; one tower 62,378,344
 PARAMS = {

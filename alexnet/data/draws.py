@@ -7,20 +7,31 @@ and promises that for none of its distributions.
 import numpy as np
 
 _INDEX_BITS = 40  # examples below 2^40, epochs below 2^24
-VIEW, ORDER, SPLIT, FAKE = range(4)  # streams that share no number
+VIEW, ORDER, SPLIT, FAKE, INIT = range(5)  # streams that share no number
 
 
-def bits(count: int, stream: int, seed: int, epoch: int = 0, index: int = 0) -> np.ndarray:
-    """`count` random uint64 numbers."""
+def stream(kind: int, seed: int, epoch: int = 0, index: int = 0) -> np.random.Philox:
+    """The generator of one stream, at its start."""
     key = np.array([seed, epoch << _INDEX_BITS | index], dtype=np.uint64)
     # The counter runs in its lowest word; the highest one keeps the streams apart.
-    counter = np.array([0, 0, 0, stream], dtype=np.uint64)
-    return np.random.Philox(key=key, counter=counter).random_raw(count)
+    counter = np.array([0, 0, 0, kind], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=counter)
 
 
-def uniforms(count: int, stream: int, seed: int, epoch: int = 0, index: int = 0) -> np.ndarray:
+def bits(count: int, kind: int, seed: int, epoch: int = 0, index: int = 0) -> np.ndarray:
+    """`count` random uint64 numbers."""
+    return stream(kind, seed, epoch, index).random_raw(count)
+
+
+def uniforms_32(generator: np.random.Philox, count: int) -> np.ndarray:
+    """The next `count` float64 numbers, an even number of them, of (0, 1): 32 bits each."""
+    words = generator.random_raw(count // 2).astype("<u8", copy=False).view("<u4")
+    return (words + 0.5) * 2.0**-32
+
+
+def uniforms(count: int, kind: int, seed: int, epoch: int = 0, index: int = 0) -> np.ndarray:
     """`count` float64 numbers from [0, 1): the highest 53 bits of each draw."""
-    return (bits(count, stream, seed, epoch, index) >> np.uint64(11)) * 2.0**-53
+    return (bits(count, kind, seed, epoch, index) >> np.uint64(11)) * 2.0**-53
 
 
 def order(n: int, seed: int, epoch: int) -> np.ndarray:

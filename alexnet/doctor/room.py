@@ -11,7 +11,7 @@ from alexnet import workdir
 from alexnet.config import TrainConfig
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding, size
 from alexnet.files import atomic_write, is_remote
-from alexnet.spec import Spec, trace
+from alexnet.layers import Spec, trace
 
 _FLOAT = 4  # bytes; weights and momentum are fp32 whatever the precision
 # Of the size of all weights: weights, momentum, gradients, and a checkpoint's copy of the first two

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from alexnet.spec import Spec, trace
+from alexnet.layers import Spec, trace
 
 
 def summary_rows(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from alexnet.data.augment import eval_view
 from alexnet.data.images import BadImage, decode
 from alexnet.engine import import_framework
 from alexnet.errors import UserError
-from alexnet.spec import Dropout, trace
+from alexnet.layers import Dropout, trace
 from alexnet.weights import Weights
 
 BOUND = 1e-4  # of the layer's standard deviation; a correct port measures some 5e-6

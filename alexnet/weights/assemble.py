@@ -8,16 +8,16 @@ from typing import Literal
 import numpy as np
 
 from alexnet.errors import UserError, choose
+from alexnet.layers import Spec, map_shapes, variables
 from alexnet.preprocess import Preprocess
-from alexnet.spec import VARIANTS, Spec, weight_shapes
-from alexnet.spec import variant as named_variant
+from alexnet.spec import VARIANTS, like
 from alexnet.weights import layout
 from alexnet.weights.core import Weights, check
 from alexnet.weights.network import difference, fit, steps
 
 # Caffe's ilsvrc_2012_mean.npy, averaged over its pixels, in R, G, B order (its own is B, G, R).
 CAFFE_MEAN = (122.679, 116.669, 104.007)
-CAFFE_VARIANTS = ("caffe", "caffenet", "onnx_zoo")
+CAFFE_VARIANTS = ("caffe", "caffenet", "onnx_zoo", "bn")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,10 @@ def complete(
     check(found.arrays, spec, names=found.names, extra=found.extra)
     if found.spec:
         spec = _agreed(spec, variant, image_size)
-    arrays = {name: found.arrays[name] for name in weight_shapes(spec)}
+    arrays = {name: found.arrays[name] for name in variables(spec)}
     if found.flatten == "CHW":
-        arrays["fc6.kernel"] = layout.rows_to_hwc(arrays["fc6.kernel"], spec)
+        for layer, shape in map_shapes(spec).items():
+            arrays[f"{layer}.kernel"] = layout.rows_to_hwc(arrays[f"{layer}.kernel"], shape)
     if found.colors == "BGR" and spec.channels == 3:
         arrays["conv1.kernel"] = layout.swap_colors(arrays["conv1.kernel"])
     # Readers give views of the file, at whatever byte they start; frameworks want whole words.
@@ -99,8 +100,7 @@ def _agreed(spec: Spec, name: str | None, image_size: int | None) -> Spec:
         raise UserError(f"it is for images of {spec.image_size} pixels, not {image_size}")
     if name in (None, spec.name):
         return spec
-    sizes = ("num_classes", "channels", "image_size", "width")
-    wanted = named_variant(name, **{size: getattr(spec, size) for size in sizes})
+    wanted = like(VARIANTS[choose("variant", name, VARIANTS)], spec)
     where = difference(steps(spec), steps(wanted))
     if where:
         raise UserError(f"its network is '{spec.name}', not '{name}': {where}")

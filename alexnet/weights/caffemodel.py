@@ -11,8 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from alexnet.errors import UserError
+from alexnet.layers import (
+    LRN,
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    MaxPool,
+    ReLU,
+    Spec,
+)
 from alexnet.preprocess import Preprocess
-from alexnet.spec import LRN, Conv, Dense, Flatten, Layer, MaxPool, ReLU, Spec
 from alexnet.weights import wire
 from alexnet.weights.assemble import CAFFE_MEAN, CAFFE_VARIANTS, Found, caffe_preprocess
 from alexnet.weights.layout import from_torch

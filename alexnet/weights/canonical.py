@@ -1,7 +1,6 @@
 """The project's own weights file: safetensors that say by themselves how to be used.
 
-The metadata holds the network's description, the preprocessing, class names, and a SHA-256 of
-every array and of the metadata itself: a flipped bit anywhere is an error, which neither
+XX
 safetensors nor Orbax nor torch.save offers (measured: all three restore it silently).
 """
 
@@ -14,18 +13,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.spec import weight_shapes
-from alexnet.weights import safetensors
-from alexnet.weights.core import (
-    Weights,
-    check,
-    preprocess_from_json,
-    spec_from_json,
-    spec_to_json,
-)
+from alexnet.layers import variables
+from alexnet.weights import safetensors, table
+from alexnet.weights.core import Weights, check, preprocess_from_json
 
 MARKER = "alexnet-weights"
-VERSION = "1"
+VERSION = "2"  # 1 had the variant's name and sizes in place of the table of layers
+_NETWORKS = {"1": table.from_json_1, "2": table.from_json}
 
 
 def write(file: BinaryIO, weights: Weights) -> None:
@@ -38,7 +32,7 @@ def write(file: BinaryIO, weights: Weights) -> None:
     Raises:
         UserError: where what goes with the arrays does not fit them.
     """
-    shapes = weight_shapes(weights.spec)
+    shapes = {name: variable.shape for name, variable in variables(weights.spec).items()}
     metadata = _describe(weights)
     # The digests come before the data and are known after it: their place is kept with zeros.
     blank = _seal(metadata, dict.fromkeys(shapes, "0" * 64))
@@ -73,20 +67,20 @@ def read(data: memoryview) -> Weights:
     metadata = dict(header.metadata)
     if metadata.get("format") != MARKER:
         raise UserError("it has no marker of this project's weights")
-    if metadata.get("format_version") != VERSION:
-        raise UserError(
-            f"its version is {metadata.get('format_version')!r}, and this program reads {VERSION}"
-        )
+    version = metadata.get("format_version", "")
+    if version not in _NETWORKS:
+        known = " and ".join(_NETWORKS)
+        raise UserError(f"its format version is {version!r:.20}, and {known} are read")
     if metadata.pop("digest", "") != _digest(metadata):
         raise UserError("its description is damaged: the digest does not match")
     fields = {name: _json(metadata, name) for name in _JSON_FIELDS}
     arrays = dict(safetensors.arrays(data, header))
     _check_digests(arrays, fields["sha256"])
-    spec = spec_from_json(fields["spec"])
+    spec = _NETWORKS[version](fields["spec"])
     check(arrays, spec)
     names = fields["class_names"]
     return Weights(
-        arrays={name: np.require(arrays[name], requirements="A") for name in weight_shapes(spec)},
+        arrays={name: np.require(arrays[name], requirements="A") for name in variables(spec)},
         spec=spec,
         preprocess=preprocess_from_json(fields["preprocess"], spec.channels),
         class_names=None if names is None else tuple(map(str, names)),
@@ -108,7 +102,7 @@ def _describe(weights: Weights) -> dict[str, str]:
     return {
         "format": MARKER,
         "format_version": VERSION,
-        "spec": json.dumps(spec_to_json(weights.spec)),
+        "spec": json.dumps(table.to_json(weights.spec)),
         "preprocess": json.dumps(preprocess),
         "class_names": json.dumps(names),
         "mean_image": json.dumps(weights.mean_image),

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 
 from alexnet.errors import UserError, choose
+from alexnet.layers import AdaptiveAvgPool, Conv, Spec, trace
 from alexnet.preprocess import Preprocess
-from alexnet.spec import VARIANTS, AdaptiveAvgPool, Conv, Spec, variant
+from alexnet.spec import VARIANTS, like
 from alexnet.weights.core import Weights
 from alexnet.weights.network import difference, steps
 
@@ -44,16 +45,12 @@ def adapt(
 
 def _named(spec: Spec, name: str, image_size: int) -> Spec | None:
     """A variant at the sizes of a spec; None where the image is too small for it."""
+    target = dataclasses.replace(like(VARIANTS[name], spec), image_size=image_size)
     try:
-        return variant(
-            name,
-            num_classes=spec.num_classes,
-            channels=spec.channels,
-            image_size=image_size,
-            width=spec.width,
-        )
+        trace(target)
     except UserError:
         return None
+    return target
 
 
 def _any_size(spec: Spec) -> bool:

@@ -4,7 +4,6 @@ Arrays are fp32 and named `conv1.kernel` (HWIO), `conv1.bias`, ..., `fc6.kernel`
 fc6 rows in H, W, C order and conv1 inputs in R, G, B order.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from alexnet.errors import UserError
+from alexnet.layers import Spec, variables
 from alexnet.preprocess import Preprocess
-from alexnet.spec import Spec, variant, weight_shapes
 
 _LISTED = 20  # unexpected names that an error spells out
 
@@ -49,7 +48,7 @@ def check(
     Raises:
         UserError: listing everything that is missing, unexpected, misshapen or not fp32.
     """
-    expected = weight_shapes(spec)
+    expected = {name: variable.shape for name, variable in variables(spec).items()}
 
     def call(name: str) -> str:
         other = (names or {}).get(name, name)
@@ -86,51 +85,6 @@ def _listed(names: list[str]) -> str:
     )
     more = len(names) - _LISTED
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def spec_to_json(spec: Spec) -> dict[str, Any]:
-    """What `spec_from_json` needs to build the network again, initial weights aside.
-
-    Raises:
-        UserError: for a table that is not a named variant's at these sizes.
-    """
-    values = {
-        "variant": spec.name,
-        "num_classes": spec.num_classes,
-        "channels": spec.channels,
-        "image_size": spec.image_size,
-        "width": spec.width,
-    }
-    if without_init(spec_from_json(values)) != without_init(spec):
-        raise UserError(f"only named variants can be saved, and this is not '{spec.name}' as named")
-    return values
-
-
-def spec_from_json(values: Mapping[str, Any]) -> Spec:
-    """The network that `spec_to_json` described.
-
-    Raises:
-        UserError: for fields that are missing, unknown or out of range.
-    """
-    kinds = {"variant": str, "num_classes": int, "channels": int, "image_size": int, "width": float}
-    if set(values) != set(kinds) or any(
-        type(values[name]) is not kind and not (kind is float and type(values[name]) is int)
-        for name, kind in kinds.items()
-    ):
-        raise UserError(f"the network's description must have exactly {', '.join(kinds)}")
-    if max(values[name] for name in ("num_classes", "channels", "image_size")) > 1 << 20:
-        raise UserError(f"the network's description has sizes past all use: {dict(values)}")
-    sizes = {name: value for name, value in values.items() if name != "variant"}
-    return variant(values["variant"], **sizes)
-
-
-def without_init(spec: Spec) -> tuple[Any, ...]:
-    """All of a spec but its initial weights, which no longer matter once it has weights."""
-    layers = tuple(
-        dataclasses.replace(layer, init=None) if hasattr(layer, "init") else layer
-        for layer in spec.layers
-    )
-    return (*dataclasses.astuple(dataclasses.replace(spec, layers=())), layers)
 
 
 def preprocess_from_json(values: Mapping[str, Any], channels: int) -> Preprocess:

@@ -13,7 +13,8 @@ import struct
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.spec import Row, Spec, learned, variant
+from alexnet.layers import Row, Spec, learned
+from alexnet.spec import variant
 from alexnet.weights.assemble import Found
 from alexnet.weights.layout import from_torch
 from alexnet.weights.names import kind

@@ -21,12 +21,13 @@ from alexnet.weights import (
     onnx_read,
     onnx_write,
     safetensors,
+    table,
     torch_read,
     torch_tar,
     torch_write,
 )
 from alexnet.weights.assemble import Found, complete
-from alexnet.weights.core import Weights, check, spec_to_json
+from alexnet.weights.core import Weights, check
 from alexnet.weights.layout import to_torch
 from alexnet.weights.names import TORCH_KEYS, TORCHVISION_KEYS
 
@@ -147,7 +148,7 @@ def save(path: str | Path, weights: Weights, format: str | None = None) -> None:
             f"torchvision's keys are for variant 'torchvision', and these weights are "
             f"'{weights.spec.name}': write them as torch, with this project's keys"
         )
-    spec_to_json(weights.spec)  # raises where the network could not be told again
+    table.to_json(weights.spec)  # raises where the network could not be told again
     with atomic_write(path) as file:
         _WRITERS[format](file, weights)
 

@@ -8,30 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alexnet.layers import Spec, map_shapes, variables
 from alexnet.preprocess import Preprocess
-from alexnet.spec import Flatten, Spec, trace
 from alexnet.weights.core import Weights
-from alexnet.weights.names import ARRAYS, TORCH_KEYS, kind
+from alexnet.weights.names import torch_keys
 
 
 def from_torch(name: str, array: np.ndarray) -> np.ndarray:
-    """OIHW to HWIO, (out, in) to (in, out); biases, and what has a wrong rank, stay."""
-    if name.endswith(".kernel"):
-        if kind(name) == "conv" and array.ndim == 4:
-            return array.transpose(2, 3, 1, 0)
-        if kind(name) != "conv" and array.ndim == 2:
-            return array.T
-    return array
+    """OIHW to HWIO, (out, in) to (in, out); what is no kernel, or has a wrong rank, stays."""
+    if name.endswith(".kernel") and array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    return array.T if name.endswith(".kernel") and array.ndim == 2 else array
 
 
-def map_before_flatten(spec: Spec) -> tuple[int, int, int]:
-    """Height, width and channels of the feature map that fc6 takes."""
-    return next(row.in_shape for row in trace(spec) if isinstance(row.layer, Flatten))
-
-
-def rows_to_hwc(kernel: np.ndarray, spec: Spec) -> np.ndarray:
-    """fc6's (in, out) kernel with rows in C, H, W order, copied to H, W, C order."""
-    height, width, channels = map_before_flatten(spec)
+def rows_to_hwc(kernel: np.ndarray, map_shape: tuple[int, int, int]) -> np.ndarray:
+    """A dense (in, out) kernel with rows in C, H, W order, copied to H, W, C order."""
+    height, width, channels = map_shape
     source = kernel.T.reshape(kernel.shape[1], channels, height * width).transpose(2, 1, 0)
     return row_major(source).reshape(kernel.shape)
 
@@ -62,36 +54,39 @@ class Stored:
 
 
 def to_torch(weights: Weights) -> Iterator[Stored]:
-    """Every array as OIHW or (out, in), fc6's columns in C, H, W order."""
-    for name in ARRAYS:
-        array = weights.arrays[name]
-        if name.endswith(".bias"):
-            yield Stored(name, array.shape, array)
-        elif kind(name) == "conv":
+    """Every array as OIHW or (out, in), columns after a flattened map in C, H, W order."""
+    maps = map_shapes(weights.spec)
+    for name in (name for name in variables(weights.spec) if name in weights.arrays):
+        array, layer = weights.arrays[name], name.partition(".")[0]
+        if array.ndim == 4:
             view = array.transpose(3, 2, 0, 1)
             yield Stored(name, view.shape, view)
-        elif kind(name) == "after_flatten":
-            shape = (*map_before_flatten(weights.spec), array.shape[1])
-            yield Stored(name, array.shape[::-1], array.reshape(shape).transpose(3, 2, 0, 1))
+        elif array.ndim == 2 and layer in maps:
+            view = array.reshape(*maps[layer], array.shape[1]).transpose(3, 2, 0, 1)
+            yield Stored(name, array.shape[::-1], view)
         else:
             yield Stored(name, array.shape[::-1], array.T)
 
 
 def to_state_dict(
-    arrays: Mapping[str, np.ndarray], spec: Spec, keys: Mapping[str, str] = TORCH_KEYS
+    arrays: Mapping[str, np.ndarray], spec: Spec, keys: Mapping[str, str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Canonical arrays under torch keys, in torch's layout and shape.
+    """Canonical arrays, or momentum, under torch keys, in torch's layout and shape.
 
     `keys` are this project's, or `names.TORCHVISION_KEYS`.
     """
+    keys = keys or torch_keys(spec)
     stored = to_torch(Weights(dict(arrays), spec, Preprocess()))
     return {keys[each.name]: each.values.reshape(each.shape) for each in stored}
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], spec: Spec) -> dict[str, np.ndarray]:
     """The inverse of `to_state_dict`."""
-    arrays = {name: from_torch(name, state[key]) for name, key in TORCH_KEYS.items()}
-    for name in arrays:
-        if name.endswith(".kernel") and kind(name) == "after_flatten":
-            arrays[name] = rows_to_hwc(arrays[name], spec)
+    maps = map_shapes(spec)
+    arrays = {}
+    for name, key in torch_keys(spec).items():
+        if key in state:
+            arrays[name], layer = from_torch(name, state[key]), name.partition(".")[0]
+            if arrays[name].ndim == 2 and layer in maps:
+                arrays[name] = rows_to_hwc(arrays[name], maps[layer])
     return arrays

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from alexnet.layers import Spec, variables
+from alexnet.spec import VARIANTS
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -29,17 +32,24 @@ LEARNED = (
     Learned("fc8", "classifier.6", "fc8", "dense"),
 )
 
-ARRAYS = tuple(f"{layer.name}.{part}" for layer in LEARNED for part in ("kernel", "bias"))
 KINDS = {layer.name: layer.kind for layer in LEARNED}
+_TORCH_PARTS = {
+    "kernel": "weight", "bias": "bias", "scale": "weight", "shift": "bias",
+    "mean": "running_mean", "variance": "running_var",
+}  # fmt: skip
 
-# Canonical name to key in a torch state dict: of torchvision's model, and of this project's.
+
+def torch_keys(spec: Spec) -> dict[str, str]:
+    """Canonical name to key in the state dict of this project's torch model."""
+    parts = (name.split(".") for name in variables(spec))
+    return {f"{layer}.{part}": f"{layer}.{_TORCH_PARTS[part]}" for layer, part in parts}
+
+
+# The same over all variants, for files that hold arrays and no table.
+TORCH_KEYS = {name: key for spec in VARIANTS.values() for name, key in torch_keys(spec).items()}
+ARRAYS = tuple(TORCH_KEYS)
 TORCHVISION_KEYS = {
     f"{layer.name}.{part}": f"{layer.torchvision}.{torch_part}"
-    for layer in LEARNED
-    for part, torch_part in (("kernel", "weight"), ("bias", "bias"))
-}
-TORCH_KEYS = {
-    f"{layer.name}.{part}": f"{layer.name}.{torch_part}"
     for layer in LEARNED
     for part, torch_part in (("kernel", "weight"), ("bias", "bias"))
 }

@@ -8,10 +8,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from alexnet.errors import UserError
-from alexnet.spec import (
+from alexnet.layers import (
     LRN,
-    VARIANTS,
     AdaptiveAvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
@@ -21,9 +21,9 @@ from alexnet.spec import (
     ReLU,
     Spec,
     trace,
-    variant,
-    weight_shapes,
+    variables,
 )
+from alexnet.spec import VARIANTS, like
 
 _MAX_IMAGE = 1024  # largest input that is tried when looking for one that fits
 
@@ -46,6 +46,8 @@ def steps(spec: Spec) -> list[str]:
             case LRN(size, alpha, beta, k, groups):
                 # 6 digits: other files hold alpha and beta in fp32
                 lines.append(f"LRN of {size}, {alpha:.6g}, {beta:.6g}, k {k:.6g}, groups {groups}")
+            case BatchNorm(_, epsilon, _, affine):
+                lines.append(f"batch norm, epsilon {epsilon:.6g}, affine {affine}")
             case MaxPool(window, stride):
                 lines.append(f"{window}x{window} max pool, stride {stride}, to {row.out_shape[0]}")
             case AdaptiveAvgPool(size):
@@ -90,19 +92,16 @@ def recognise(
         raise UserError("a layer of it has no features")
     layers = (*layers[:last], dataclasses.replace(layers[last], features=None), *layers[last + 1 :])
     found = Spec("file", layers, image_size, num_classes=classes, channels=channels)
-    features = {layer.name: layer.features for layer in layers[:last] if hasattr(layer, "features")}
     room(layers, image_size)
     found_steps = steps(found)
     misses = []
     # A file at a variant's own image size is that variant, and not one that it merely equals.
     for name in sorted(allowed or VARIANTS, key=lambda n: VARIANTS[n].image_size != image_size):
-        width = _width(VARIANTS[name], features)
-        sizes = {"num_classes": classes, "channels": channels, "image_size": image_size}
+        spec = like(VARIANTS[name], found)
         try:
-            spec = variant(name, **sizes, width=width)
+            wanted = steps(spec)
         except UserError:  # an image too small for this one
             continue
-        wanted = steps(spec)
         where = difference(found_steps, wanted)
         if not where:
             return spec
@@ -171,10 +170,7 @@ def fit(
         UserError: where several variants have these shapes, or only other image sizes fit.
     """
     specs = [_sized(VARIANTS[name], shapes, image_size) for name in allowed]
-    misses = [
-        sum(shapes.get(name) != shape for name, shape in weight_shapes(spec).items())
-        for spec in specs
-    ]
+    misses = [len(_misfits(spec, shapes)) for spec in specs]
     fitting = [spec for spec, missed in zip(specs, misses, strict=True) if not missed]
     if len(fitting) > 1:
         raise UserError(
@@ -182,10 +178,16 @@ def fit(
             "compute different things with them: say which it is with --variant"
         )
     best = fitting[0] if fitting else specs[misses.index(min(misses))]
-    wrong = [name for name, shape in weight_shapes(best).items() if shapes.get(name) != shape]
-    if wrong == ["fc6.kernel"] and image_size is None:
+    if _misfits(best, shapes) == ["fc6.kernel"] and image_size is None:
         _name_sizes(best, shapes)
     return best
+
+
+def _misfits(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The names of arrays that are missing, superfluous or of another shape."""
+    wanted = {name: variable.shape for name, variable in variables(spec).items()}
+    names = dict.fromkeys((*wanted, *shapes))
+    return [name for name in names if wanted.get(name) != shapes.get(name)]
 
 
 def _name_sizes(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -193,10 +195,10 @@ def _name_sizes(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> None:
     sizes = []
     for size in range(1, _MAX_IMAGE):
         try:
-            other = weight_shapes(dataclasses.replace(spec, image_size=size))
+            other = variables(dataclasses.replace(spec, image_size=size))
         except UserError:  # too small for the network
             continue
-        sizes += [size] * (other["fc6.kernel"] == shapes.get("fc6.kernel"))
+        sizes += [size] * (other["fc6.kernel"].shape == shapes.get("fc6.kernel"))
     if sizes:
         raise UserError(
             f"its fc6 has {shapes['fc6.kernel'][0]} inputs, which image sizes from {sizes[0]} to "
@@ -214,37 +216,18 @@ def _sized(base: Spec, shapes: Mapping[str, tuple[int, ...]], image_size: int | 
                 return shape[-1]
         return None
 
+    def features(layer: Layer) -> Layer:
+        if not isinstance(layer, Conv | Dense) or layer.features is None:
+            return layer
+        return dataclasses.replace(layer, features=last(layer.name) or layer.features)
+
     conv1 = shapes.get("conv1.kernel", ())
-    features = {layer.name: last(layer.name) for layer in base if isinstance(layer, Conv | Dense)}
-    classes = features.pop("fc8", None)
-    return variant(
-        base.name,
-        num_classes=classes or base.num_classes,
+    spec = dataclasses.replace(
+        base,
+        layers=tuple(map(features, base.layers)),
+        num_classes=last("fc8") or base.num_classes,
         channels=(conv1[2] or base.channels) if len(conv1) == 4 else base.channels,
-        image_size=image_size,
-        width=_width(base, {name: count for name, count in features.items() if count}),
+        image_size=image_size or base.image_size,
     )
-
-
-def _width(base: Spec, features: Mapping[str, int]) -> float:
-    """The width at which a variant has these features in most layers, a round one if it can be.
-
-    Features are rounded to multiples of 4, so that a range of widths has the same ones; and a
-    file holds features only.
-    """
-    own: dict[str, int] = {
-        layer.name: layer.features
-        for layer in base
-        if isinstance(layer, Conv | Dense) and layer.features
-    }
-    shares = [features[name] / own[name] for name in own if name in features]
-    if not shares or all(share == 1 for share in shares):
-        return 1.0
-    exact = shares[-1]  # the largest layer's, which is least rounded
-    tried = [1.0, *(2.0**-n for n in range(1, 8)), *(round(exact, n) for n in range(1, 6)), *shares]
-    tried = [width for width in tried if 0 < width <= 1] or [1.0]
-
-    def fits(width: float) -> int:
-        return sum(max(4, 4 * round(own[n] * width / 4)) == features.get(n) for n in own)
-
-    return max(tried, key=fits)  # the first of the best
+    trace(spec)  # raises where the image is too small
+    return spec

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from alexnet.spec import LRN
+from alexnet.layers import LRN
 from alexnet.weights.onnx_graph import SMALL, Node
 from alexnet.weights.onnx_shapes import RESHAPING, new_shape, ranges, shape_of
 

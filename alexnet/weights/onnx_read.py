@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.spec import VARIANTS, AdaptiveAvgPool, Conv, Dense, Flatten, Layer, ReLU
+from alexnet.layers import (
+    AdaptiveAvgPool,
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    ReLU,
+)
+from alexnet.spec import VARIANTS
 from alexnet.weights import onnx_lrn, wire
 from alexnet.weights.assemble import CAFFE_VARIANTS, Found
 from alexnet.weights.core import preprocess_from_json

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from alexnet.spec import (
+from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
     Conv,
@@ -24,7 +24,8 @@ from alexnet.spec import (
     Row,
     trace,
 )
-from alexnet.weights.core import Weights, spec_to_json
+from alexnet.weights import table
+from alexnet.weights.core import Weights
 from alexnet.weights.layout import Stored, to_torch
 from alexnet.weights.names import TORCH_KEYS
 from alexnet.weights.safetensors import blocks
@@ -65,7 +66,7 @@ def write(file: BinaryIO, weights: Weights) -> None:
 def _describe(weights: Weights) -> str:
     return json.dumps(
         {
-            "spec": spec_to_json(weights.spec),
+            "spec": table.to_json(weights.spec),
             "preprocess": dataclasses.asdict(weights.preprocess),
             "class_names": weights.class_names,
             "mean_image": weights.mean_image,

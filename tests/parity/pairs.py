@@ -11,7 +11,8 @@ from flax import nnx
 import alexnet_jax
 import alexnet_torch
 from alexnet.init import initial_weights
-from alexnet.spec import Dropout, LeCun, Spec, variant
+from alexnet.layers import Dropout, LeCun, Spec
+from alexnet.spec import variant
 from alexnet.threefry import dropout_keys
 from alexnet_torch.inspection import canonical_order
 

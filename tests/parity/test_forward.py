@@ -5,7 +5,14 @@ import dataclasses
 import pytest
 
 from alexnet.init import initial_weights
-from alexnet.spec import LRN, VARIANTS, Dropout, LeCun, MaxPool, ReLU, variant
+from alexnet.layers import (
+    LRN,
+    Dropout,
+    LeCun,
+    MaxPool,
+    ReLU,
+)
+from alexnet.spec import VARIANTS, variant
 from tests.parity.pairs import (
     FORWARD_BOUND,
     forward,

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from alexnet.spec import LRN, VARIANTS, LeCun, variant
+from alexnet.layers import LRN, LeCun
+from alexnet.spec import VARIANTS, variant
 from tests.parity.pairs import (
     GRADIENT_BOUND,
     agreeing_pair,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from alexnet.spec import (
+from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
     Conv,
@@ -17,8 +17,8 @@ from alexnet.spec import (
     ReLU,
     Spec,
     learned,
-    variant,
 )
+from alexnet.spec import variant
 from alexnet.weights import Weights
 from alexnet.weights.assemble import default_preprocess
 from alexnet.weights.core import without_init

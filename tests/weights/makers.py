@@ -10,7 +10,17 @@ import scipy.io
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet.spec import LRN, Conv, Dense, Dropout, Flatten, MaxPool, ReLU, learned, trace
+from alexnet.layers import (
+    LRN,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    MaxPool,
+    ReLU,
+    learned,
+    trace,
+)
 from alexnet.weights import Weights
 
 from .helpers import caffe_layout

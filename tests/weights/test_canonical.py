@@ -7,8 +7,9 @@ import pytest
 import safetensors.numpy
 
 from alexnet.errors import RunError, UserError
+from alexnet.layers import LeCun, weight_shapes
 from alexnet.preprocess import Preprocess
-from alexnet.spec import VARIANTS, LeCun, variant, weight_shapes
+from alexnet.spec import VARIANTS, variant
 from alexnet.weights import Weights, check, detect, load, save
 from alexnet.weights.formats import load_data
 from alexnet.weights.safetensors import header_size

@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.errors import UserError
-from alexnet.spec import LRN, VARIANTS, Conv, Dense, MaxPool, ReLU, variant
+from alexnet.layers import (
+    LRN,
+    Conv,
+    Dense,
+    MaxPool,
+    ReLU,
+)
+from alexnet.spec import VARIANTS, variant
 from alexnet.weights import detect, load, matfile, save
 from alexnet.weights.assemble import CAFFE_MEAN, complete
 from alexnet.weights.deep_compression import read as read_deep_compression

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet.errors import UserError
-from alexnet.spec import LRN as SpecLRN
+from alexnet.layers import LRN as SpecLRN
 from alexnet.weights import Weights, load, onnx_lrn
 from alexnet.weights.onnx_graph import Node
 from alexnet_torch import AlexNet
