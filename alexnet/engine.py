@@ -13,6 +13,7 @@ from alexnet.errors import UserError
 from alexnet.spec import Spec
 
 Batch = Mapping[str, np.ndarray]
+ON_DEVICE = ("image", "label", "mask", "color_shift")  # what a step reads; `example` stays here
 
 
 class Engine(Protocol):

@@ -11,8 +11,8 @@ from typing import Any
 from alexnet import workdir
 from alexnet.checkpoints import Checkpoints
 from alexnet.config import TrainConfig
+from alexnet.data.dataset import Dataset
 from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch, train_batches
-from alexnet.data.sources import Dataset
 from alexnet.engine import Engine
 from alexnet.errors import RunError
 from alexnet.processes import Processes
@@ -32,7 +32,7 @@ class Plan:
     @classmethod
     def of(cls, config: TrainConfig, dataset: Dataset) -> "Plan":
         """The plan of a run over a data set."""
-        run, epoch = config.run, steps_per_epoch(dataset, config)
+        run, epoch = config.run, steps_per_epoch(dataset, config.data.batch_size)
         total = run.steps or max(1, round((run.epochs or 1) * epoch))
         eval_every = run.eval_every or epoch
         return cls(total, epoch, eval_every, run.checkpoint_every or eval_every)
@@ -90,7 +90,12 @@ class Trainer:
 
     def _run(self) -> int:
         batches = train_batches(
-            self.dataset, self.config, self.step, self.bad_images, self.engine.rows
+            self.dataset,
+            self.config.augmentation,
+            self.config.loading(self.engine.rows),
+            seed=self.config.run.seed,
+            start_step=self.step,
+            bad_images=self.bad_images,
         )
         clock = _Clock(self.config.data.batch_size, self.step)
         pending: tuple[int, float, Any] | None = None  # step, rate and metrics, still computing
@@ -177,8 +182,8 @@ class Trainer:
         """
         source, start = self.dataset.eval, time.perf_counter()
         sums = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "count": 0.0}
-        bad, rows = self.bad_eval_images, self.engine.rows
-        for batch in eval_batches(source, self.config, bad, rows):
+        bad, loading = self.bad_eval_images, self.config.loading(self.engine.rows)
+        for batch in eval_batches(source, self.config.preprocess.protocol, loading, bad):
             if self._own_stop(received):
                 return None
             for name, value in self.engine.fetch(self.engine.eval_step(batch)).items():

@@ -169,8 +169,8 @@ def convert(
         whole = adapt(whole, to_variant)
     if fold:
         own = whole.preprocess
-        target_input = dataclasses.replace(own, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        whole = fold_preprocess(whole, target_input)
+        imagenet = dataclasses.replace(own.normalize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        whole = fold_preprocess(whole, dataclasses.replace(own, normalize=imagenet))
     weights.save(target, whole, target_format)
     return whole, (
         f"{whole.source or source} -> {target}: variant '{whole.spec.name}', "

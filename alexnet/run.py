@@ -10,7 +10,7 @@ import numpy as np
 from alexnet import weights, workdir
 from alexnet.checkpoints import Checkpoints
 from alexnet.config import TrainConfig, check
-from alexnet.data.sources import Dataset, open_dataset
+from alexnet.data.dataset import Dataset
 from alexnet.engine import load_engine
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
@@ -49,7 +49,7 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     check_alike(processes, "options", dataclasses.replace(config.devices, process=None))
     check_alike(processes, "options", dataclasses.replace(config, devices=None))
     engine_class = load_engine(config.framework)
-    dataset = together(processes, lambda: open_dataset(config))
+    dataset = together(processes, config.open_dataset)
     check_alike(processes, "data", (dataset.name, len(dataset.train), dataset.class_names))
     spec, plan = config.spec(dataset.num_classes), Plan.of(config, dataset)
     arrays, notes = together(processes, lambda: starting_weights(config, spec))

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from alexnet.config import TrainConfig
+from alexnet.engine import ON_DEVICE
 from alexnet.spec import Dropout, Spec
 from alexnet.threefry import dropout_keys
 from alexnet_jax import checkpoint, parallel
@@ -80,6 +81,7 @@ class Engine:
 
     def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
         config = self._config
+        batch = {name: batch[name] for name in ON_DEVICE if name in batch}
         return parallel.put_batch(batch, config.data.batch_size, self._mesh, config.devices.spmd)
 
     def _held(self, state: Any) -> Any:

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 
 from alexnet.config import TrainConfig
-from alexnet.preprocess import Preprocess
+from alexnet.preprocess import Normalize
 from alexnet_jax import optim
 from alexnet_jax.model import DenseWork, whole_dense
 
@@ -52,7 +52,7 @@ def train_step(
         The new state, and `loss`, `top1`, `top5`: means over the global batch.
     """
     count = jnp.maximum(_sum(batch["mask"].sum(), axis_name), 1.0)
-    images = normalise(batch, config.preprocess)
+    images = normalise(batch, config.preprocess.normalize)
     first_row = lax.axis_index(axis_name) * images.shape[0] if axis_name else 0
 
     def loss_and_logits(params: nnx.State) -> tuple[jax.Array, jax.Array]:
@@ -81,19 +81,19 @@ def eval_step(
     dense: DenseWork = whole_dense,
 ) -> Metrics:
     """Sums over a batch, so that batches add up: `loss`, `top1`, `top5` and `count`."""
-    logits = nnx.merge(graphdef, params)(normalise(batch, config.preprocess), dense=dense)
+    logits = nnx.merge(graphdef, params)(normalise(batch, config.preprocess.normalize), dense=dense)
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
     return _sum(sums | _hits(logits, batch), axis_name)
 
 
-def normalise(batch: Batch, preprocess: Preprocess) -> jax.Array:
+def normalise(batch: Batch, normalize: Normalize) -> jax.Array:
     """(pixel + colour shift - mean) / std in fp32, NHWC."""
     images = batch["image"].astype(jnp.float32)
     if "color_shift" in batch:
         images += batch["color_shift"][:, None, None, :]
-    scale = (1 / np.array(preprocess.std)).astype(np.float32)
-    return (images - np.array(preprocess.mean, np.float32)) * scale
+    scale = (1 / np.array(normalize.std)).astype(np.float32)
+    return (images - np.array(normalize.mean, np.float32)) * scale
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:

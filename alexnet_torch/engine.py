@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.config import TrainConfig
+from alexnet.engine import ON_DEVICE
 from alexnet.errors import UserError
 from alexnet.spec import Dropout, Spec
 from alexnet.threefry import dropout_keys
@@ -89,7 +90,11 @@ class Engine:
         checkpoint.read(directory, self._model, self._optimizer)
 
     def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        return {k: torch.from_numpy(v).to(self._device) for k, v in batch.items()}
+        return {
+            name: torch.from_numpy(batch[name]).to(self._device)
+            for name in ON_DEVICE
+            if name in batch
+        }
 
 
 def _rows(batch_size: int, rank: int, processes: int) -> np.ndarray:

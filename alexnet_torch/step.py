@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from alexnet.config import TrainConfig
-from alexnet.preprocess import Preprocess
+from alexnet.preprocess import Normalize
 from alexnet.threefry import Key
 from alexnet_torch import optim
 from alexnet_torch.model import AlexNet
@@ -46,7 +46,7 @@ def train_step(
     """
     model.train()
     count = _sum({"count": batch["mask"].sum()}, processes)["count"].clamp(min=1.0)
-    images = normalise(batch, config.preprocess)
+    images = normalise(batch, config.preprocess.normalize)
     logits = model(images, keys=dropout_keys, first_row=first_row)
     losses = cross_entropy(logits, batch["label"], config.optim.label_smoothing)
     loss = (losses * batch["mask"]).sum() / count
@@ -65,7 +65,7 @@ def train_step(
 def eval_step(model: AlexNet, batch: Batch, *, config: TrainConfig, processes: int = 1) -> Metrics:
     """Sums over a global batch, so that batches add up: `loss`, `top1`, `top5` and `count`."""
     model.eval()
-    logits = model(normalise(batch, config.preprocess))
+    logits = model(normalise(batch, config.preprocess.normalize))
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
     return _sum(sums | _hits(logits, batch), processes)
@@ -80,13 +80,13 @@ def _sum(values: Metrics, processes: int) -> Metrics:
     return dict(zip(values, stacked, strict=True))
 
 
-def normalise(batch: Batch, preprocess: Preprocess) -> torch.Tensor:
+def normalise(batch: Batch, normalize: Normalize) -> torch.Tensor:
     """(pixel + colour shift - mean) / std in fp32, as an NCHW view of NHWC memory."""
     images = batch["image"].float()
     if "color_shift" in batch:
         images = images + batch["color_shift"][:, None, None, :]
-    mean = torch.tensor(preprocess.mean, device=images.device)
-    scale = (1 / torch.tensor(preprocess.std, dtype=torch.float64)).float().to(images.device)
+    mean = torch.tensor(normalize.mean, device=images.device)
+    scale = (1 / torch.tensor(normalize.std, dtype=torch.float64)).float().to(images.device)
     return ((images - mean) * scale).permute(0, 3, 1, 2)
 
 

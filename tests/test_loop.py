@@ -11,7 +11,6 @@ import pytest
 
 from alexnet import workdir
 from alexnet.checkpoints import Checkpoints
-from alexnet.data.sources import open_dataset
 from alexnet.errors import RunError
 from alexnet.loop import Plan, Trainer
 from alexnet.recipes import recipe
@@ -62,7 +61,7 @@ def make_trainer(path, engine, **run):
         data=dataclasses.replace(base.data, batch_size=100),
         run=dataclasses.replace(base.run, epochs=None, workdir=path, **run),
     )
-    dataset = open_dataset(config)
+    dataset = config.open_dataset()
     plan = Plan.of(config, dataset)
     checkpoints = Checkpoints(path / "checkpoints", 2, engine.write)
     progress = Progress(plan.total_steps, plan.steps_per_epoch)

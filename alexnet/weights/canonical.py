@@ -5,7 +5,6 @@ every array and of the metadata itself: a flipped bit anywhere is an error, whic
 safetensors nor Orbax nor torch.save offers (measured: all three restore it silently).
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,12 +13,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from alexnet.errors import UserError
+from alexnet.preprocess import from_json as preprocess_from_json
+from alexnet.preprocess import to_json as preprocess_to_json
 from alexnet.spec import weight_shapes
 from alexnet.weights import safetensors
 from alexnet.weights.core import (
     Weights,
     check,
-    preprocess_from_json,
     spec_from_json,
     spec_to_json,
 )
@@ -103,7 +103,7 @@ def _describe(weights: Weights) -> dict[str, str]:
     names = weights.class_names
     if names is not None and len(names) != weights.spec.num_classes:
         raise UserError(f"{len(names)} class names for {weights.spec.num_classes} classes")
-    preprocess = dataclasses.asdict(weights.preprocess)
+    preprocess = preprocess_to_json(weights.preprocess)
     preprocess_from_json(preprocess, weights.spec.channels)
     return {
         "format": MARKER,

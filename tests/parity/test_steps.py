@@ -18,8 +18,6 @@ import alexnet_jax.optim
 import alexnet_torch.engine
 import alexnet_torch.optim
 from alexnet.config import OptimConfig, TrainConfig
-from alexnet.data.pipeline import train_batches
-from alexnet.data.sources import open_dataset
 from alexnet.init import initial_weights
 from alexnet.recipes import recipe
 from alexnet.schedule import learning_rate
@@ -27,6 +25,7 @@ from alexnet.threefry import dropout_keys
 from alexnet_torch.inspection import canonical_order
 from alexnet_torch.model import AlexNet
 from alexnet_torch.step import normalise
+from tests.conftest import first_batches
 from tests.parity.pairs import report, worst_by_max
 
 OPTIONS = {
@@ -130,7 +129,7 @@ def narrow(config: TrainConfig, data: dict | None = None, **optim) -> TrainConfi
 
 def run(config: TrainConfig, steps: int, other: TrainConfig | None = None):
     """Losses and weight changes of both frameworks; `other` is the torch side's configuration."""
-    dataset = open_dataset(config)
+    dataset = config.open_dataset()
     spec = config.spec(dataset.num_classes)
     start = initial_weights(spec, config.run.seed)
     engines = (
@@ -138,14 +137,11 @@ def run(config: TrainConfig, steps: int, other: TrainConfig | None = None):
         alexnet_torch.engine.Engine(other or config, spec, start),
     )
     losses = ([], [])
-    batches = train_batches(dataset, config)
-    for step in range(steps):
+    for step, batch in enumerate(first_batches(config, steps)):
         rate = learning_rate(config.optim, step, total_steps=steps, steps_per_epoch=44)
-        batch = next(batches)
         for engine, own in zip(engines, losses, strict=True):
             metrics = engine.train_step(batch, step=step, learning_rate=rate)
             own.append(engine.fetch(metrics)["loss"])
-    batches.close()
     changes = [
         {name: array - start[name] for name, array in engine.weights().items()}
         for engine in engines
@@ -159,8 +155,10 @@ def seed_without_close_calls(config: TrainConfig) -> TrainConfig:
     for seed in range(100):
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, seed=seed))
         model = AlexNet(config.spec(10), seed=seed)
-        batch = next(train_batches(open_dataset(config), config))
-        images = normalise({k: torch.from_numpy(v) for k, v in batch.items()}, config.preprocess)
+        batch = first_batches(config)[0]
+        images = normalise(
+            {k: torch.from_numpy(v) for k, v in batch.items()}, config.preprocess.normalize
+        )
         keys = dropout_keys(seed, 0, 2).tolist()
         outputs = canonical_order(model.train().activations(images, keys=keys), model.spec)
         learned = [x for name, x in outputs.items() if name[:2] in ("co", "fc")]
@@ -212,10 +210,9 @@ def test_control_other_randomness_is_noticed(part, monkeypatch):
 
 def test_masked_examples_count_for_nothing():
     config = narrow(recipe("digits"), {"batch_size": 16})
-    dataset = open_dataset(config)
     spec = config.spec(10)
     start = initial_weights(spec, 0)
-    batch = next(train_batches(dataset, config))
+    batch = first_batches(config)[0]
     batch["mask"][::2] = 0
     garbled = {**batch, "image": batch["image"].copy()}
     garbled["image"][::2] = 255

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from alexnet.errors import RunError, UserError
-from alexnet.preprocess import Preprocess
+from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.spec import VARIANTS, LeCun, variant, weight_shapes
 from alexnet.weights import Weights, check, detect, load, save
 from alexnet.weights.formats import load_data
@@ -19,7 +19,9 @@ from .helpers import narrow, same, written
 @pytest.mark.parametrize("name", VARIANTS)
 def test_round_trip_keeps_everything(name, tmp_path):
     weights = dataclasses.replace(
-        narrow(name), mean_image=True, preprocess=Preprocess("warp", 300, 227, "RGB", (1, 2, 3.5))
+        narrow(name),
+        mean_image=True,
+        preprocess=Preprocess(Normalize((1, 2, 3.5)), EvalProtocol("warp", 300, 227)),
     )
     save(tmp_path / "w.safetensors", weights)
     again = load(tmp_path / "w.safetensors")
