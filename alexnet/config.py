@@ -10,13 +10,26 @@ import json
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from alexnet.errors import UserError, choose
 from alexnet.files import as_path
 from alexnet.layers import LeCun, Spec
-from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from alexnet.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    EvalProtocol,
+    Normalize,
+    Preprocess,
+)
 from alexnet.spec import VARIANTS, variant
+
+if TYPE_CHECKING:  # the data package needs NumPy, which --help does not wait for
+    import numpy as np
+
+    from alexnet.data.augment import Augmentation
+    from alexnet.data.dataset import Dataset
+    from alexnet.data.pipeline import Loading
 
 # The values of every field that takes a word.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -201,15 +214,55 @@ class TrainConfig:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How an image becomes the network's input at evaluation."""
+        """Preprocessing of images at evaluation."""
         data, channels = self.data, self.model.channels
-        return Preprocess(
-            resize_rule=data.resize_rule,
-            resize_to=self.resize_to,
-            crop=self.image_size,
-            channel_order="L" if channels == 1 else "RGB",
+        normalize = Normalize(
             mean=data.mean * channels if len(data.mean) == 1 else data.mean,
             std=data.std * channels if len(data.std) == 1 else data.std,
+            channel_order="L" if channels == 1 else "RGB",
+        )
+        return Preprocess(
+            normalize, EvalProtocol(data.resize_rule, self.resize_to, self.image_size)
+        )
+
+    @property
+    def augmentation(self) -> "Augmentation":
+        """Training views of images."""
+        from alexnet.data.augment import Augmentation
+
+        data = self.data
+        return Augmentation(
+            size=self.image_size,
+            resize_to=self.resize_to,
+            resize_rule=data.resize_rule,
+            crop=data.train_crop,
+            flip=data.flip,
+            color_noise=data.color_noise,
+        )
+
+    def loading(self, rows: "np.ndarray | None" = None) -> "Loading":
+        """Batches to read; `rows` are this process's places in the global batch."""
+        from alexnet.data.pipeline import Loading
+
+        data = self.data
+        return Loading(
+            data.batch_size, self.model.channels, data.loader_threads, data.on_bad_image, rows
+        )
+
+    def open_dataset(self) -> "Dataset":
+        """Open the data set named.
+
+        Raises:
+            UserError: for an unknown name, or data that isn't there or isn't as it must be.
+        """
+        from alexnet.data.sources import open_dataset
+
+        return open_dataset(
+            self.data.dataset,
+            data_dir=self.data.data_dir,
+            seed=self.run.seed,
+            channels=self.model.channels,
+            size=self.resize_to,
         )
 
     def spec(self, num_classes: int) -> Spec:

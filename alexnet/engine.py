@@ -1,4 +1,4 @@
-"""What a framework has to offer for the one training loop to drive it."""
+"""What a framework has to offer for training, evaluation and every command that runs a network."""
 
 import importlib
 from collections.abc import Mapping
@@ -8,59 +8,87 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from alexnet.config import TrainConfig
+from alexnet.config import DevicesConfig, OptimConfig
 from alexnet.errors import UserError
 from alexnet.layers import Spec
+from alexnet.preprocess import Preprocess
 
+# image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B]), example (int32 [B]) and, with
+# color noise, color_shift (float32 [B, C]); B are this process's rows of the global batch.
 Batch = Mapping[str, np.ndarray]
 
 
 class Engine(Protocol):
-    """One network with its optimiser, on this framework's devices.
+    """One network on this framework's devices, with momentum where it is to learn.
 
-    Metrics stay on the device until `fetch`, so that the loop can hand over the next batch
+    Metrics stay on the device until `fetch`, so that the caller can hand over the next batch
     while a step is still running.
     """
 
     framework: str
-    rows: np.ndarray  # which rows of a global batch this process hands over, ascending
+    rows: np.ndarray  # the rows of a global batch that this process hands over, ascending
 
-    def __init__(self, config: TrainConfig, spec: Spec, weights: Mapping[str, np.ndarray]):
-        """Put canonical weights and zero momentum on the devices.
+    def __init__(
+        self,
+        spec: Spec,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        preprocess: Preprocess,
+        batch_size: int,
+        precision: str = "fp32",
+        devices: DevicesConfig | None = None,
+        seed: int = 0,
+        optim: OptimConfig | None = None,
+    ):
+        """Put canonical weights, and zero momentum if there is an `optim`, on the devices.
+
+        Args:
+            spec: the network.
+            arrays: every one of `layers.variables(spec)`.
+            preprocess: its mean and standard deviation are applied on the device.
+            batch_size: of the global batch.
+            precision: fp32 or bf16, of convolutions and dense layers.
+            devices: how JAX spreads the work; by default over all devices.
+            seed: of dropout.
+            optim: rule, groups and loss; without it the engine can't train.
 
         Raises:
-            UserError: where the devices can't share the batch.
+            UserError: where the devices can't share the batch, or a group matches nothing.
         """
 
     def describe(self) -> str:
         """The framework's version and the devices it runs on, in words."""
 
-    def train_step(self, batch: Batch, *, step: int, learning_rate: float) -> Any:
+    def train_step(self, batch: Batch, *, step: int, rates: Mapping[str, float]) -> Any:
         """The update after `step` completed ones; gives `loss`, `top1`, `top5` as means.
 
-        The batch has this process's rows; the means are over all processes.
+        The batch has this process's rows; the means are over all processes. `rates` are those of
+        `schedule.rates`.
         """
 
     def eval_step(self, batch: Batch) -> Any:
         """Sums of `loss`, `top1`, `top5` and `count` over the unmasked examples of all."""
 
+    def logits(self, batch: Batch) -> np.ndarray:
+        """Logits of this process's rows in evaluation: (B, classes) float32."""
+
     def fetch(self, metrics: Any) -> dict[str, float]:
         """Wait for a step's metrics and bring them to the host."""
 
     def weights(self) -> dict[str, np.ndarray]:
-        """The current weights as canonical arrays."""
+        """The current weights and statistics as canonical arrays."""
 
     def is_finite(self) -> bool:
-        """Whether every weight and momentum is a finite number."""
+        """Tell whether every weight, statistic and momentum is a finite number."""
 
     def snapshot(self) -> Any:
-        """A copy of weights and momentum that later steps leave alone."""
+        """A copy of the state that later steps leave alone."""
 
     def write(self, directory: Path, snapshot: Any) -> None:
         """Write a snapshot into an empty directory; called from another thread."""
 
     def restore(self, directory: Path) -> None:
-        """Take weights and momentum from what `write` wrote."""
+        """Take the state from what `write` wrote."""
 
 
 def load_engine(framework: str) -> type[Engine]:
@@ -73,7 +101,7 @@ def load_engine(framework: str) -> type[Engine]:
 
 
 def import_framework(framework: str, module: str) -> ModuleType:
-    """`alexnet_jax.<module>` or `alexnet_torch.<module>`.
+    """Import `alexnet_jax.<module>` or `alexnet_torch.<module>`.
 
     Raises:
         UserError: where something that it needs is not installed.

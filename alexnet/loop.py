@@ -1,23 +1,40 @@
-"""The one training and evaluation loop; a framework comes in as an `Engine`."""
+"""The one training loop; a framework comes in as an `Engine`, what people see as an `Observer`."""
 
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from alexnet import workdir
 from alexnet.checkpoints import Checkpoints
 from alexnet.config import TrainConfig
+from alexnet.data.dataset import Dataset
 from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch, train_batches
-from alexnet.data.sources import Dataset
 from alexnet.engine import Engine
 from alexnet.errors import RunError
+from alexnet.evaluate import evaluate
+from alexnet.layers import Variable
 from alexnet.processes import Processes
-from alexnet.report.progress import Progress
-from alexnet.schedule import learning_rate
+from alexnet.schedule import learning_rate, rates
+
+
+class Observer(Protocol):
+    """Whoever shows a run's progress: a bar on a terminal, lines in a log."""
+
+    def note(self, text: str) -> None:
+        """Show a sentence."""
+
+    def train(self, record: dict[str, Any], logged: bool) -> None:
+        """Show a step's metrics; `logged` where they went into the log."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Show how far an evaluation is."""
+
+    def evaluation(self, record: dict[str, Any]) -> None:
+        """Show an evaluation's result."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +49,18 @@ class Plan:
     @classmethod
     def of(cls, config: TrainConfig, dataset: Dataset) -> "Plan":
         """The plan of a run over a data set."""
-        run, epoch = config.run, steps_per_epoch(dataset, config)
+        run, epoch = config.run, steps_per_epoch(dataset, config.data.batch_size)
         total = run.steps or max(1, round((run.epochs or 1) * epoch))
         eval_every = run.eval_every or epoch
         return cls(total, epoch, eval_every, run.checkpoint_every or eval_every)
 
     def evaluates_at(self, step: int) -> bool:
-        """Whether an evaluation belongs after `step` completed steps."""
-        return step > 0 and (step % self.eval_every == 0 or step == self.total_steps)
+        """Tell whether an evaluation belongs after `step` completed steps."""
+        return step > 0 and (step % self.eval_every == 0 or step >= self.total_steps)
 
     def checkpoints_at(self, step: int) -> bool:
-        """Whether a checkpoint belongs after `step` completed steps."""
-        return step > 0 and (step % self.checkpoint_every == 0 or step == self.total_steps)
+        """Tell whether a checkpoint belongs after `step` completed steps."""
+        return step > 0 and (step % self.checkpoint_every == 0 or step >= self.total_steps)
 
 
 @dataclass
@@ -58,8 +75,9 @@ class Trainer:
     dataset: Dataset
     engine: Engine
     checkpoints: Checkpoints
-    progress: Progress
+    progress: Observer
     plan: Plan
+    variables: Mapping[str, Variable]  # of the network
     processes: Processes = field(default_factory=Processes)
     log: workdir.MetricsLog | None = None
     step: int = 0
@@ -90,7 +108,12 @@ class Trainer:
 
     def _run(self) -> int:
         batches = train_batches(
-            self.dataset, self.config, self.step, self.bad_images, self.engine.rows
+            self.dataset,
+            self.config.augmentation,
+            self.config.loading(self.engine.rows),
+            seed=self.config.run.seed,
+            start_step=self.step,
+            bad_images=self.bad_images,
         )
         clock = _Clock(self.config.data.batch_size, self.step)
         pending: tuple[int, float, Any] | None = None  # step, rate and metrics, still computing
@@ -104,10 +127,11 @@ class Trainer:
                     with clock.paused():
                         self._evaluate_and_save(received)
                     stop = stop or self._own_stop(received)
-                    if stop or self.step == self.plan.total_steps:
+                    if stop or self.step >= self.plan.total_steps:
                         break
                 rate = self._learning_rate()
-                metrics = self.engine.train_step(next(batches), step=self.step, learning_rate=rate)
+                each = rates(self.config.optim, self.variables, rate)
+                metrics = self.engine.train_step(next(batches), step=self.step, rates=each)
                 if pending:
                     pending = self._report(clock, *pending)
                 self.step += 1
@@ -138,7 +162,7 @@ class Trainer:
             raise self._diverged(f"the loss is {values['loss']} at step {step}")
         self._name_bad(self.bad_images)
         record = {"step": step, "split": "train", **values, "learning_rate": rate}
-        due = step % self.config.run.log_every == 0 or step == self.plan.total_steps
+        due = step % self.config.run.log_every == 0 or step >= self.plan.total_steps
         if due:
             record["examples_per_second"] = clock.rate(step)
             self._write(record)
@@ -167,33 +191,23 @@ class Trainer:
         return received[0] if received and self.processes.count == 1 else 0
 
     def _evaluate(self, received: list[int]) -> dict[str, float] | None:
-        """Loss, top-1 and top-5 over the evaluation set, each example counted once.
+        """Evaluate; None if a signal asks to stop first: a resumed run evaluates then.
 
-        None if a signal asks to stop first: a resumed run evaluates then. Of several processes
-        none may leave the others alone in it.
-
-        Raises:
-            RunError: if the number of examples counted is not the number there are.
+        With several processes, never stop in the middle: the others would hang.
         """
-        source, start = self.dataset.eval, time.perf_counter()
-        sums = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "count": 0.0}
-        bad, rows = self.bad_eval_images, self.engine.rows
-        for batch in eval_batches(source, self.config, bad, rows):
-            if self._own_stop(received):
-                return None
-            for name, value in self.engine.fetch(self.engine.eval_step(batch)).items():
-                sums[name] += value
-            self.progress.evaluating(int(sums["count"]), len(source))
+        source, bad = self.dataset.eval, self.bad_eval_images
+        loading = self.config.loading(self.engine.rows)
+        result = evaluate(
+            self.engine,
+            eval_batches(source, self.config.preprocess.protocol, loading, bad),
+            len(source),
+            bad_images=bad,
+            processes=self.processes,
+            stop=lambda: bool(self._own_stop(received)),
+            on_progress=lambda done: self.progress.evaluating(done, len(source)),
+        )
         self._name_bad(bad)
-        count, left_out = int(sums.pop("count")), int(self.processes.gather([len(bad)]).sum())
-        if count + left_out != len(source) or count == 0:
-            raise RunError(
-                f"the evaluation counted {count} examples and left out {left_out}, but there are "
-                f"{len(source)}"
-            )
-        means = {name: value / count for name, value in sums.items()}
-        seconds = time.perf_counter() - start
-        return {**means, "count": count, "examples_per_second": count / seconds}
+        return result
 
     def _name_bad(self, bad_images: BadImages) -> None:
         """Name the unreadable images that were not named yet."""
@@ -255,7 +269,7 @@ class _Clock:
 
 
 @contextmanager
-def _stop_signals(progress: Progress, signals: tuple[int, ...]) -> Iterator[list[int]]:
+def _stop_signals(progress: Observer, signals: tuple[int, ...]) -> Iterator[list[int]]:
     """A list that a signal puts its number in; a second one acts as usual."""
     received: list[int] = []
 

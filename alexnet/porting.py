@@ -68,8 +68,8 @@ def read_run(path: Path, step: int | None = None) -> RunState:
         ) from error
     native = import_framework(config.framework, "checkpoint")
     arrays = native.read_arrays(checkpoint / STATE, spec)
-    for part in arrays.values():
-        weights.check(part, spec)
+    weights.check(arrays["params"], spec)
+    weights.check(arrays["params"] | arrays.get("momentum", {}), spec)
     metrics = [line for line in workdir.read_metrics(path) if line["step"] <= meta["step"]]
     return RunState(config, spec, arrays, meta, metrics)
 
@@ -169,8 +169,8 @@ def convert(
         whole = adapt(whole, to_variant)
     if fold:
         own = whole.preprocess
-        target_input = dataclasses.replace(own, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        whole = fold_preprocess(whole, target_input)
+        imagenet = dataclasses.replace(own.normalize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        whole = fold_preprocess(whole, dataclasses.replace(own, normalize=imagenet))
     weights.save(target, whole, target_format)
     return whole, (
         f"{whole.source or source} -> {target}: variant '{whole.spec.name}', "

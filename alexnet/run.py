@@ -10,11 +10,11 @@ import numpy as np
 from alexnet import weights, workdir
 from alexnet.checkpoints import Checkpoints
 from alexnet.config import TrainConfig, check
-from alexnet.data.sources import Dataset, open_dataset
-from alexnet.engine import load_engine
+from alexnet.data.dataset import Dataset
+from alexnet.engine import Engine, load_engine
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
-from alexnet.layers import Spec, weight_shapes
+from alexnet.layers import Spec, variables
 from alexnet.loop import Plan, Trainer
 from alexnet.processes import Processes, check_alike, connect, together
 from alexnet.report.curves import draw_curves
@@ -49,11 +49,11 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     check_alike(processes, "options", dataclasses.replace(config.devices, process=None))
     check_alike(processes, "options", dataclasses.replace(config, devices=None))
     engine_class = load_engine(config.framework)
-    dataset = together(processes, lambda: open_dataset(config))
+    dataset = together(processes, config.open_dataset)
     check_alike(processes, "data", (dataset.name, len(dataset.train), dataset.class_names))
     spec, plan = config.spec(dataset.num_classes), Plan.of(config, dataset)
     arrays, notes = together(processes, lambda: starting_weights(config, spec))
-    engine = engine_class(config, spec, arrays)
+    engine = training_engine(engine_class, config, spec, arrays)
     del arrays  # a quarter of a gigabyte
     together(processes, lambda: None if processes.index else workdir.prepare(config))
     path = config.run.workdir
@@ -67,9 +67,12 @@ def _train(config: TrainConfig, processes: Processes) -> int:
         checkpoints = Checkpoints(
             path / workdir.CHECKPOINTS, config.run.keep_checkpoints, engine.write, processes
         )
-        trainer = Trainer(config, dataset, engine, checkpoints, progress, plan, processes)
+        trainer = Trainer(
+            config, dataset, engine, checkpoints, progress, plan, variables(spec), processes
+        )
         if config.run.resume:
             _resume(trainer)
+            progress.begin_at(trainer.step)
         code = _run(trainer, path)
     if code:
         if processes.index == 0:
@@ -83,6 +86,29 @@ def _train(config: TrainConfig, processes: Processes) -> int:
         print(f"weights, metrics and {workdir.CURVE} are in {path}")
         print(summary(trainer.evals[-1]))
     return 0
+
+
+def training_engine(
+    engine_class: type[Engine],
+    config: TrainConfig,
+    spec: Spec,
+    arrays: Mapping[str, np.ndarray],
+) -> Engine:
+    """The engine of a training run.
+
+    Raises:
+        UserError: where the devices can't share the batch, or a group matches nothing.
+    """
+    return engine_class(
+        spec,
+        arrays,
+        preprocess=config.preprocess,
+        batch_size=config.data.batch_size,
+        precision=config.model.precision,
+        devices=config.devices,
+        seed=config.run.seed,
+        optim=config.optim,
+    )
 
 
 def _run(trainer: Trainer, path: Path) -> int:
@@ -118,7 +144,7 @@ def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndar
             f"--init-from {path} holds variant '{loaded.spec.name}', not '{spec.name}': "
             f"add --variant {loaded.spec.name}"
         )
-    last = list(weight_shapes(spec))[-1].split(".")[0]
+    last = list(fresh)[-1].split(".")[0]
     new = [n for n in fresh if n.startswith(last) and fresh[n].shape != loaded.arrays[n].shape]
     bad = [n for n in fresh if n not in new and fresh[n].shape != loaded.arrays[n].shape]
     if bad:
@@ -174,11 +200,16 @@ def _headline(config: TrainConfig, dataset: Dataset, spec: Spec, plan: Plan) -> 
 
 
 def _resume(trainer: Trainer) -> None:
-    if trainer.restore():
-        trainer.progress.note(f"going on from the checkpoint at step {trainer.step}")
-    else:
+    total = trainer.plan.total_steps
+    if not trainer.restore():
         trainer.progress.note("no checkpoint was saved: starting from step 0")
-    trainer.progress.begin_at(trainer.step)
+        return
+    if trainer.step > total:
+        raise UserError(
+            f"--resume: the run in {trainer.config.run.workdir} has made {trainer.step} steps, "
+            f"more than the {total} asked for: leave --steps and --epochs out, or ask for more"
+        )
+    trainer.progress.note(f"going on from the checkpoint at step {trainer.step}")
 
 
 def _draw(path: Path, config: TrainConfig) -> None:

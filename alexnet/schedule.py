@@ -8,26 +8,14 @@ from alexnet.errors import UserError
 from alexnet.layers import Variable
 
 
-def rates(
-    optim: OptimConfig,
-    variables: Mapping[str, Variable],
-    step: int,
-    *,
-    total_steps: int,
-    steps_per_epoch: int,
-    eval_losses: Sequence[float] = (),
-) -> dict[str, float]:
-    """The rate of each learned variable, for the update that follows `step` completed updates.
+def rates(optim: OptimConfig, variables: Mapping[str, Variable], rate: float) -> dict[str, float]:
+    """The rate of each learned variable where the schedule's is `rate`.
 
-    It is the schedule's rate times the multipliers of `--rate-of`, and 0 for `--freeze`.
+    `--rate-of` multiplies it, and `--freeze` makes it 0.
+
+    Raises:
+        UserError: for a group that matches nothing.
     """
-    rate = learning_rate(
-        optim,
-        step,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        eval_losses=eval_losses,
-    )
     return {name: rate * factor for name, factor in rate_multipliers(optim, variables).items()}
 
 

@@ -186,8 +186,8 @@ def _batch_norm(
     if not train:
         return ops.normalize(x, own.mean[...], own.variance[...], layer, affine)
     mean, variance, count = ops.batch_statistics(x, mask, axis_name)
-    own.mean[...] = ops.running(own.mean[...], mean, count, layer, unbiased=False)
-    own.variance[...] = ops.running(own.variance[...], variance, count, layer, unbiased=True)
+    own.mean.set_value(ops.running(own.mean[...], mean, count, layer, unbiased=False))
+    own.variance.set_value(ops.running(own.variance[...], variance, count, layer, unbiased=True))
     return ops.normalize(x, mean, variance, layer, affine)
 
 

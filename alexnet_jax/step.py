@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 from jax import lax
 
-from alexnet.preprocess import Preprocess
+from alexnet.preprocess import Normalize
 from alexnet_jax.model import DenseWork, whole_dense
 from alexnet_jax.optim import variable_name
 
@@ -41,7 +41,7 @@ def train_step(
     *,
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformationExtraArgs,
-    preprocess: Preprocess,
+    normalization: Normalize,
     label_smoothing: float = 0.0,
     frozen: frozenset[str] = frozenset(),
     axis_name: str | None = None,
@@ -57,7 +57,7 @@ def train_step(
         dropout_keys: (dropout layers, 2) uint32.
         graphdef: the model's, from `split`.
         optimizer: from `optim.gradient_transformation`.
-        preprocess: mean and standard deviation of the input.
+        normalization: mean and standard deviation of the input.
         label_smoothing: share of the target spread evenly over all classes.
         frozen: names of variables that are not learned: their gradients are not computed.
         axis_name: of `pmap` or `shard_map`; None under plain `jit`.
@@ -67,14 +67,16 @@ def train_step(
         The new state, and `loss`, `top1`, `top5`: means over the global batch.
     """
     count = jnp.maximum(_sum(batch["mask"].sum(), axis_name), 1.0)
-    images = normalize(batch, preprocess)
+    images = normalize(batch, normalization)
     first_row = lax.axis_index(axis_name) * images.shape[0] if axis_name else 0
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
         params = jax.tree.map_with_path(
             lambda path, x: lax.stop_gradient(x) if variable_name(path) in frozen else x, params
         )
-        model = nnx.merge(graphdef, params, state.statistics)
+        # Made anew, so that the model may update its statistics within this function's trace.
+        statistics = jax.tree.map(jnp.asarray, state.statistics)
+        model = nnx.merge(graphdef, params, statistics)
         logits = model(
             images,
             train=True,
@@ -113,20 +115,20 @@ def logits_step(
     batch: Batch,
     *,
     graphdef: nnx.GraphDef,
-    preprocess: Preprocess,
+    normalization: Normalize,
     dense: DenseWork = whole_dense,
 ) -> jax.Array:
     """Logits (B, classes) of a batch in evaluation."""
-    return nnx.merge(graphdef, *weights)(normalize(batch, preprocess), dense=dense)
+    return nnx.merge(graphdef, *weights)(normalize(batch, normalization), dense=dense)
 
 
-def normalize(batch: Batch, preprocess: Preprocess) -> jax.Array:
+def normalize(batch: Batch, normalization: Normalize) -> jax.Array:
     """(pixel + color shift - mean) / std in fp32, NHWC."""
     images = batch["image"].astype(jnp.float32)
     if "color_shift" in batch:
         images += batch["color_shift"][:, None, None, :]
-    scale = (1 / np.array(preprocess.std)).astype(np.float32)
-    return (images - np.array(preprocess.mean, np.float32)) * scale
+    scale = (1 / np.array(normalization.std)).astype(np.float32)
+    return (images - np.array(normalization.mean, np.float32)) * scale
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:

@@ -49,7 +49,12 @@ class Engine:
         self._processes = dist.get_world_size() if together else 1
         self._rank = dist.get_rank() if together else 0
         self.rows = _rows(batch_size, self._rank, self._processes)
-        self._spec, self._preprocess, self._seed, self._optim = spec, preprocess, seed, optim
+        self._spec, self._normalization, self._seed, self._optim = (
+            spec,
+            preprocess.normalize,
+            seed,
+            optim,
+        )
         self._dropouts = count_dropouts(spec)
         self._optimizer = self._prepare(optim) if optim else None
         self._trained = (
@@ -87,7 +92,7 @@ class Engine:
             self._put(batch),
             rates,
             dropout_keys(self._seed, step, self._dropouts).tolist(),
-            preprocess=self._preprocess,
+            normalization=self._normalization,
             label_smoothing=self._optim.label_smoothing,
             first_row=int(self.rows[0]),
             processes=self._processes,
@@ -95,11 +100,18 @@ class Engine:
 
     def eval_step(self, batch: Mapping[str, np.ndarray]) -> Any:
         return eval_step(
-            self._model, self._put(batch), preprocess=self._preprocess, processes=self._processes
+            self._model,
+            self._put(batch),
+            normalization=self._normalization,
+            processes=self._processes,
         )
 
     def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        return logits_step(self._model, self._put(batch), preprocess=self._preprocess).cpu().numpy()
+        return (
+            logits_step(self._model, self._put(batch), normalization=self._normalization)
+            .cpu()
+            .numpy()
+        )
 
     def fetch(self, metrics: Any) -> dict[str, float]:
         return {name: float(value) for name, value in metrics.items()}

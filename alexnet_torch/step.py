@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 
-from alexnet.preprocess import Preprocess
+from alexnet.preprocess import Normalize
 from alexnet.threefry import Key
 from alexnet_torch.model import AlexNet
 from alexnet_torch.optim import Momentum
@@ -23,7 +23,7 @@ def train_step(
     rates: Mapping[str, float],
     dropout_keys: Sequence[Key],
     *,
-    preprocess: Preprocess,
+    normalization: Normalize,
     label_smoothing: float = 0.0,
     first_row: int = 0,
     processes: int = 1,
@@ -37,7 +37,7 @@ def train_step(
             color noise, `color_shift` (B, C) float32; of several processes this one's rows.
         rates: of this step, for each learned variable.
         dropout_keys: one for each dropout layer.
-        preprocess: mean and standard deviation of the input.
+        normalization: mean and standard deviation of the input.
         label_smoothing: share of the target spread evenly over all classes.
         first_row: where the batch's rows stand in the global batch.
         processes: how many share the global batch.
@@ -48,7 +48,7 @@ def train_step(
     model.train()
     count = _sum({"count": batch["mask"].sum()}, processes)["count"].clamp(min=1.0)
     logits = model(
-        normalize(batch, preprocess),
+        normalize(batch, normalization),
         keys=dropout_keys,
         first_row=first_row,
         mask=batch["mask"],
@@ -66,19 +66,19 @@ def train_step(
 
 @torch.no_grad()
 def eval_step(
-    model: AlexNet, batch: Batch, *, preprocess: Preprocess, processes: int = 1
+    model: AlexNet, batch: Batch, *, normalization: Normalize, processes: int = 1
 ) -> Metrics:
     """Sums over a global batch, so that batches add up: `loss`, `top1`, `top5` and `count`."""
-    logits = logits_step(model, batch, preprocess=preprocess)
+    logits = logits_step(model, batch, normalization=normalization)
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
     return _sum(sums | _hits(logits, batch), processes)
 
 
 @torch.no_grad()
-def logits_step(model: AlexNet, batch: Batch, *, preprocess: Preprocess) -> torch.Tensor:
+def logits_step(model: AlexNet, batch: Batch, *, normalization: Normalize) -> torch.Tensor:
     """Logits (B, classes) of a batch in evaluation."""
-    return model.eval()(normalize(batch, preprocess))
+    return model.eval()(normalize(batch, normalization))
 
 
 def _sum(values: Metrics, processes: int) -> Metrics:
@@ -90,13 +90,13 @@ def _sum(values: Metrics, processes: int) -> Metrics:
     return dict(zip(values, stacked, strict=True))
 
 
-def normalize(batch: Batch, preprocess: Preprocess) -> torch.Tensor:
+def normalize(batch: Batch, normalization: Normalize) -> torch.Tensor:
     """(pixel + color shift - mean) / std in fp32, as an NCHW view of NHWC memory."""
     images = batch["image"].float()
     if "color_shift" in batch:
         images = images + batch["color_shift"][:, None, None, :]
-    mean = torch.tensor(preprocess.mean, device=images.device)
-    scale = (1 / torch.tensor(preprocess.std, dtype=torch.float64)).float().to(images.device)
+    mean = torch.tensor(normalization.mean, device=images.device)
+    scale = (1 / torch.tensor(normalization.std, dtype=torch.float64)).float().to(images.device)
     return ((images - mean) * scale).permute(0, 3, 1, 2)
 
 

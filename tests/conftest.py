@@ -1,5 +1,6 @@
 """Settings for all tests: eight CPU devices for JAX, and where to find large samples."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -21,6 +22,18 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 NARROW = ("--width", "0.0625", "--log-every", "1")
+
+
+def first_batches(config, count: int = 1) -> list[dict]:
+    """The first training batches of a run."""
+    from alexnet.data.pipeline import train_batches
+
+    batches = train_batches(
+        config.open_dataset(), config.augmentation, config.loading(), seed=config.run.seed
+    )
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
 
 
 def run_train(*options: object, check: int | None = 0, **kwargs) -> subprocess.CompletedProcess:

@@ -13,7 +13,7 @@ from PIL import Image
 from alexnet.cli import parse_train
 from alexnet.config import TrainConfig
 from alexnet.data import pipeline
-from alexnet.data.sources import Dataset, open_dataset
+from alexnet.data.dataset import Dataset
 
 BATCH, BATCHES, REPEATS = 32, 20, 3
 
@@ -22,7 +22,9 @@ def milliseconds(dataset: Dataset, config: TrainConfig) -> float:
     """CPU time of this process for a training image: the least of some repeats."""
     least = float("inf")
     for _ in range(REPEATS):
-        batches = pipeline.train_batches(dataset, config)
+        batches = pipeline.train_batches(
+            dataset, config.augmentation, config.loading(), seed=config.run.seed
+        )
         next(batches)
         start, images = time.process_time(), 0
         for _ in range(BATCHES):
@@ -36,7 +38,7 @@ def main(folder: str) -> None:
     """Print both times and the rates that follow."""
     options = f"--dataset folder:{folder} --recipe torchvision --loader-threads 1"
     config = parse_train([*options.split(), "--batch-size", str(BATCH)])
-    dataset = open_dataset(config)
+    dataset = config.open_dataset()
     whole = milliseconds(dataset, config)
     size = config.image_size
     decoded = np.zeros((375, 500, 3), np.uint8)

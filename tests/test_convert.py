@@ -14,7 +14,7 @@ from alexnet import cli, porting
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
 from alexnet.layers import LeCun
-from alexnet.preprocess import Preprocess
+from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.report.verify import verify
 from alexnet.spec import variant
 from alexnet.weights import Weights, load, save
@@ -95,7 +95,9 @@ def test_a_runs_weights_as_a_file(finished, suffix, tmp_path, capsys):
 
 def make_weights(name="paper", size=67):
     spec = variant(name, num_classes=12, image_size=size, width=0.0625, init=LeCun())
-    return Weights(initial_weights(spec, 0), spec, Preprocess(resize_to=size, crop=size))
+    return Weights(
+        initial_weights(spec, 0), spec, Preprocess(protocol=EvalProtocol(resize_to=size, crop=size))
+    )
 
 
 def test_verify_passes_a_right_conversion(tmp_path, capsys):
@@ -181,16 +183,16 @@ def test_one_checkpoint_is_a_source_too(finished, tmp_path):
 
 def test_folding_changes_the_input_and_not_the_output(tmp_path):
     right = make_weights("single")  # conv1 has no padding
-    right = dataclasses.replace(
-        right, preprocess=dataclasses.replace(right.preprocess, mean=(1, 2, 3), std=(2, 2, 2))
-    )
+    preprocess = Preprocess(Normalize((1, 2, 3), (2, 2, 2)), right.preprocess.protocol)
+    right = dataclasses.replace(right, preprocess=preprocess)
     save(tmp_path / "a.safetensors", right)
     folded, _ = porting.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", fold=True)
-    assert folded.preprocess.mean != right.preprocess.mean
+    assert folded.preprocess.normalize.mean != (1, 2, 3)
     outputs = []
     for each in (right, folded):
         pixels = np.random.default_rng(0).integers(0, 255, (2, 67, 67, 3)).astype(np.float32)
-        images = (pixels - np.float32(each.preprocess.mean)) / np.float32(each.preprocess.std)
+        normalize = each.preprocess.normalize
+        images = (pixels - np.float32(normalize.mean)) / np.float32(normalize.std)
         outputs.append(layer_outputs(each.spec, each.arrays, images)["fc8"])
     assert np.abs(outputs[0] - outputs[1]).max() < 1e-4 * outputs[0].std()
     padded = dataclasses.replace(make_weights("torchvision"), preprocess=right.preprocess)

@@ -1,9 +1,11 @@
 """The loop by itself, with an engine that only counts."""
 
 import dataclasses
+import inspect
 import json
 import os
 import signal
+import sys
 import time
 
 import numpy as np
@@ -11,8 +13,8 @@ import pytest
 
 from alexnet import workdir
 from alexnet.checkpoints import Checkpoints
-from alexnet.data.sources import open_dataset
 from alexnet.errors import RunError
+from alexnet.layers import variables
 from alexnet.loop import Plan, Trainer
 from alexnet.recipes import recipe
 from alexnet.report.progress import Progress
@@ -27,10 +29,10 @@ class CountingEngine:
         self.loss = lambda: 1.0
         self.rows = np.arange(100)
 
-    def train_step(self, batch, *, step, learning_rate):
+    def train_step(self, batch, *, step, rates):
         assert step == self.steps
         self.steps += 1
-        self.rates.append(learning_rate)
+        self.rates.append(rates["fc8.kernel"])
         return {"loss": self.loss(), "top1": 0.5, "top5": 0.9}
 
     def eval_step(self, batch):
@@ -62,11 +64,12 @@ def make_trainer(path, engine, **run):
         data=dataclasses.replace(base.data, batch_size=100),
         run=dataclasses.replace(base.run, epochs=None, workdir=path, **run),
     )
-    dataset = open_dataset(config)
+    dataset = config.open_dataset()
     plan = Plan.of(config, dataset)
     checkpoints = Checkpoints(path / "checkpoints", 2, engine.write)
     progress = Progress(plan.total_steps, plan.steps_per_epoch)
-    return Trainer(config, dataset, engine, checkpoints, progress, plan)
+    arrays = variables(config.spec(10))
+    return Trainer(config, dataset, engine, checkpoints, progress, plan, arrays)
 
 
 def run(trainer):
@@ -196,3 +199,18 @@ def test_a_signal_after_the_evaluation_still_saves(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_evaluate_and_save", then_signal)
     assert run(trainer) == 128 + signal.SIGTERM
     assert trainer.checkpoints.steps() == [3, 4]
+
+
+def test_a_run_past_its_end_ends(tmp_path):
+    """The end is a comparison, not an equality: a step past it must not train for good."""
+    engine = CountingEngine()
+    trainer = make_trainer(tmp_path, engine, steps=4)
+    trainer.step = engine.steps = 6
+    assert run(trainer) == 0
+    assert engine.steps == 6
+
+
+def test_the_loop_shows_nothing_by_itself():
+    """What people see is an observer's work: the loop imports no report."""
+    source = inspect.getsource(sys.modules["alexnet.loop"])
+    assert "alexnet.report" not in source

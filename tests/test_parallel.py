@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from alexnet.data.pipeline import train_batches
-from alexnet.data.sources import open_dataset
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
 from alexnet.recipes import recipe
@@ -20,6 +18,7 @@ from alexnet_jax.engine import Engine
 from alexnet_jax.hlo import collectives
 from alexnet_jax.model import AlexNet
 from alexnet_jax.step import init_state, train_step
+from tests.conftest import first_batches
 
 BOUND = 1e-5
 ONE_WEIRD_TRICK = [{"mesh": "data=4,model=2"}, {"mesh": "data=1,model=8"}]
@@ -37,14 +36,6 @@ def make_config(variant="torchvision", batch_size=16, **devices):
         optim=dataclasses.replace(base.optim, warmup_steps=0, clip_norm=1.0),
         devices=dataclasses.replace(base.devices, **devices),
     )
-
-
-def batches_of(config, count):
-    dataset = open_dataset(config)
-    batches = train_batches(dataset, config)
-    taken = [next(batches) for _ in range(count)]
-    batches.close()
-    return taken
 
 
 def make_engine(config):
@@ -75,7 +66,7 @@ def on_one_device(config, batches):
 @pytest.mark.parametrize(("variant", "modes"), [("torchvision", MODES), ("paper", MODES[::4])])
 def test_all_equal_one_device(variant, modes):
     assert len(jax.devices()) == 8
-    batches = batches_of(make_config(variant), 4)
+    batches = first_batches(make_config(variant), 4)
     reference = on_one_device(make_config(variant), batches)
     for mode in modes:
         losses = train(make_engine(make_config(variant, **mode)), batches)
@@ -85,7 +76,7 @@ def test_all_equal_one_device(variant, modes):
 
 
 def test_evaluation_counts_every_example_once_in_every_mode():
-    (batch,) = batches_of(make_config(), 1)
+    (batch,) = first_batches(make_config(), 1)
     batch = {name: batch[name] for name in ("image", "label", "mask")}
     batch["mask"][11:] = 0
     sums = [
@@ -100,7 +91,7 @@ def test_evaluation_counts_every_example_once_in_every_mode():
 def test_control_devices_that_drop_alike_are_noticed():
     """Without its rows' place in the global batch, each device would draw the same mask."""
     config = make_config("paper")
-    (batch,) = batches_of(config, 1)
+    (batch,) = first_batches(config, 1)
     (reference,) = on_one_device(config, [batch])
     halves = [
         on_one_device(config, [{name: array[rows] for name, array in batch.items()}])
@@ -112,7 +103,7 @@ def test_control_devices_that_drop_alike_are_noticed():
 def test_control_gradients_that_are_not_summed_are_noticed(monkeypatch):
     """A device that learns from its own images only parts from the others after one step."""
     config = make_config(spmd="shard_map")
-    batches = batches_of(config, 4)
+    batches = first_batches(config, 4)
     reference = on_one_device(config, batches)
     from alexnet_jax import step
 
@@ -192,7 +183,7 @@ def test_momentum_is_split_as_its_weight_is(mode):
 
 @pytest.mark.parametrize("saved", MODES, ids=str)
 def test_a_checkpoint_goes_on_in_every_other_mode(saved, tmp_path):
-    batches = batches_of(make_config(), 4)
+    batches = first_batches(make_config(), 4)
     engine = make_engine(make_config(**saved))
     train(engine, batches[:2])
     weights = engine.weights()

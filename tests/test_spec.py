@@ -8,10 +8,9 @@ from alexnet.errors import UserError
 from alexnet.layers import (
     Conv,
     Dense,
-    learned,
     min_image_size,
     trace,
-    weight_shapes,
+    variables,
 )
 from alexnet.spec import VARIANTS, variant
 
@@ -23,6 +22,7 @@ PARAMS = {
     "caffe": 60_965_224,
     "caffenet": 60_965_224,
     "onnx_zoo": 60_965_224,
+    "bn": 60_965_224,
 }
 LEARNED = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
 
@@ -35,7 +35,7 @@ def test_every_variant_is_counted():
 def test_parameter_counts_and_names(name):
     spec = VARIANTS[name]
     assert spec.num_params == PARAMS[name]
-    assert [row.name for row in learned(spec)] == LEARNED
+    assert [row.name for row in trace(spec) if "kernel" in row.variables] == LEARNED
     assert trace(spec)[-1].out_shape == (1000,)
 
 
@@ -51,7 +51,7 @@ def test_parameter_counts_and_names(name):
 def test_geometry_and_multiply_adds(name, conv1, fc6_in, macs):
     rows = {row.name: row for row in trace(VARIANTS[name])}
     assert rows["conv1"].out_shape[:2] == (conv1, conv1)
-    assert rows["fc6"].kernel_shape == (fc6_in, 4096)
+    assert rows["fc6"].variables["kernel"].shape == (fc6_in, 4096)
     if macs:
         assert sum(row.multiply_adds for row in rows.values()) == pytest.approx(macs, rel=1e-4)
 
@@ -79,11 +79,11 @@ def test_sizes_are_parameters(name, classes, channels, size, width):
     if size < min_image_size(VARIANTS[name]):
         return
     spec = variant(name, num_classes=classes, channels=channels, image_size=size, width=width)
-    shapes = weight_shapes(spec)
+    shapes = {name: variable.shape for name, variable in variables(spec).items()}
     assert shapes["fc8.bias"] == (classes,)
     assert shapes["conv1.kernel"][2] == channels
-    for row in learned(spec):
-        assert min(row.kernel_shape) >= 1
+    assert min(min(shape) for shape in shapes.values()) >= 1
+    for row in trace(spec):
         if isinstance(row.layer, Conv):
             assert row.in_shape[2] % row.layer.groups == 0
             assert row.layer.features % row.layer.groups == 0
@@ -105,3 +105,19 @@ def test_specs_are_plain_data():
     assert hash(spec) == hash(dataclasses.replace(spec))
     assert [type(layer) for layer in spec][-1] is Dense
     assert len(spec) == len(spec.layers)
+
+
+def test_variables_follow_from_the_table():
+    found = variables(VARIANTS["bn"])
+    assert list(found)[:4] == ["conv1.kernel", "conv1.bias", "bn2.mean", "bn2.variance"]
+    assert [v.role for v in list(found.values())[:4]] == ["kernel", "bias"] + ["statistic"] * 2
+    affine = dataclasses.replace(
+        VARIANTS["bn"],
+        layers=tuple(
+            dataclasses.replace(x, affine=True) if hasattr(x, "affine") else x
+            for x in VARIANTS["bn"]
+        ),
+    )
+    added = [name for name in variables(affine) if name not in found]
+    assert added == [f"bn{i}.{part}" for i in range(2, 6) for part in ("scale", "shift")]
+    assert affine.num_params == VARIANTS["bn"].num_params + 2 * (96 + 256 + 384 + 384)

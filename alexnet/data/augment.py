@@ -5,12 +5,13 @@ so that switching one off leaves the others as they are.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from alexnet.config import TrainConfig
 from alexnet.data.draws import VIEW, uniforms
-from alexnet.preprocess import Preprocess
+from alexnet.preprocess import ChannelOrder, EvalProtocol, ResizeRule
 
 # Colour noise of the authors' code, for RGB in 0..255: standard deviations along the principal
 # axes of ImageNet's colours, and those axes as columns (akrizhevsky/cuda-convnet2,
@@ -34,8 +35,20 @@ _FLIP, _TOP, _LEFT, _COLOR, _AREA = 0, 1, 2, slice(3, 7), slice(7, 7 + 2 * AREA_
 _DRAWS = _AREA.stop
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """Training views: where they are cut out, whether mirrored, and their color noise."""
+
+    size: int  # height and width of the view
+    resize_to: int  # pixels to scale to before a random crop
+    resize_rule: ResizeRule = "short"
+    crop: Literal["random", "area"] = "random"  # random place, or random area and aspect ratio
+    flip: bool = True  # mirror half of the views
+    color_noise: float = 0.0  # strength of the paper's PCA noise; 0.1 there
+
+
 def train_view(
-    image: np.ndarray, config: TrainConfig, seed: int, epoch: int, index: int
+    image: np.ndarray, augmentation: Augmentation, seed: int, epoch: int, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """One training example: the crop, uint8 S x S x C, and its colour shift, float32[3].
 
@@ -43,27 +56,29 @@ def train_view(
     device adds it before it normalises, without clipping.
     """
     draws = uniforms(_DRAWS, VIEW, seed, epoch, index)
-    if config.data.train_crop == "area":
-        crop = _area_crop(image, config.image_size, draws)
+    if augmentation.crop == "area":
+        crop = _area_crop(image, augmentation.size, draws)
     else:
-        crop = _position_crop(image, config, draws)
-    if config.data.flip and draws[_FLIP] < 0.5:
+        crop = _position_crop(image, augmentation, draws)
+    if augmentation.flip and draws[_FLIP] < 0.5:
         crop = crop[:, ::-1]
-    return crop, _color_shift(draws[_COLOR], config.data.color_noise)
+    return crop, _color_shift(draws[_COLOR], augmentation.color_noise)
 
 
-def eval_view(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """The centre crop of the resized image, uint8 S x S x C, equal to torchvision's.
+def eval_view(
+    image: np.ndarray, protocol: EvalProtocol, channel_order: ChannelOrder = "RGB"
+) -> np.ndarray:
+    """The center crop of the resized image, uint8 S x S x C, equal to torchvision's.
 
-    `image` is uint8 H x W x C, RGB or gray; where the preprocessing says BGR the crop is BGR.
+    `image` is uint8 H x W x C, RGB or gray; the crop's channels are reversed for BGR.
     """
-    size = preprocess.crop
-    height, width = _resized_shape(*image.shape[:2], preprocess.resize_rule, preprocess.resize_to)
+    size = protocol.crop
+    height, width = _resized_shape(*image.shape[:2], protocol.resize_rule, protocol.resize_to)
     resized = _resize(image, height, width)
     # Rounded as in torchvision's CenterCrop: halves go to the even neighbour.
     top, left = round((height - size) / 2), round((width - size) / 2)
     crop = resized[top : top + size, left : left + size]
-    return crop[:, :, ::-1] if preprocess.channel_order == "BGR" else crop
+    return crop[:, :, ::-1] if channel_order == "BGR" else crop
 
 
 def _resized_shape(height: int, width: int, rule: str, size: int) -> tuple[int, int]:
@@ -74,11 +89,11 @@ def _resized_shape(height: int, width: int, rule: str, size: int) -> tuple[int, 
     return int(size * height / short), int(size * width / short)
 
 
-def _position_crop(image: np.ndarray, config: TrainConfig, draws: np.ndarray) -> np.ndarray:
+def _position_crop(image: np.ndarray, augmentation: Augmentation, draws: np.ndarray) -> np.ndarray:
     """A random place in the central square of the resized image (paper, section 4.1)."""
-    square, size = config.resize_to, config.image_size
+    square, size = augmentation.resize_to, augmentation.size
     height, width = image.shape[:2]
-    tall, wide = _resized_shape(height, width, config.data.resize_rule, square)
+    tall, wide = _resized_shape(height, width, augmentation.resize_rule, square)
     top = round((tall - square) / 2) + int(draws[_TOP] * (square - size + 1))
     left = round((wide - square) / 2) + int(draws[_LEFT] * (square - size + 1))
     # Only the pixels that are kept are computed: the same as cropping the resized image, up to

@@ -5,29 +5,45 @@ it, so resuming needs no more state than the step's number, and threads change n
 """
 
 import functools
+import itertools
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from alexnet.config import TrainConfig
-from alexnet.data.augment import eval_view, train_view
+from alexnet.data.augment import Augmentation, eval_view, train_view
+from alexnet.data.dataset import Dataset, Source
 from alexnet.data.draws import order
 from alexnet.data.images import BadImage, decode
-from alexnet.data.sources import Dataset, Source
 from alexnet.errors import UserError
-from alexnet.imports import hidden
-
-__all__ = ["BadImages", "Batch", "eval_batches", "order", "steps_per_epoch", "train_batches"]
+from alexnet.preprocess import ChannelOrder, EvalProtocol
 
 Batch = dict[str, np.ndarray]
 
-_FOREVER = 2**40  # steps; the training loop stops long before
+
+@dataclass(frozen=True, eq=False)
+class Loading:
+    """Batches to read: their size, the rows wanted, and how images are decoded."""
+
+    batch_size: int  # of the global batch, over all processes
+    channels: int = 3  # 3 for RGB, 1 for gray
+    threads: int = 2
+    on_bad_image: Literal["skip", "raise"] = "raise"
+    rows: np.ndarray | None = None  # of the global batch, this process's; by default all
+
+    @property
+    def own_rows(self) -> np.ndarray:
+        """Places in the global batch that are read here, integers."""
+        return np.arange(self.batch_size) if self.rows is None else self.rows
 
 
 class BadImages:
-    """The images of one source that could not be read, each once; safe to share by threads."""
+    """Images of one source that could not be read, each once; safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,16 +72,16 @@ class BadImages:
             return new
 
 
-def steps_per_epoch(dataset: Dataset, config: TrainConfig) -> int:
+def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
     """Full batches in the training set; what is left over is dropped, and differs by epoch.
 
     Raises:
         UserError: where the training set is smaller than one batch.
     """
-    steps = len(dataset.train) // config.data.batch_size
+    steps = len(dataset.train) // batch_size
     if steps == 0:
         raise UserError(
-            f"--batch-size is {config.data.batch_size}, but '{dataset.name}' has only "
+            f"--batch-size is {batch_size}, but '{dataset.name}' has only "
             f"{len(dataset.train)} training examples: a batch can't be larger than that"
         )
     return steps
@@ -73,84 +89,86 @@ def steps_per_epoch(dataset: Dataset, config: TrainConfig) -> int:
 
 def train_batches(
     dataset: Dataset,
-    config: TrainConfig,
+    augmentation: Augmentation,
+    loading: Loading,
+    *,
+    seed: int,
     start_step: int = 0,
     bad_images: BadImages | None = None,
-    rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Batches for step `start_step` and all that follow, without end.
 
     A batch has image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B], 0 where an image
-    was left out) and, with colour noise, color_shift (float32 [B, 3], in units of 0..255).
-    With `rows`, it is these rows of the global batch, and only their images are read.
+    was left out), example (int32 [B], its number in `dataset.train`) and, with color noise,
+    color_shift (float32 [B, 3], in units of 0..255). B is the number of `loading.rows`, and only
+    their images are read.
 
     Raises:
         UserError: at once for a batch larger than the training set; while iterating for an image
-            that can't be read, unless the config says to skip those.
+            that can't be read, unless `loading` says to skip those.
     """
-    size, seed, source = config.data.batch_size, config.run.seed, dataset.train
-    per_epoch = steps_per_epoch(dataset, config)
-    rows = np.arange(size) if rows is None else rows
+    size, source = loading.batch_size, dataset.train
+    per_epoch = steps_per_epoch(dataset, size)
     bad_images = BadImages() if bad_images is None else bad_images
     epoch_order = functools.lru_cache(maxsize=2)(functools.partial(order, len(source), seed))
 
     def batch_at(step: int) -> Batch:
         epoch, place = divmod(step, per_epoch)
-        batch = _empty_batch(config, len(rows))
-        if config.data.color_noise > 0:
-            batch["color_shift"] = np.zeros((len(rows), 3), np.float32)
-        for row, index in enumerate(epoch_order(epoch)[place * size + rows].tolist()):
-            example = _load(source, index, config, bad_images)
+        indices = epoch_order(epoch)[place * size + loading.own_rows]
+        batch = _empty_batch(indices, augmentation.size, loading.channels)
+        if augmentation.color_noise > 0:
+            batch["color_shift"] = np.zeros((len(indices), 3), np.float32)
+        for row, index in enumerate(indices.tolist()):
+            example = _load(source, index, loading, bad_images)
             if example is None:
                 continue
-            crop, shift = train_view(example[0], config, seed, epoch, index)
+            crop, shift = train_view(example[0], augmentation, seed, epoch, index)
             _set_row(batch, row, crop, example[1])
             if "color_shift" in batch:
                 batch["color_shift"][row] = shift
         return batch
 
-    steps = range(start_step, start_step + _FOREVER)
-    return _in_threads(batch_at, steps, config.data.loader_threads)
+    return _in_threads(batch_at, itertools.count(start_step), loading.threads)
 
 
 def eval_batches(
     source: Source,
-    config: TrainConfig,
+    protocol: EvalProtocol,
+    loading: Loading,
     bad_images: BadImages | None = None,
-    rows: np.ndarray | None = None,
+    *,
+    channel_order: ChannelOrder = "RGB",
 ) -> Iterator[Batch]:
-    """Every example of `source` once, in order; the last batch is filled up with mask 0.
+    """Every example of `source` once, in order; the last batch is padded with mask 0.
 
-    Batches are those of `train_batches`, without color_shift. The sum of all masks and
-    `len(bad_images)`, over all rows, make `len(source)`.
+    Batches are those of `train_batches`, without color_shift; `example` is -1 in padding. The sum
+    of all masks and `len(bad_images)`, over all rows, make `len(source)`.
 
     Raises:
         UserError: while iterating, as `train_batches`.
     """
-    size, preprocess = config.data.batch_size, config.preprocess
-    rows = np.arange(size) if rows is None else rows
     bad_images = BadImages() if bad_images is None else bad_images
 
     def batch_at(step: int) -> Batch:
-        batch = _empty_batch(config, len(rows))
-        for row, index in enumerate((step * size + rows).tolist()):
-            if index >= len(source):
-                continue
-            example = _load(source, index, config, bad_images)
+        indices = step * loading.batch_size + loading.own_rows
+        indices = np.where(indices < len(source), indices, -1)
+        batch = _empty_batch(indices, protocol.crop, loading.channels)
+        for row, index in enumerate(indices.tolist()):
+            example = _load(source, index, loading, bad_images) if index >= 0 else None
             if example is not None:
-                _set_row(batch, row, eval_view(example[0], preprocess), example[1])
+                _set_row(batch, row, eval_view(example[0], protocol, channel_order), example[1])
         return batch
 
-    steps = range(math.ceil(len(source) / size))
-    return _in_threads(batch_at, steps, config.data.loader_threads)
+    steps = range(math.ceil(len(source) / loading.batch_size))
+    return _in_threads(batch_at, iter(steps), loading.threads)
 
 
-def _empty_batch(config: TrainConfig, size: int) -> Batch:
-    side = config.image_size
+def _empty_batch(indices: np.ndarray, size: int, channels: int) -> Batch:
     return {
-        "image": np.zeros((size, side, side, config.model.channels), np.uint8),
-        "label": np.zeros(size, np.int32),
-        "mask": np.zeros(size, np.float32),
+        "image": np.zeros((len(indices), size, size, channels), np.uint8),
+        "label": np.zeros(len(indices), np.int32),
+        "mask": np.zeros(len(indices), np.float32),
+        "example": indices.astype(np.int32),
     }
 
 
@@ -161,14 +179,14 @@ def _set_row(batch: Batch, row: int, crop: np.ndarray, label: int) -> None:
 
 
 def _load(
-    source: Source, index: int, config: TrainConfig, bad_images: BadImages
+    source: Source, index: int, loading: Loading, bad_images: BadImages
 ) -> tuple[np.ndarray, int] | None:
     """Decoded image and label; None for an unreadable image that is to be skipped."""
     try:
         image, label = source[index]
-        return decode(image, config.model.channels), label
+        return decode(image, loading.channels), label
     except BadImage as error:
-        if config.data.on_bad_image == "raise":
+        if loading.on_bad_image == "raise":
             raise UserError(
                 f"{source.describe(index)} can't be read: {error}; "
                 "--on-bad-image skip leaves such images out"
@@ -177,20 +195,24 @@ def _load(
         return None
 
 
-def _in_threads(batch_at: Callable[[int], Batch], steps: range, threads: int) -> Iterator[Batch]:
-    """`batch_at` of each step, in order, computed ahead by threads.
+def _in_threads(
+    batch_at: Callable[[int], Batch], steps: Iterator[int], threads: int
+) -> Iterator[Batch]:
+    """Yield `batch_at` of each step, in order, computed ahead by threads.
 
     Whole batches are the unit of work: decoding and resizing release the interpreter lock, and
-    nothing has to be copied together afterwards.
+    nothing has to be copied together afterwards. An error is raised in its step's place. Closing
+    the iterator drops the batches that no thread has begun, and waits for none.
     """
-    with hidden("jax", "torch"):
-        import grain
-
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
     # One batch in work per thread and two ready: more would only cost memory.
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
-    data = grain.MapDataset.range(steps.start, steps.stop).map(batch_at)
-    batches = iter(data.to_iter_dataset(options))
+    ahead: deque[Future[Batch]] = deque(
+        pool.submit(batch_at, step) for step in itertools.islice(steps, threads + 2)
+    )
     try:
-        yield from batches
+        while ahead:
+            batch = ahead.popleft().result()
+            ahead.extend(pool.submit(batch_at, step) for step in itertools.islice(steps, 1))
+            yield batch
     finally:
-        batches.close()  # batches not begun are dropped, so that leaving early doesn't wait
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.sources import Dataset
+from alexnet.data.dataset import Dataset
 from alexnet.errors import UserError, unknown
 from alexnet.imports import hidden
 

@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.config import TrainConfig
-from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch, train_batches
-from alexnet.data.sources import Dataset, Source
+from alexnet.data.dataset import Dataset, Source
+from alexnet.data.pipeline import (
+    BadImages,
+    Loading,
+    eval_batches,
+    steps_per_epoch,
+    train_batches,
+)
 from alexnet.data.tfds import OTHER_FILES
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding
 
@@ -25,7 +31,7 @@ def check(dataset: Dataset, config: TrainConfig) -> list[Finding]:
     Raises:
         UserError: for a batch larger than the training set.
     """
-    steps = steps_per_epoch(dataset, config)
+    steps = steps_per_epoch(dataset, config.data.batch_size)
     found = (
         f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.eval):,} test examples, "
         f"{dataset.num_classes:,} classes, {steps:,} steps an epoch"
@@ -118,8 +124,10 @@ def examples(dataset: Dataset, config: TrainConfig) -> Finding:
     """Some examples of both sources through the pipeline, as training and evaluation do it."""
     sample = dataclasses.replace(dataset, train=_Sample(dataset.train), eval=_Sample(dataset.eval))
     bad, bad_eval = BadImages(), BadImages()
-    next(train_batches(sample, _small(config, len(sample.train)), bad_images=bad))
-    next(eval_batches(sample.eval, _small(config, len(sample.eval)), bad_eval))
+    small, seed = _one_batch(config, len(sample.train)), config.run.seed
+    next(train_batches(sample, config.augmentation, small, seed=seed, bad_images=bad))
+    small = _one_batch(config, len(sample.eval))
+    next(eval_batches(sample.eval, config.preprocess.protocol, small, bad_eval))
     count = len(sample.train) + len(sample.eval)
     sentences = [*bad.sentences, *bad_eval.sentences]
     if not sentences:
@@ -131,10 +139,9 @@ def examples(dataset: Dataset, config: TrainConfig) -> Finding:
     return Finding("examples", WRONG, found, fix)
 
 
-def _small(config: TrainConfig, batch_size: int) -> TrainConfig:
-    """A configuration that reads one batch of this size and does not stop at a bad image."""
-    data = dataclasses.replace(config.data, batch_size=batch_size, on_bad_image="skip")
-    return dataclasses.replace(config, data=data)
+def _one_batch(config: TrainConfig, batch_size: int) -> Loading:
+    """Loading of batches of this size that does not stop at a bad image."""
+    return dataclasses.replace(config.loading(), batch_size=batch_size, on_bad_image="skip")
 
 
 def _some(sentences: list[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from alexnet.config import TrainConfig
-from alexnet.data.sources import Dataset, open_dataset
+from alexnet.data.dataset import Dataset
 from alexnet.doctor import data, devices, room, versions
 from alexnet.doctor.finding import WRONG, Finding
 from alexnet.errors import RunError, UserError
@@ -22,7 +22,7 @@ def examine(config: TrainConfig) -> list[Finding]:
         return devices.check(seen, config)
 
     def check_data() -> list[Finding]:
-        datasets.append(open_dataset(config))
+        datasets.append(config.open_dataset())
         return data.check(datasets[0], config)
 
     def spec():

@@ -89,8 +89,9 @@ def _top5_agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def _network_input(picture: np.ndarray, weights: Weights) -> np.ndarray:
     """A decoded image as normalised floats."""
-    view = eval_view(picture, weights.preprocess).astype(np.float32)
-    mean, std = (np.array(n, np.float32) for n in (weights.preprocess.mean, weights.preprocess.std))
+    normalize, protocol = weights.preprocess.normalize, weights.preprocess.protocol
+    view = eval_view(picture, protocol, normalize.channel_order).astype(np.float32)
+    mean, std = (np.array(numbers, np.float32) for numbers in (normalize.mean, normalize.std))
     return (view - mean) / std
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet.errors import UserError, choose
 from alexnet.layers import Spec, map_shapes, variables
-from alexnet.preprocess import Preprocess
+from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.spec import VARIANTS, like
 from alexnet.weights import layout
 from alexnet.weights.core import Weights, check
@@ -116,17 +116,20 @@ def default_preprocess(spec: Spec) -> Preprocess:
         mean, std = (0.0,) * spec.channels, (255.0,) * spec.channels
         order = "L" if spec.channels == 1 else "RGB"
         size = spec.image_size
-        return Preprocess("short", round(size * 8 / 7), size, order, mean, std)
+        protocol = EvalProtocol("short", round(size * 8 / 7), size)
+        return Preprocess(Normalize(mean, std, order), protocol)
     if spec.name in CAFFE_VARIANTS:
         return caffe_preprocess(spec.image_size)
-    return Preprocess(resize_to=round(spec.image_size * 8 / 7), crop=spec.image_size)
+    protocol = EvalProtocol(resize_to=round(spec.image_size * 8 / 7), crop=spec.image_size)
+    return Preprocess(protocol=protocol)
 
 
 def caffe_preprocess(
     crop: int, mean: tuple[float, ...] = CAFFE_MEAN, scale: float = 1.0
 ) -> Preprocess:
     """Caffe's: both sides warped to 256, the centre cut out, `scale * (pixel - mean)`."""
-    return Preprocess("warp", max(256, crop), crop, "RGB", mean, (1 / scale,) * len(mean))
+    normalize = Normalize(mean, (1 / scale,) * len(mean))
+    return Preprocess(normalize, EvalProtocol("warp", max(256, crop), crop))
 
 
 def _usable(names: tuple[str, ...] | None, spec: Spec) -> tuple[str, ...] | None:

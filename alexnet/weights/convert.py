@@ -6,7 +6,7 @@ import numpy as np
 
 from alexnet.errors import UserError, choose
 from alexnet.layers import AdaptiveAvgPool, Conv, Spec, trace
-from alexnet.preprocess import Preprocess
+from alexnet.preprocess import Preprocess, to_json
 from alexnet.spec import VARIANTS, like
 from alexnet.weights.core import Weights
 from alexnet.weights.network import difference, steps
@@ -60,8 +60,9 @@ def _any_size(spec: Spec) -> bool:
 
 def _resized(weights: Weights, target: Spec) -> Preprocess:
     before = weights.preprocess
-    resize_to = round(before.resize_to * target.image_size / weights.spec.image_size)
-    return dataclasses.replace(before, crop=target.image_size, resize_to=resize_to)
+    resize_to = round(before.protocol.resize_to * target.image_size / weights.spec.image_size)
+    protocol = dataclasses.replace(before.protocol, crop=target.image_size, resize_to=resize_to)
+    return dataclasses.replace(before, protocol=protocol)
 
 
 def _alternatives(spec: Spec) -> str:
@@ -89,9 +90,9 @@ def fold_preprocess(weights: Weights, target: Preprocess) -> Weights:
         UserError: where that can't be: resizing or colours differ, a mean image is subtracted, or
             conv1 pads its input with zeros, which would stand for another colour.
     """
-    source = weights.preprocess
+    source, wanted = (to_json(each) for each in (weights.preprocess, target))
     for field in ("resize_rule", "resize_to", "crop", "channel_order"):
-        have, want = getattr(source, field), getattr(target, field)
+        have, want = source[field], wanted[field]
         if have != want:
             raise UserError(
                 f"{field} can't be folded into weights: they need {have}, and {want} is wanted; "
@@ -102,7 +103,7 @@ def fold_preprocess(weights: Weights, target: Preprocess) -> Weights:
             "a mean image can't be folded into conv1, which has one bias for all places: keep the "
             "preprocessing beside the weights, with the image's channel means"
         )
-    numbers = (source.mean, source.std, target.mean, target.std)
+    numbers = (source["mean"], source["std"], wanted["mean"], wanted["std"])
     if any(len(values) != weights.spec.channels for values in numbers):
         raise UserError(
             f"mean and std need one number for each of the {weights.spec.channels} channels"
@@ -112,7 +113,7 @@ def fold_preprocess(weights: Weights, target: Preprocess) -> Weights:
     if conv1.padding and not np.array_equal(mean, mean_t):
         raise UserError(
             f"a change of mean can't be folded into conv1, which pads by {conv1.padding} with "
-            f"zeros (the old mean, but not the new): a target with mean {source.mean} works"
+            f"zeros (the old mean, but not the new): a target with mean {source['mean']} works"
         )
     kernel = weights.arrays["conv1.kernel"].astype(np.float64)
     bias = weights.arrays["conv1.bias"] + np.einsum("hwio,i->o", kernel, (mean_t - mean) / std)

@@ -6,13 +6,13 @@ fc6 rows in H, W, C order and conv1 inputs in R, G, B order.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.layers import Spec, variables
 from alexnet.preprocess import Preprocess
+from alexnet.preprocess import from_json as preprocess_from_json  # noqa: F401  (for readers)
 
 _LISTED = 20  # unexpected names that an error spells out
 
@@ -26,7 +26,7 @@ class Weights:
     preprocess: Preprocess
     class_names: tuple[str, ...] | None = None
     source: str = ""  # where they came from, in words
-    # The source subtracts a mean image; `preprocess.mean` holds its channel means.
+    # The source subtracts a mean image; `preprocess.normalize.mean` holds its channel means.
     mean_image: bool = False
 
 
@@ -85,29 +85,3 @@ def _listed(names: list[str]) -> str:
     )
     more = len(names) - _LISTED
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def preprocess_from_json(values: Mapping[str, Any], channels: int) -> Preprocess:
-    """The preprocessing that `dataclasses.asdict` wrote down.
-
-    Raises:
-        UserError: for fields that are missing, unknown or out of range.
-    """
-    try:
-        made = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        numbers = [float(number) for number in (*made.mean, *made.std)]
-        valid = (
-            made.resize_rule in ("short", "warp")
-            and made.channel_order in ("RGB", "BGR", "L")
-            and type(made.resize_to) is type(made.crop) is int
-            and 1 <= made.crop <= 1 << 20
-            and 1 <= made.resize_to <= 1 << 20
-            and len(made.mean) == len(made.std) == channels
-            and bool(np.isfinite(numbers).all())
-            and all(std > 0 for std in made.std)
-        )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the preprocessing's description is unreadable: {error}") from error
-    if not valid:
-        raise UserError("the preprocessing's description has values that none can have")
-    return made

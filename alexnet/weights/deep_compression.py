@@ -13,7 +13,7 @@ import struct
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.layers import Row, Spec, learned
+from alexnet.layers import Row, Spec, trace
 from alexnet.spec import variant
 from alexnet.weights.assemble import Found
 from alexnet.weights.layout import from_torch
@@ -32,12 +32,16 @@ def size_of(head: bytes | memoryview, spec: Spec) -> int:
     if len(head) < 4 * _LAYERS:
         return 0
     total = 4 * _LAYERS
-    for row, count in zip(learned(spec), struct.unpack_from("<8I", head), strict=True):
-        if not 0 < count <= math.prod(row.kernel_shape):
+    for row, count in zip(
+        [r for r in trace(spec) if "kernel" in r.variables],
+        struct.unpack_from("<8I", head),
+        strict=True,
+    ):
+        if not 0 < count <= math.prod(row.variables["kernel"].shape):
             return 0
         codebook = _CODEBOOK[kind(f"{row.name}.kernel")]
         codes = count if _is_conv(row) else (count + 1) // 2
-        total += 4 * (codebook + row.kernel_shape[-1]) + codes + (count + 1) // 2
+        total += 4 * (codebook + row.variables["kernel"].shape[-1]) + codes + (count + 1) // 2
     return total
 
 
@@ -64,10 +68,10 @@ def read(data: memoryview, spec: Spec | None = None) -> Found:
         start, position = position, position + count * np.dtype(dtype).itemsize
         return np.frombuffer(data[start:position], dtype)
 
-    for row, count in zip(learned(spec), counts, strict=True):
+    for row, count in zip([r for r in trace(spec) if "kernel" in r.variables], counts, strict=True):
         name, conv = f"{row.name}.kernel", _is_conv(row)
         codebook = take("<f4", _CODEBOOK[kind(name)])
-        bias = take("<f4", row.kernel_shape[-1])
+        bias = take("<f4", row.variables["kernel"].shape[-1])
         codes = take("|u1", count) if conv else _halves(take("|u1", (count + 1) // 2), count)
         gaps = _halves(take("|u1", (count + 1) // 2), count)
         arrays[name] = from_torch(name, _kernel(row, codebook, codes, gaps))
@@ -87,8 +91,8 @@ def _kernel(row: Row, codebook: np.ndarray, codes: np.ndarray, gaps: np.ndarray)
     """The whole kernel, OIHW or (out, in), from its stored weights."""
     height_first = (3, 2, 0, 1) if _is_conv(row) else (1, 0)
     places = np.cumsum(gaps.astype(np.uint32) + 1, dtype=np.int64) - 1
-    every = np.zeros(math.prod(row.kernel_shape), np.uint8)
+    every = np.zeros(math.prod(row.variables["kernel"].shape), np.uint8)
     if places[-1] >= len(every):
         raise UserError(f"it is damaged: {row.name} has weights past its end")
     every[places] = codes
-    return codebook[every].reshape([row.kernel_shape[axis] for axis in height_first])
+    return codebook[every].reshape([row.variables["kernel"].shape[axis] for axis in height_first])

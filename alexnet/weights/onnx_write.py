@@ -4,7 +4,6 @@ Any number of images goes in. LRN over groups of channels and adaptive pooling, 
 become reshapes and products. The numbers of fields are those of onnx/onnx.proto.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from alexnet.layers import (
     Row,
     trace,
 )
+from alexnet.preprocess import to_json as preprocess_to_json
 from alexnet.weights import table
 from alexnet.weights.core import Weights
 from alexnet.weights.layout import Stored, to_torch
@@ -67,7 +67,7 @@ def _describe(weights: Weights) -> str:
     return json.dumps(
         {
             "spec": table.to_json(weights.spec),
-            "preprocess": dataclasses.asdict(weights.preprocess),
+            "preprocess": preprocess_to_json(weights.preprocess),
             "class_names": weights.class_names,
             "mean_image": weights.mean_image,
         }

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from alexnet.data.pipeline import eval_batches, train_batches
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 
@@ -17,6 +18,19 @@ def make_config(dataset="digits", *, image_size=16, channels=3, seed=0, **data):
         data=DataConfig(dataset=dataset, **data),
         run=RunConfig(seed=seed),
     )
+
+
+def training(dataset, config, start_step=0, bad_images=None, rows=None):
+    """The batches that a run of this configuration trains on."""
+    return train_batches(
+        dataset, config.augmentation, config.loading(rows),
+        seed=config.run.seed, start_step=start_step, bad_images=bad_images,
+    )  # fmt: skip
+
+
+def evaluating(source, config, bad_images=None, rows=None):
+    """The batches that a run of this configuration evaluates on."""
+    return eval_batches(source, config.preprocess.protocol, config.loading(rows), bad_images)
 
 
 def make_photo(height=60, width=80, seed=0):

@@ -2,14 +2,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from data_helpers import make_config, make_photo
+from data_helpers import make_photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet.config import Preprocess
 from alexnet.data import augment, draws
-from alexnet.data.augment import eval_view, train_view
+from alexnet.data.augment import Augmentation, eval_view, train_view
+from alexnet.preprocess import EvalProtocol
 
 sizes = st.integers(3, 70)
 keys = st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 1000), st.integers(0, 2**40 - 1))
@@ -64,26 +64,24 @@ def test_uniforms_are_uniform():
        rule=st.sampled_from(["short", "warp"]), channels=st.sampled_from([1, 3]))  # fmt: skip
 def test_views_have_their_shape_and_repeat(height, width, key, crop, rule, channels):
     noise = 0.1 if channels == 3 else 0.0
-    config = make_config(
-        channels=channels, train_crop=crop, resize_rule=rule, color_noise=noise, image_size=16
-    )
+    augmentation = Augmentation(16, 18, rule, crop, color_noise=noise)
     image = make_photo(height, width)[:, :, :channels]
-    first, shift = train_view(image, config, *key)
-    again, shift_again = train_view(image, config, *key)
+    first, shift = train_view(image, augmentation, *key)
+    again, shift_again = train_view(image, augmentation, *key)
     assert first.shape == (16, 16, channels)
     assert first.dtype == np.uint8
     assert shift.shape == (3,)
     assert shift.dtype == np.float32
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(shift, shift_again)
-    evaluated = eval_view(image, config.preprocess)
+    evaluated = eval_view(image, EvalProtocol(rule, resize_to=18, crop=16))
     assert evaluated.shape == (16, 16, channels)
     assert evaluated.dtype == np.uint8
 
 
 def test_views_differ_by_seed_epoch_and_index(photo):
-    config = make_config(color_noise=0.1)
-    views = [train_view(photo, config, *key) for key in
+    augmentation = Augmentation(16, 18, color_noise=0.1)
+    views = [train_view(photo, augmentation, *key) for key in
              [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]  # fmt: skip
     assert len({shift.tobytes() for _, shift in views}) == 4
 
@@ -92,7 +90,7 @@ def test_views_differ_by_seed_epoch_and_index(photo):
 @pytest.mark.parametrize("rule", ["short", "warp"])
 def test_random_crop_is_a_crop_of_the_resized_square(height, width, rule):
     image = make_photo(height, width)
-    config = make_config(image_size=32, resize_to=40, flip=False, resize_rule=rule)
+    augmentation = Augmentation(32, 40, rule, flip=False)
     if rule == "warp":
         tall, wide = 40, 40
     else:
@@ -101,7 +99,7 @@ def test_random_crop_is_a_crop_of_the_resized_square(height, width, rule):
     top, left = round((tall - 40) / 2), round((wide - 40) / 2)
     places = set()
     for index in range(100):
-        crop, _ = train_view(image, config, 0, 0, index)
+        crop, _ = train_view(image, augmentation, 0, 0, index)
         matches = [
             (y, x)
             for y in range(9)
@@ -118,8 +116,8 @@ def test_random_crop_is_a_crop_of_the_resized_square(height, width, rule):
 
 
 def test_half_of_the_views_are_mirrored_and_nothing_else_changes(photo):
-    flipping = make_config(flip=True)
-    straight = make_config(flip=False)
+    flipping = Augmentation(16, 18)
+    straight = Augmentation(16, 18, flip=False)
     mirrored = 0
     for index in range(400):
         crop, _ = train_view(photo, flipping, 0, 0, index)
@@ -131,10 +129,10 @@ def test_half_of_the_views_are_mirrored_and_nothing_else_changes(photo):
 
 
 def test_options_do_not_disturb_each_other(photo):
-    config = make_config(color_noise=0.1)
-    quiet = dataclasses.replace(config, data=dataclasses.replace(config.data, color_noise=0.0))
-    area = dataclasses.replace(config, data=dataclasses.replace(config.data, train_crop="area"))
-    crop, shift = train_view(photo, config, 1, 2, 3)
+    augmentation = Augmentation(16, 18, color_noise=0.1)
+    quiet = dataclasses.replace(augmentation, color_noise=0.0)
+    area = dataclasses.replace(augmentation, crop="area")
+    crop, shift = train_view(photo, augmentation, 1, 2, 3)
     np.testing.assert_array_equal(crop, train_view(photo, quiet, 1, 2, 3)[0])
     np.testing.assert_array_equal(shift, train_view(photo, area, 1, 2, 3)[1])
     np.testing.assert_array_equal(train_view(photo, quiet, 1, 2, 3)[1], np.zeros(3))
@@ -170,8 +168,8 @@ def test_area_falls_back_to_the_centre(height, width, wanted):
 
 
 def test_colour_noise_has_the_authors_covariance(photo):
-    config = make_config(color_noise=0.1)
-    shifts = np.array([train_view(photo, config, 0, 0, i)[1] for i in range(8000)])
+    augmentation = Augmentation(16, 18, color_noise=0.1)
+    shifts = np.array([train_view(photo, augmentation, 0, 0, i)[1] for i in range(8000)])
     axes, std = augment.COLOR_AXES, augment.COLOR_STD
     np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-6)
     expected = axes @ np.diag((std * 0.1) ** 2) @ axes.T
@@ -185,7 +183,8 @@ def test_colour_noise_has_the_authors_covariance(photo):
 
 def test_colour_noise_is_proportional_to_its_strength(photo):
     weak, strong = (
-        train_view(photo, make_config(color_noise=strength), 0, 0, 7)[1] for strength in (0.1, 0.2)
+        train_view(photo, Augmentation(16, 18, color_noise=strength), 0, 0, 7)[1]
+        for strength in (0.1, 0.2)
     )
     np.testing.assert_allclose(strong, 2 * weak, rtol=1e-6)
 
@@ -200,17 +199,17 @@ def test_eval_view_is_the_centre_of_the_resized_image(height, width):
     tall, wide = int(37 * height / short), int(37 * width / short)
     top, left = round((tall - 32) / 2.0), round((wide - 32) / 2.0)
     expected = whole_resized(image, tall, wide)[top : top + 32, left : left + 32]
-    rgb = Preprocess(resize_to=37, crop=32)
-    np.testing.assert_array_equal(eval_view(image, rgb), expected)
-    bgr = Preprocess(resize_to=37, crop=32, channel_order="BGR")
-    np.testing.assert_array_equal(eval_view(image, bgr), expected[:, :, ::-1])
-    warp = Preprocess(resize_rule="warp", resize_to=37, crop=32)
+    short = EvalProtocol(resize_to=37, crop=32)
+    np.testing.assert_array_equal(eval_view(image, short), expected)
+    np.testing.assert_array_equal(eval_view(image, short, "BGR"), expected[:, :, ::-1])
+    warp = EvalProtocol(resize_rule="warp", resize_to=37, crop=32)
     expected = whole_resized(image, 37, 37)[2:34, 2:34]
     np.testing.assert_array_equal(eval_view(image, warp), expected)
 
 
 def test_eval_view_of_gray_is_that_of_rgb(photo):
     gray = photo[:, :, :1]
-    view = eval_view(gray, Preprocess(resize_to=37, crop=32, channel_order="L"))
-    rgb = eval_view(np.repeat(gray, 3, axis=2), Preprocess(resize_to=37, crop=32))
+    protocol = EvalProtocol(resize_to=37, crop=32)
+    view = eval_view(gray, protocol, "L")
+    rgb = eval_view(np.repeat(gray, 3, axis=2), protocol)
     np.testing.assert_array_equal(view, rgb[:, :, :1])

@@ -52,16 +52,15 @@ import logging, sys
 import numpy as np
 from pathlib import Path
 from alexnet.config import DataConfig, ModelConfig, TrainConfig
-from alexnet.data.pipeline import eval_batches, train_batches
-from alexnet.data.sources import open_dataset
+from data_helpers import evaluating, training
 for name in sys.argv[1:]:
     config = TrainConfig(
         model=ModelConfig(image_size=16),
         data=DataConfig(dataset=name, batch_size=32, data_dir=Path({data_dir!r})),
     )
-    data = open_dataset(config)
-    assert next(train_batches(data, config))["mask"].all()
-    assert next(eval_batches(data.eval, config))["mask"].all()
+    data = config.open_dataset()
+    assert next(training(data, config))["mask"].all()
+    assert next(evaluating(data.eval, config))["mask"].all()
 loaded = {{"jax", "jaxlib", "torch", "tensorflow", "flax"}} & set(sys.modules)
 sys.exit(f"imported: {{loaded}}" if loaded else 0)
 """
@@ -71,7 +70,7 @@ def run_pipeline(*datasets):
     code = PIPELINE.format(data_dir=str(SHARED / "data" / "tfds"))
     return subprocess.run(
         [sys.executable, "-c", code, *datasets],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}"},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
 

@@ -9,20 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import make_config
+from data_helpers import evaluating, make_config, training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.augment import eval_view, train_view
+from alexnet.data.dataset import ArraySource, Dataset
+from alexnet.data.draws import order
 from alexnet.data.images import BadImage, decode
-from alexnet.data.pipeline import (
-    BadImages,
-    eval_batches,
-    order,
-    steps_per_epoch,
-    train_batches,
-)
-from alexnet.data.sources import ArraySource, Dataset, open_dataset
+from alexnet.data.pipeline import BadImages, steps_per_epoch
 from alexnet.errors import UserError
 
 
@@ -56,17 +51,18 @@ def assert_equal_batches(first, second):
 
 def test_batch_layout():
     config = make_config(color_noise=0.1)
-    (batch,) = take(train_batches(open_dataset(config), config), 1)
+    (batch,) = take(training(config.open_dataset(), config), 1)
     layout = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
     assert layout == {
         "image": ((8, 16, 16, 3), "uint8"),
         "label": ((8,), "int32"),
         "mask": ((8,), "float32"),
+        "example": ((8,), "int32"),
         "color_shift": ((8, 3), "float32"),
     }
     assert batch["mask"].all()
     gray = make_config(channels=1)
-    (batch,) = take(train_batches(open_dataset(gray), gray), 1)
+    (batch,) = take(training(gray.open_dataset(), gray), 1)
     assert batch["image"].shape == (8, 16, 16, 1)
     assert "color_shift" not in batch
 
@@ -76,9 +72,9 @@ def test_batch_layout():
 def test_an_epoch_has_each_example_at_most_once_in_the_order_given(count, size, seed):
     size = min(size, count)
     data, config = numbered_dataset(count), make_config(batch_size=size, seed=seed, image_size=4)
-    per_epoch = steps_per_epoch(data, config)
+    per_epoch = steps_per_epoch(data, config.data.batch_size)
     assert per_epoch == count // size
-    labels = [batch["label"] for batch in take(train_batches(data, config), 2 * per_epoch)]
+    labels = [batch["label"] for batch in take(training(data, config), 2 * per_epoch)]
     for epoch in range(2):
         seen = np.concatenate(labels[epoch * per_epoch : (epoch + 1) * per_epoch])
         np.testing.assert_array_equal(seen, order(count, seed, epoch)[: per_epoch * size])
@@ -86,12 +82,12 @@ def test_an_epoch_has_each_example_at_most_once_in_the_order_given(count, size, 
 
 def test_batches_hold_the_views_of_their_examples():
     config = make_config(color_noise=0.1, seed=3)
-    data = open_dataset(config)
-    per_epoch = steps_per_epoch(data, config)
-    (batch,) = take(train_batches(data, config, per_epoch + 2), 1)  # epoch 1, third batch
+    data = config.open_dataset()
+    per_epoch = steps_per_epoch(data, config.data.batch_size)
+    (batch,) = take(training(data, config, per_epoch + 2), 1)  # epoch 1, third batch
     for row, index in enumerate(order(len(data.train), 3, 1)[16:24].tolist()):
         image, label = data.train[index]
-        crop, shift = train_view(decode(image, 3), config, 3, 1, index)
+        crop, shift = train_view(decode(image, 3), config.augmentation, 3, 1, index)
         np.testing.assert_array_equal(batch["image"][row], crop)
         np.testing.assert_array_equal(batch["color_shift"][row], shift)
         assert batch["label"][row] == label
@@ -103,16 +99,16 @@ def test_threads_change_nothing(crop):
         make_config(loader_threads=threads, train_crop=crop, color_noise=0.1, batch_size=32)
         for threads in (1, 4)
     )
-    data = open_dataset(one)
-    assert_equal_batches(take(train_batches(data, one), 60), take(train_batches(data, four), 60))
-    assert_equal_batches(list(eval_batches(data.eval, one)), list(eval_batches(data.eval, four)))
+    data = one.open_dataset()
+    assert_equal_batches(take(training(data, one), 60), take(training(data, four), 60))
+    assert_equal_batches(list(evaluating(data.eval, one)), list(evaluating(data.eval, four)))
 
 
 @pytest.mark.parametrize("step", [1, 5, 6, 17])
 def test_resuming_equals_never_having_stopped(step):
     data, config = numbered_dataset(25), make_config(batch_size=4, image_size=4, color_noise=0.1)
-    whole = take(train_batches(data, config), step + 8)
-    assert_equal_batches(take(train_batches(data, config, step), 8), whole[step:])
+    whole = take(training(data, config), step + 8)
+    assert_equal_batches(take(training(data, config, step), 8), whole[step:])
 
 
 def test_resuming_reads_nothing_that_was_skipped():
@@ -126,7 +122,7 @@ def test_resuming_reads_nothing_that_was_skipped():
     source = numbered(40)
     data = Dataset("watched", Watched("w", source.images, source.labels), source, ("a",) * 40)
     config = make_config(batch_size=4, image_size=4, loader_threads=1)
-    take(train_batches(data, config, 10_007), 1)
+    take(training(data, config, 10_007), 1)
     epoch, place = divmod(10_007, 10)
     assert read[:4] == order(40, 0, epoch)[place * 4 : place * 4 + 4].tolist()
     assert len(read) <= 4 * 4  # what was asked for, and what is read ahead
@@ -135,7 +131,7 @@ def test_resuming_reads_nothing_that_was_skipped():
 def test_seeds_differ():
     data = numbered_dataset(50)
     first, second = (
-        take(train_batches(data, make_config(seed=seed, image_size=4)), 1)[0] for seed in (0, 1)
+        take(training(data, make_config(seed=seed, image_size=4)), 1)[0] for seed in (0, 1)
     )
     assert not np.array_equal(first["label"], second["label"])
 
@@ -143,7 +139,7 @@ def test_seeds_differ():
 def test_batch_larger_than_the_training_set():
     data, config = numbered_dataset(7), make_config(batch_size=8)
     with pytest.raises(UserError, match="--batch-size is 8, but 'numbered' has only 7"):
-        train_batches(data, config)  # at once, not at the first batch
+        training(data, config)  # at once, not at the first batch
 
 
 # --- evaluation --------------------------------------------------------------------------------
@@ -153,7 +149,7 @@ def test_batch_larger_than_the_training_set():
 @given(count=st.integers(0, 40), size=st.integers(1, 17), threads=st.integers(1, 3))
 def test_evaluation_covers_each_example_once(count, size, threads):
     config = make_config(batch_size=size, image_size=4, loader_threads=threads)
-    batches = list(eval_batches(numbered(count), config))
+    batches = list(evaluating(numbered(count), config))
     assert len(batches) == math.ceil(count / size)
     seen = [label for batch in batches for label in batch["label"][batch["mask"] == 1]]
     assert seen == list(range(count))
@@ -164,9 +160,9 @@ def test_evaluation_covers_each_example_once(count, size, threads):
 
 def test_evaluation_shows_the_centre():
     config = make_config()
-    data = open_dataset(config)
-    batch = next(eval_batches(data.eval, config))
-    expected = eval_view(decode(data.eval[5][0], 3), config.preprocess)
+    data = config.open_dataset()
+    batch = next(evaluating(data.eval, config))
+    expected = eval_view(decode(data.eval[5][0], 3), config.preprocess.protocol)
     np.testing.assert_array_equal(batch["image"][5], expected)
 
 
@@ -190,17 +186,17 @@ def damaged_config(root, **data):
 
 def test_bad_images_stop_a_run(damaged):
     config = damaged_config(damaged)
-    data = open_dataset(config)
+    data = config.open_dataset()
     with pytest.raises(UserError, match=r"train.(a.3|b.4)\.jpg can't be read: .*; --on-bad-image"):
-        take(train_batches(data, config), 3)
+        take(training(data, config), 3)
     with pytest.raises(UserError, match=r"val.a.3\.jpg can't be read: .*truncated"):
-        list(eval_batches(data.eval, config))
+        list(evaluating(data.eval, config))
 
 
 def test_bad_images_are_skipped_counted_and_named_once(damaged):
     config = damaged_config(damaged, on_bad_image="skip", color_noise=0.1, loader_threads=3)
-    data, bad = open_dataset(config), BadImages()
-    epochs = take(train_batches(data, config, bad_images=bad), 9)  # three epochs
+    data, bad = config.open_dataset(), BadImages()
+    epochs = take(training(data, config, bad_images=bad), 9)  # three epochs
     assert len(bad) == 2
     assert sum(batch["mask"].sum() for batch in epochs) == 3 * 10
     for batch in epochs:
@@ -216,9 +212,9 @@ def test_bad_images_are_skipped_counted_and_named_once(damaged):
 
 def test_evaluation_accounts_for_every_example(damaged):
     config = damaged_config(damaged, on_bad_image="skip")
-    data, bad = open_dataset(config), BadImages()
+    data, bad = config.open_dataset(), BadImages()
     for _ in range(2):  # a second evaluation with the same recorder counts none twice
-        total = sum(batch["mask"].sum() for batch in eval_batches(data.eval, config, bad))
+        total = sum(batch["mask"].sum() for batch in evaluating(data.eval, config, bad))
         assert total + len(bad) == len(data.eval)
 
 
@@ -256,7 +252,7 @@ def slow_source(count=64):
 
 def test_errors_come_at_their_place():
     config = make_config(batch_size=1, image_size=4, loader_threads=4)
-    batches = eval_batches(slow_source(), config)
+    batches = evaluating(slow_source(), config)
     labels = [next(batches)["label"][0] for _ in range(5)]
     assert labels == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="example 5 of slow can't be read: it is broken"):
@@ -271,7 +267,7 @@ def test_other_errors_keep_their_type():
     source = numbered(4)
     failing = Failing("failing", source.images, source.labels)
     with pytest.raises(ZeroDivisionError, match="of the source"):
-        next(eval_batches(failing, make_config(image_size=4)))
+        next(evaluating(failing, make_config(image_size=4)))
 
 
 def test_threads_load_ahead_but_not_far():
@@ -285,7 +281,7 @@ def test_threads_load_ahead_but_not_far():
     source = numbered(400)
     watched = Watched("watched", source.images, source.labels)
     config = make_config(batch_size=4, image_size=4, loader_threads=2)
-    batches = eval_batches(watched, config)
+    batches = evaluating(watched, config)
     next(batches)
     deadline = time.monotonic() + 10  # the network trains meanwhile
     while len(read) < 20 and time.monotonic() < deadline:
@@ -305,9 +301,9 @@ def test_a_process_has_its_rows_and_reads_no_others():
     config = make_config(batch_size=8, image_size=4, color_noise=0.1)
     own = np.array([1, 2, 6])
     for make in (
-        lambda images, rows: take(train_batches(Dataset("n", images, images, ("a",)), config,
+        lambda images, rows: take(training(Dataset("n", images, images, ("a",)), config,
                                                 rows=rows), 5),
-        lambda images, rows: list(eval_batches(images, config, rows=rows)),
+        lambda images, rows: list(evaluating(images, config, rows=rows)),
     ):  # fmt: skip
         whole = make(source, None)
         read.clear()
@@ -329,14 +325,14 @@ def test_closing_drops_what_was_not_begun():
 
     source = numbered(40)
     waiting = Waiting("waiting", source.images, source.labels)
-    batches = eval_batches(waiting, make_config(batch_size=1, image_size=4, loader_threads=1))
+    batches = evaluating(waiting, make_config(batch_size=1, image_size=4, loader_threads=1))
     next(batches)
     while len(read) < 2:
         time.sleep(0.001)
     batches.close()  # comes back although a thread is still at work
     go_on.set()
     for thread in threading.enumerate():
-        if thread.name.startswith("grain-prefetch"):
+        if thread.name.startswith("loader"):
             thread.join(10)
     assert read == [0, 1]
 
@@ -344,15 +340,14 @@ def test_closing_drops_what_was_not_begun():
 def test_leaving_early_does_not_hang():
     code = """
 import time, numpy as np
-from data_helpers import make_config
-from alexnet.data.pipeline import train_batches
-from alexnet.data.sources import ArraySource, Dataset
+from data_helpers import make_config, training
+from alexnet.data.dataset import ArraySource, Dataset
 class Slow(ArraySource):
     def __getitem__(self, index):
         time.sleep(0.05)
         return super().__getitem__(index)
 source = Slow("slow", np.zeros((100, 4, 4), np.uint8), np.zeros(100))
-batches = train_batches(Dataset("slow", source, source, ("a",)), make_config(image_size=4))
+batches = training(Dataset("slow", source, source, ("a",)), make_config(image_size=4))
 next(batches)
 """
     start = time.perf_counter()

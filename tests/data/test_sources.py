@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import SHARED, make_config
+from data_helpers import SHARED
 
 from alexnet.data.images import decode
 from alexnet.data.sources import open_dataset
@@ -17,9 +17,9 @@ from alexnet.errors import UserError
 CIFAR = SHARED / "data" / "tfds" / "cifar10_jpeg" / "1.0.0"
 
 
-def refusal(config):
+def refusal(name, **options):
     with pytest.raises(UserError) as caught:
-        open_dataset(config)
+        open_dataset(name, **options)
     return str(caught.value)
 
 
@@ -31,7 +31,7 @@ def labels_of(source):
 
 
 def test_digits():
-    data = open_dataset(make_config("digits"))
+    data = open_dataset("digits")
     assert data.class_names == tuple("0123456789")
     assert data.num_classes == 10
     assert len(data.train) + len(data.eval) == 1797
@@ -49,13 +49,12 @@ def test_digits():
 
 
 def test_digits_are_split_alike_for_every_seed():
-    first, second = (open_dataset(make_config("digits", seed=seed)) for seed in (0, 1))
+    first, second = (open_dataset("digits", seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(first.eval.images, second.eval.images)
 
 
 def test_synthetic_is_a_function_of_the_index():
-    config = make_config("synthetic", image_size=28)
-    first, second = open_dataset(config), open_dataset(config)
+    first, second = open_dataset("synthetic", size=32), open_dataset("synthetic", size=32)
     assert (len(first.train), len(first.eval), first.num_classes) == (1024, 256, 1000)
     image, label = first.train[7]
     again, label_again = second.train[7]
@@ -74,11 +73,11 @@ def test_synthetic_is_a_function_of_the_index():
     ("synthetics", "'synthetic'"), ("digits:x", "'digits'"),
 ])  # fmt: skip
 def test_unknown_name(name, hint):
-    assert f"did you mean {hint}" in refusal(make_config(name))
+    assert f"did you mean {hint}" in refusal(name)
 
 
 def test_path_without_folder(tmp_path):
-    assert f"write folder:{tmp_path}" in refusal(make_config(str(tmp_path)))
+    assert f"write folder:{tmp_path}" in refusal(str(tmp_path))
 
 
 # --- folders -----------------------------------------------------------------------------------
@@ -90,7 +89,7 @@ def test_folder_with_train_and_val(image_folder):
         "val/cat/d.webp", "val/dog/e.bmp", "train/.cache/x.png",
     )  # fmt: skip
     (root / "train" / "dog" / "notes.txt").write_text("not an image")
-    data = open_dataset(make_config(f"folder:{root}"))
+    data = open_dataset(f"folder:{root}")
     assert data.class_names == ("cat", "dog")
     names = [Path(data.train.describe(i)).name for i in range(len(data.train))]
     assert names == ["a.jpg", "b.JPEG", "c.Png"]
@@ -102,7 +101,7 @@ def test_folder_with_train_and_val(image_folder):
 
 @pytest.mark.parametrize("name", ["validation", "test"])
 def test_other_names_for_the_evaluation_folder(image_folder, name):
-    data = open_dataset(make_config(f"folder:{image_folder('train/a/1.png', f'{name}/a/2.png')}"))
+    data = open_dataset(f"folder:{image_folder('train/a/1.png', f'{name}/a/2.png')}")
     assert data.eval.describe(0).endswith("2.png")
 
 
@@ -111,19 +110,19 @@ def test_folder_split_by_seed(image_folder):
                           [("a", 10), ("b", 3), ("c", 1)] for i in range(n)])  # fmt: skip
     splits = set()
     for seed in range(3):
-        data = open_dataset(make_config(f"folder:{root}", seed=seed))
+        data = open_dataset(f"folder:{root}", seed=seed)
         assert Counter(labels_of(data.train)) == {0: 8, 1: 2, 2: 1}
         assert Counter(labels_of(data.eval)) == {0: 2, 1: 1}
         assert not set(data.train.files) & set(data.eval.files)
         splits.add(tuple(data.eval.files))
-        again = open_dataset(make_config(f"folder:{root}", seed=seed))
+        again = open_dataset(f"folder:{root}", seed=seed)
         assert again.eval.files == data.eval.files
     assert len(splits) > 1
 
 
 def test_class_called_train(image_folder):
     root = image_folder("train/1.png", "train/2.png", "bus/3.png", "bus/4.png")
-    assert open_dataset(make_config(f"folder:{root}")).class_names == ("bus", "train")
+    assert open_dataset(f"folder:{root}").class_names == ("bus", "train")
 
 
 def test_linked_class_and_link_in_a_circle(image_folder, tmp_path):
@@ -133,38 +132,38 @@ def test_linked_class_and_link_in_a_circle(image_folder, tmp_path):
         shutil.copy(root / "a" / name, tmp_path / "elsewhere")
     (root / "b").symlink_to(tmp_path / "elsewhere")
     (root / "a" / "up").symlink_to(root / "a")
-    data = open_dataset(make_config(f"folder:{root}"))
+    data = open_dataset(f"folder:{root}")
     assert Counter(labels_of(data.train) + labels_of(data.eval)) == {0: 2, 1: 2}
 
 
 def test_missing_folder_names_the_nearest(image_folder):
     root = image_folder("a/1.png")
-    message = refusal(make_config(f"folder:{root.parent / 'photo'}"))
+    message = refusal(f"folder:{root.parent / 'photo'}")
     assert "there is no folder" in message
     assert f"did you mean {root}?" in message
-    assert "is a file" in refusal(make_config(f"folder:{root / 'a' / '1.png'}"))
+    assert "is a file" in refusal(f"folder:{root / 'a' / '1.png'}")
 
 
 def test_folders_that_are_refused(image_folder, tmp_path):
-    assert "no folders" in refusal(make_config(f"folder:{tmp_path}"))
+    assert "no folders" in refusal(f"folder:{tmp_path}")
     root = image_folder("loose.png")
-    assert "images but no folders" in refusal(make_config(f"folder:{root}"))
+    assert "images but no folders" in refusal(f"folder:{root}")
     image_folder("cat/1.png", "cat/2.png")
     (root / "dog").mkdir()
-    assert "class 'dog'" in refusal(make_config(f"folder:{root}"))
+    assert "class 'dog'" in refusal(f"folder:{root}")
 
 
 def test_nothing_left_to_evaluate_on(image_folder):
     root = image_folder("a/1.png", "b/2.png")
-    assert "one image a class" in refusal(make_config(f"folder:{root}"))
+    assert "one image a class" in refusal(f"folder:{root}")
     other = image_folder("only/train/a/1.png") / "only"
-    message = refusal(make_config(f"folder:{other}"))
+    message = refusal(f"folder:{other}")
     assert "val or validation or test" in message
 
 
 def test_classes_that_differ_are_named(image_folder):
     root = image_folder("train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/hen/4.png")
-    message = refusal(make_config(f"folder:{root}"))
+    message = refusal(f"folder:{root}")
     assert "dog only in train" in message
     assert "hen only in val" in message
 
@@ -195,7 +194,7 @@ def edit_info(folder, **changes):
 
 @pytest.mark.parametrize("name", ["cifar10_jpeg", "cifar10_jpeg:1.0.0", "cifar10_jpeg/1.0.0"])
 def test_tfds(tfds_dir, name):
-    data = open_dataset(make_config(f"tfds:{name}", data_dir=tfds_dir))
+    data = open_dataset(f"tfds:{name}", data_dir=tfds_dir)
     assert (len(data.train), len(data.eval), data.num_classes) == (50_000, 10_000, 10)
     assert data.class_names[:2] == ("airplane", "automobile")
     image, label = data.eval[1234]
@@ -209,7 +208,7 @@ def test_tfds_may_keep_every_shard_open(tfds_dir):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
-        open_dataset(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+        open_dataset("tfds:cifar10_jpeg", data_dir=tfds_dir)
         assert 200 < resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= 256 + 20
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -221,9 +220,9 @@ def test_tfds_takes_the_newest_version(tfds_dir):
     shutil.copytree(newer, tfds_dir / "cifar10_jpeg" / "1.9.0", symlinks=True)
     (tfds_dir / "cifar10_jpeg" / "2.0.0.incompleteXYZ").mkdir()
     edit_info(newer, version="1.10.0")
-    data = open_dataset(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    data = open_dataset("tfds:cifar10_jpeg", data_dir=tfds_dir)
     assert str(data.train.records.dataset_info.version) == "1.10.0"
-    message = refusal(make_config("tfds:cifar10_jpeg:1.1.0", data_dir=tfds_dir))
+    message = refusal("tfds:cifar10_jpeg:1.1.0", data_dir=tfds_dir)
     assert "unknown version of cifar10_jpeg '1.1.0'" in message
 
 
@@ -231,8 +230,8 @@ def test_tfds_configs(tfds_dir):
     (tfds_dir / "pets").mkdir()
     shutil.copytree(tfds_dir / "cifar10_jpeg" / "1.0.0", tfds_dir / "pets" / "small" / "1.0.0")
     edit_info(tfds_dir / "pets" / "small" / "1.0.0", name="pets", configName="small")
-    assert "pets/small" in refusal(make_config("tfds:pets", data_dir=tfds_dir))
-    data = open_dataset(make_config("tfds:pets/small", data_dir=tfds_dir))
+    assert "pets/small" in refusal("tfds:pets", data_dir=tfds_dir)
+    data = open_dataset("tfds:pets/small", data_dir=tfds_dir)
     assert len(data.train) == 50_000
 
 
@@ -240,10 +239,10 @@ def test_tfds_without_evaluation_split(tfds_dir):
     folder = tfds_dir / "cifar10_jpeg" / "1.0.0"
     splits = json.loads((folder / "dataset_info.json").read_text())["splits"]
     edit_info(folder, splits=[split for split in splits if split["name"] == "train"])
-    data = open_dataset(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    data = open_dataset("tfds:cifar10_jpeg", data_dir=tfds_dir)
     assert (len(data.train), len(data.eval)) == (40_000, 10_000)
     edit_info(folder, splits=[split for split in splits if split["name"] == "test"])
-    message = refusal(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    message = refusal("tfds:cifar10_jpeg", data_dir=tfds_dir)
     assert "no split 'train'; it has test" in message
 
 
@@ -251,25 +250,25 @@ def test_tfds_takes_validation_before_test(tfds_dir):
     folder = tfds_dir / "cifar10_jpeg" / "1.0.0"
     splits = json.loads((folder / "dataset_info.json").read_text())["splits"]
     edit_info(folder, splits=[*splits, splits[1] | {"name": "validation"}])
-    data = open_dataset(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    data = open_dataset("tfds:cifar10_jpeg", data_dir=tfds_dir)
     assert "validation" in data.eval.describe(0)
 
 
 def test_tfds_in_tfrecord_format(tfds_dir):
     edit_info(tfds_dir / "cifar10_jpeg" / "1.0.0", fileFormat="tfrecord")
-    message = refusal(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    message = refusal("tfds:cifar10_jpeg", data_dir=tfds_dir)
     assert "tfrecord files, which can't be read in random order" in message
     assert f"data_dir='{tfds_dir}_array_record', file_format='array_record'" in message
 
 
 def test_tfds_not_prepared(tfds_dir, tmp_path):
-    message = refusal(make_config("tfds:cifar10_jpg", data_dir=tfds_dir))
+    message = refusal("tfds:cifar10_jpg", data_dir=tfds_dir)
     assert "did you mean 'cifar10_jpeg'?" in message
     assert "download_and_prepare" in message
     (tmp_path / "other" / "mnist" / "1.0.0.incomplete").mkdir(parents=True)
-    message = refusal(make_config("tfds:mnist", data_dir=tmp_path / "other"))
+    message = refusal("tfds:mnist", data_dir=tmp_path / "other")
     assert "no data set is prepared" in message
-    assert "there is no folder" in refusal(make_config("tfds:mnist", data_dir=tmp_path / "no"))
+    assert "there is no folder" in refusal("tfds:mnist", data_dir=tmp_path / "no")
 
 
 def test_tfds_features_that_do_not_fit(tfds_dir):
@@ -277,27 +276,27 @@ def test_tfds_features_that_do_not_fit(tfds_dir):
     features = json.loads((folder / "features.json").read_text())
     features["featuresDict"]["features"].pop("label")
     (folder / "features.json").write_text(json.dumps(features))
-    message = refusal(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    message = refusal("tfds:cifar10_jpeg", data_dir=tfds_dir)
     assert "no image with one class label; its features are id, image" in message
     (folder / "features.json").unlink()
-    message = refusal(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    message = refusal("tfds:cifar10_jpeg", data_dir=tfds_dir)
     assert "not a data set that tfds can open" in message
 
 
 def test_tfds_in_a_bucket():
-    message = refusal(make_config("tfds:mnist", data_dir=Path("gs://bucket/tfds")))
+    message = refusal("tfds:mnist", data_dir=Path("gs://bucket/tfds"))
     assert "--data-dir is gs://bucket/tfds" in message
     assert "gcsfuse" in message
 
 
 def test_tfds_default_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "from-environment"))
-    assert "from-environment" in refusal(make_config("tfds:mnist"))
+    assert "from-environment" in refusal("tfds:mnist")
 
 
 def test_tfds_not_installed(tfds_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    message = refusal(make_config("tfds:cifar10_jpeg", data_dir=tfds_dir))
+    message = refusal("tfds:cifar10_jpeg", data_dir=tfds_dir)
     assert "pip install 'alexnet-two-frameworks[tfds]'" in message
 
 

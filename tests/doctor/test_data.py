@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.sources import open_dataset
 from alexnet.doctor import data
 from alexnet.doctor.finding import OK, WARNING, WRONG
 from alexnet.errors import UserError
@@ -31,7 +30,7 @@ def photo_folder(root, broken=()):
 
 def look_at(*options):
     this = config(*options, "--image-size", "64", "--batch-size", "4")
-    return data.check(open_dataset(this), this)
+    return data.check(this.open_dataset(), this)
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic"])
@@ -59,7 +58,7 @@ def test_images_that_cannot_be_read(tmp_path, policy, status):
 def test_a_batch_larger_than_the_training_set(tmp_path):
     this = config("--dataset", f"folder:{photo_folder(tmp_path)}", "--batch-size", "7")
     with pytest.raises(UserError, match="--batch-size is 7"):
-        data.check(open_dataset(this), this)
+        data.check(this.open_dataset(), this)
 
 
 @pytest.fixture
@@ -144,7 +143,7 @@ def open_files() -> int:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts in /proc")
 def test_reading_keeps_every_shard_open(tfds):
-    source = open_dataset(config("--dataset", "tfds:tiny", "--data-dir", tfds.parents[1])).train
+    source = config("--dataset", "tfds:tiny", "--data-dir", tfds.parents[1]).open_dataset().train
     before = open_files()
     for index in range(len(source)):
         source[index]

@@ -11,9 +11,12 @@ from flax import nnx
 import alexnet_jax
 import alexnet_torch
 from alexnet.init import initial_weights
-from alexnet.layers import Dropout, LeCun, Spec
+from alexnet.layers import LeCun, Spec, count_dropouts, variables
 from alexnet.spec import variant
 from alexnet.threefry import dropout_keys
+from alexnet.weights.layout import from_state_dict
+from alexnet_jax.checkpoint import flat
+from alexnet_jax.step import split
 from alexnet_torch.inspection import canonical_order
 
 # Relative to the reference's spread; facts: correct ports measure some 5e-6, wrong ones above 0.1
@@ -51,12 +54,12 @@ def make_pair(
     spec = variant(name, num_classes=10, image_size=image_size, width=width, init=LeCun())
     reference = initial_weights(spec, 7)
     rng = np.random.default_rng(0)
-    for key in reference:
-        if key.endswith("bias"):
-            reference[key] = rng.normal(0, 0.1, reference[key].shape).astype(np.float32)
+    for key, variable in variables(spec).items():
+        if variable.role in ("bias", "statistic"):
+            drawn = rng.normal(0, 0.1, variable.shape).astype(np.float32)
+            reference[key] = 1 + np.abs(drawn) if key.endswith("variance") else drawn
     rng = np.random.default_rng(image_seed)
     images = rng.standard_normal((batch, spec.image_size, spec.image_size, 3), dtype=np.float32)
-    count = sum(isinstance(layer, Dropout) for layer in spec)
     return Pair(
         spec,
         alexnet_jax.AlexNet(
@@ -68,7 +71,7 @@ def make_pair(
             spec, weights=reference, dtype=torch.bfloat16 if bf16 else torch.float32
         ),
         images,
-        dropout_keys(1, 2, count),
+        dropout_keys(1, 2, count_dropouts(spec)),
     )
 
 
@@ -109,25 +112,22 @@ def gradients(pair: Pair) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
     """Gradients of a loss by every weight and by the input, canonical: (JAX's, torch's)."""
     labels = np.arange(len(pair.images)) % 10
 
-    def loss(state: nnx.State, images: jax.Array) -> jax.Array:
-        logits = nnx.merge(graphdef, state)(images, train=True, key=jnp.asarray(pair.keys))
+    def loss(params: nnx.State, images: jax.Array) -> jax.Array:
+        logits = nnx.merge(graphdef, params, statistics)(
+            images, train=True, key=jnp.asarray(pair.keys)
+        )
         return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean()
 
-    graphdef, state = nnx.split(pair.jax)
-    by_state, by_images = jax.jit(jax.grad(loss, argnums=(0, 1)))(state, jnp.asarray(pair.images))
-    ours = {
-        f"{layer}.{part}": np.asarray(g)
-        for layer, parts in nnx.to_pure_dict(by_state).items()
-        for part, g in parts.items()
-    }
+    graphdef, params, statistics = split(pair.jax)
+    by_params, by_images = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, jnp.asarray(pair.images))
+    ours = {name: np.asarray(grad) for name, grad in flat(by_params).items()}
     images = pair.torch_images.clone().requires_grad_()
     model = pair.torch.train()
     logits = model(images, keys=pair.keys.tolist())
     torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
-    holder = alexnet_torch.AlexNet(pair.spec, weights=pair.torch.weights())
-    for mine, source in zip(holder.parameters(), model.parameters(), strict=True):
-        mine.data = source.grad
-    theirs = holder.weights() | {"images": images.grad.permute(0, 2, 3, 1).numpy()}
+    by_key = {key: parameter.grad.numpy() for key, parameter in model.named_parameters()}
+    theirs = from_state_dict(by_key, pair.spec)
+    theirs["images"] = images.grad.permute(0, 2, 3, 1).numpy()
     return ours | {"images": np.asarray(by_images)}, theirs
 
 

@@ -1,121 +1,31 @@
-"""Optimiser steps and whole runs are the same in both frameworks.
+"""Whole steps and whole runs are the same in both frameworks.
 
 A ReLU whose input is within rounding of zero may be open in one framework and shut in the other,
 which moves a gradient by a percent at once. Gradients, steps and losses are therefore compared
-where that can't blur them: updates on gradients that both are handed, one whole step on a batch
-without such inputs, and losses, which hardly feel it, over a run.
+where that can't blur them: one whole step on a batch without such inputs, and losses, which hardly
+feel it, over a run. (`test_optim.py` has updates on gradients that both are handed.)
 """
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 import alexnet_jax.engine
-import alexnet_jax.optim
 import alexnet_torch.engine
-import alexnet_torch.optim
-from alexnet.config import OptimConfig, TrainConfig
-from alexnet.data.pipeline import train_batches
-from alexnet.data.sources import open_dataset
+from alexnet.config import TrainConfig
 from alexnet.init import initial_weights
+from alexnet.layers import variables
 from alexnet.recipes import recipe
-from alexnet.schedule import learning_rate
+from alexnet.run import training_engine
+from alexnet.schedule import learning_rate, rates
 from alexnet.threefry import dropout_keys
 from alexnet_torch.inspection import canonical_order
 from alexnet_torch.model import AlexNet
-from alexnet_torch.step import normalise
+from alexnet_torch.step import normalize
+from tests.conftest import first_batches
 from tests.parity.pairs import report, worst_by_max
-
-OPTIONS = {
-    "plain": {"momentum": 0.0, "weight_decay": 0.0},
-    "momentum": {"weight_decay": 0.0},
-    "decay": {"weight_decay": 0.1},
-    "nesterov": {"nesterov": True},
-    "no bias decay": {"decay_biases": False, "weight_decay": 0.1},
-    "clipping": {"clip_norm": 0.5},
-}
-UPDATE_BOUND = 1e-5  # of the largest change
-
-
-def updates(ours: OptimConfig, theirs: OptimConfig, rates: list[float]) -> list[dict]:
-    """Weight changes by JAX and by torch after one step a rate, on the same gradients."""
-    rng = np.random.default_rng(0)
-    model = torch.nn.Sequential(torch.nn.Linear(7, 5))
-    layer = model[0]
-    start = {"kernel": layer.weight.detach().numpy().copy(), "bias": np.ones(5, np.float32)}
-    layer.bias.data.fill_(1)
-    sgd = alexnet_torch.optim.optimizer(model, theirs)
-    chain = alexnet_jax.optim.gradient_transformation(ours)
-    params = {name: jnp.asarray(array) for name, array in start.items()}
-    state = chain.init(params)
-    for rate in rates:
-        grads = {k: rng.normal(0, 1, v.shape).astype(np.float32) for k, v in start.items()}
-        update, state = chain.update({k: jnp.asarray(v) for k, v in grads.items()}, state, params)
-        params = alexnet_jax.optim.apply(params, update, jnp.float32(rate))
-        layer.weight.grad, layer.bias.grad = map(torch.from_numpy, grads.values())
-        if theirs.clip_norm:
-            alexnet_torch.optim.clip(model.parameters(), theirs.clip_norm)
-        for group in sgd.param_groups:
-            group["lr"] = rate
-        sgd.step()
-    ends = (params, {"kernel": layer.weight.detach().numpy(), "bias": layer.bias.detach().numpy()})
-    return [{name: np.asarray(end[name]) - start[name] for name in start} for end in ends]
-
-
-@pytest.mark.parametrize("steps", [1, 10])
-@pytest.mark.parametrize("name", OPTIONS)
-def test_updates_across_a_drop_of_the_rate(name, steps):
-    optim = OptimConfig(**OPTIONS[name])
-    rates = ([0.1] * 5 + [0.01] * 5)[:steps]
-    measured = worst_by_max(*updates(optim, optim, rates))
-    assert report(f"{name}, {steps} steps", measured, UPDATE_BOUND) < UPDATE_BOUND
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"nesterov": True},
-        {"weight_decay": 0.0},
-        {"momentum": 0.8},
-        {"decay_biases": False},
-        {"clip_norm": 0.5},
-    ],
-    ids=str,
-)
-def test_control_another_option_is_noticed(other):
-    base = {"weight_decay": 0.1}
-    measured = worst_by_max(*updates(OptimConfig(**base), OptimConfig(**base | other), [0.1] * 3))
-    assert report(f"control {other}", measured, UPDATE_BOUND) > 100 * UPDATE_BOUND
-
-
-def decay_after_momentum(group, buffer, p):
-    """Momentum of the gradient alone; decay on the wrong side of it."""
-    buffer.mul_(group["momentum"]).add_(p.grad)
-    p.data -= group["lr"] * (buffer + group["weight_decay"] * p.data)
-
-
-def rate_inside_momentum(group, buffer, p):
-    """Caffe's and the paper's form."""
-    gradient = p.grad + group["weight_decay"] * p.data
-    buffer.mul_(group["momentum"]).add_(group["lr"] * gradient)
-    p.data -= buffer
-
-
-@pytest.mark.parametrize("rule", [decay_after_momentum, rate_inside_momentum])
-def test_control_other_rules_are_noticed(rule, monkeypatch):
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group["params"]:
-                rule(group, self.state[p]["momentum_buffer"], p)
-
-    optim = OptimConfig(weight_decay=0.1)
-    rates = [0.1] * 3 + [0.01] * 3
-    monkeypatch.setattr(torch.optim.SGD, "step", step)
-    measured = worst_by_max(*updates(optim, optim, rates))
-    assert report(f"control {rule.__name__}", measured, UPDATE_BOUND) > 100 * UPDATE_BOUND
 
 
 def narrow(config: TrainConfig, data: dict | None = None, **optim) -> TrainConfig:
@@ -130,22 +40,21 @@ def narrow(config: TrainConfig, data: dict | None = None, **optim) -> TrainConfi
 
 def run(config: TrainConfig, steps: int, other: TrainConfig | None = None):
     """Losses and weight changes of both frameworks; `other` is the torch side's configuration."""
-    dataset = open_dataset(config)
+    dataset = config.open_dataset()
     spec = config.spec(dataset.num_classes)
     start = initial_weights(spec, config.run.seed)
     engines = (
-        alexnet_jax.engine.Engine(config, spec, start),
-        alexnet_torch.engine.Engine(other or config, spec, start),
+        training_engine(alexnet_jax.engine.Engine, config, spec, start),
+        training_engine(alexnet_torch.engine.Engine, other or config, spec, start),
     )
+    arrays = variables(spec)
     losses = ([], [])
-    batches = train_batches(dataset, config)
-    for step in range(steps):
+    for step, batch in enumerate(first_batches(config, steps)):
         rate = learning_rate(config.optim, step, total_steps=steps, steps_per_epoch=44)
-        batch = next(batches)
+        each = rates(config.optim, arrays, rate)
         for engine, own in zip(engines, losses, strict=True):
-            metrics = engine.train_step(batch, step=step, learning_rate=rate)
+            metrics = engine.train_step(batch, step=step, rates=each)
             own.append(engine.fetch(metrics)["loss"])
-    batches.close()
     changes = [
         {name: array - start[name] for name, array in engine.weights().items()}
         for engine in engines
@@ -159,8 +68,10 @@ def seed_without_close_calls(config: TrainConfig) -> TrainConfig:
     for seed in range(100):
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, seed=seed))
         model = AlexNet(config.spec(10), seed=seed)
-        batch = next(train_batches(open_dataset(config), config))
-        images = normalise({k: torch.from_numpy(v) for k, v in batch.items()}, config.preprocess)
+        batch = first_batches(config)[0]
+        images = normalize(
+            {k: torch.from_numpy(v) for k, v in batch.items()}, config.preprocess.normalize
+        )
         keys = dropout_keys(seed, 0, 2).tolist()
         outputs = canonical_order(model.train().activations(images, keys=keys), model.spec)
         learned = [x for name, x in outputs.items() if name[:2] in ("co", "fc")]
@@ -212,18 +123,18 @@ def test_control_other_randomness_is_noticed(part, monkeypatch):
 
 def test_masked_examples_count_for_nothing():
     config = narrow(recipe("digits"), {"batch_size": 16})
-    dataset = open_dataset(config)
     spec = config.spec(10)
     start = initial_weights(spec, 0)
-    batch = next(train_batches(dataset, config))
+    batch = first_batches(config)[0]
     batch["mask"][::2] = 0
     garbled = {**batch, "image": batch["image"].copy()}
     garbled["image"][::2] = 255
     results = []
     for kind in (alexnet_jax.engine.Engine, alexnet_torch.engine.Engine):
         for each in (batch, garbled):
-            engine = kind(config, spec, start)
-            metrics = engine.fetch(engine.train_step(each, step=0, learning_rate=0.01))
+            engine = training_engine(kind, config, spec, start)
+            each_rate = rates(config.optim, variables(spec), 0.01)
+            metrics = engine.fetch(engine.train_step(each, step=0, rates=each_rate))
             results.append(metrics["loss"])
             assert metrics["top1"] in [n / 8 for n in range(9)]
     assert results[0] == results[1]

@@ -10,19 +10,22 @@ import torch.nn.functional as F
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Flatten,
     MaxPool,
     ReLU,
+    Row,
     Spec,
-    learned,
+    trace,
+    variables,
 )
 from alexnet.spec import variant
 from alexnet.weights import Weights
 from alexnet.weights.assemble import default_preprocess
-from alexnet.weights.core import without_init
 from alexnet.weights.formats import _WRITERS
+from alexnet.weights.table import without_init
 
 WIDTH = 1 / 64
 CLASSES = 7
@@ -34,13 +37,19 @@ def narrow(name: str, seed: int = 0, **sizes) -> Weights:
     return random_weights(variant(name, **sizes), seed)
 
 
+def learned(spec: Spec) -> list[Row]:
+    """The rows with a kernel: conv1 ... fc8."""
+    return [row for row in trace(spec) if "kernel" in row.variables]
+
+
 def random_weights(spec: Spec, seed: int = 0) -> Weights:
     random = np.random.default_rng(seed)
     arrays = {}
-    for row in learned(spec):
-        kernel = random.standard_normal(row.kernel_shape, np.float32) * np.sqrt(2 / row.fan_in)
-        arrays[f"{row.name}.kernel"] = kernel.astype(np.float32)
-        arrays[f"{row.name}.bias"] = random.standard_normal(row.kernel_shape[-1], np.float32)
+    for name, variable in variables(spec).items():
+        values = random.standard_normal(variable.shape, np.float32)
+        if variable.role == "kernel":
+            values *= np.float32(np.sqrt(2 / np.prod(variable.shape[:-1])))
+        arrays[name] = np.abs(values) + 0.5 if name.endswith(".variance") else values
     names = tuple(f"class {i}" for i in range(spec.num_classes))
     return Weights(arrays, spec, default_preprocess(spec), names, "a test")
 
@@ -83,6 +92,12 @@ def forward(weights: Weights, images: np.ndarray) -> np.ndarray:
                 parts = x.chunk(layer.groups, 1)
                 rule = (layer.size, layer.alpha, layer.beta, layer.k)
                 x = torch.cat([F.local_response_norm(part, *rule) for part in parts], 1)
+            case BatchNorm():
+                own = [
+                    torch.from_numpy(weights.arrays[f"{layer.name}.{part}"])
+                    for part in ("mean", "variance")
+                ]
+                x = F.batch_norm(x, *own, eps=layer.epsilon)
             case MaxPool():
                 x = F.max_pool2d(x, layer.window, layer.stride, ceil_mode=layer.ceil)
             case AdaptiveAvgPool():

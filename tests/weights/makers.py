@@ -18,12 +18,11 @@ from alexnet.layers import (
     Flatten,
     MaxPool,
     ReLU,
-    learned,
     trace,
 )
 from alexnet.weights import Weights
 
-from .helpers import caffe_layout
+from .helpers import caffe_layout, learned
 
 # --- Caffe, by the protobuf package from the field numbers of caffe.proto --------------------
 

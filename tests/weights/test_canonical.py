@@ -7,20 +7,35 @@ import pytest
 import safetensors.numpy
 
 from alexnet.errors import RunError, UserError
-from alexnet.layers import LeCun, weight_shapes
-from alexnet.preprocess import Preprocess
+from alexnet.layers import (
+    LRN,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    LeCun,
+    MaxPool,
+    ReLU,
+    Spec,
+    trace,
+    variables,
+)
+from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.spec import VARIANTS, variant
-from alexnet.weights import Weights, check, detect, load, save
+from alexnet.weights import Weights, canonical, check, detect, load, save, table
 from alexnet.weights.formats import load_data
 from alexnet.weights.safetensors import header_size
 
-from .helpers import narrow, same, written
+from .helpers import narrow, random_weights, same, written
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_round_trip_keeps_everything(name, tmp_path):
     weights = dataclasses.replace(
-        narrow(name), mean_image=True, preprocess=Preprocess("warp", 300, 227, "RGB", (1, 2, 3.5))
+        narrow(name),
+        mean_image=True,
+        preprocess=Preprocess(Normalize((1, 2, 3.5)), EvalProtocol("warp", 300, 227)),
     )
     save(tmp_path / "w.safetensors", weights)
     again = load(tmp_path / "w.safetensors")
@@ -95,11 +110,90 @@ def test_saving_checks_too(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_table_without_a_name_cannot_be_saved(tmp_path):
+def test_any_table_can_be_saved_and_loaded(tmp_path):
+    layers = (
+        Conv("conv1", 12, kernel=5, stride=2, padding=1),
+        BatchNorm("bn1", epsilon=1e-3, momentum=0.5),
+        ReLU(),
+        ReLU(),
+        LRN(size=3, alpha=0.1, beta=0.5, k=1.5, groups=3),
+        MaxPool(2, 2, ceil=True),
+        Flatten(),
+        Dense("fc2", 16),
+        BatchNorm("bn2", affine=False),
+        Dropout(0.25),
+        Dense("fc3", None),
+    )
+    weights = random_weights(Spec("mine", layers, image_size=21, num_classes=3, channels=2))
+    save(tmp_path / "w.safetensors", weights)
+    again = load(tmp_path / "w.safetensors")
+    same(weights, again)
+    assert again.spec.name == "mine"
+    assert [row.name for row in trace(again.spec)][2:4] == ["relu1", "relu1_2"]
+
+
+def test_a_file_keeps_its_meaning_when_a_variant_is_edited(tmp_path, monkeypatch):
     weights = narrow("paper")
-    other = dataclasses.replace(weights.spec, name="single")
-    with pytest.raises(UserError, match="named variants"):
-        save(tmp_path / "w.safetensors", dataclasses.replace(weights, spec=other))
+    save(tmp_path / "w.safetensors", weights)
+    edited = dataclasses.replace(VARIANTS["paper"], layers=VARIANTS["single"].layers)
+    monkeypatch.setitem(VARIANTS, "paper", edited)
+    same(weights, load(tmp_path / "w.safetensors"))
+
+
+BAD_TABLES = {
+    "a kind that is none": lambda t: t["layers"][0].update(kind="Loop"),
+    "a kind that is no text": lambda t: t["layers"][0].update(kind=["Conv"]),
+    "a layer that is none": lambda t: t["layers"].insert(0, 3),
+    "another field": lambda t: t["layers"][0].update(hook="os.system"),
+    "a missing field": lambda t: t["layers"][0].pop("stride"),
+    "too many features": lambda t: t["layers"][0].update(features=1 << 40),
+    "no features": lambda t: t["layers"][0].update(features=0),
+    "features that are true": lambda t: t["layers"][0].update(features=True),
+    "a float for an int": lambda t: t["layers"][0].update(kernel=11.0),
+    "not a number": lambda t: t["layers"][2].update(alpha=float("nan")),
+    "groups that don't divide": lambda t: t["layers"][4].update(groups=3),
+    "too deep": lambda t: t["layers"].extend([{"kind": "ReLU"}] * 300),
+    "a name that hides a method": lambda t: t["layers"][0].update(name="forward"),
+    "a dense layer on a map": lambda t: t["layers"].remove({"kind": "Flatten"}),
+    "a pool after the map": lambda t: t["layers"].append(t["layers"][3]),
+    "an end that is not the classes": lambda t: t["layers"][-1].update(features=5),
+    "an image too large": lambda t: t.update(image_size=1 << 30),
+    "an image too small": lambda t: t.update(image_size=9),
+    "no list": lambda t: t.update(layers={"0": 1}),
+    "more parameters than memory": lambda t: t["layers"][13].update(features=1 << 20) or
+        t["layers"][16].update(features=1 << 20),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_tables_from_files_are_checked(case):
+    values = json.loads(json.dumps(table.to_json(variant("paper"))))
+    assert table.from_json(values) == variant("paper")
+    BAD_TABLES[case](values)
+    with pytest.raises(UserError) as error:
+        table.from_json(values)
+    assert len(str(error.value)) < 300
+
+
+def _as_format_1(good: bytes, **spec) -> bytes:
+    """A file as format 1 had it: a variant's name and sizes in place of the table."""
+    end = header_size(good)
+    header = json.loads(good[8:end])
+    metadata = header["__metadata__"]
+    metadata |= {"format_version": "1", "spec": json.dumps(spec)}
+    del metadata["digest"]
+    metadata["digest"] = canonical._digest(metadata)
+    return bytes(_file(header, good[end:]))
+
+
+@pytest.mark.parametrize("name", ["torchvision", "paper", "caffenet"])
+def test_format_1_stays_readable(name):
+    weights = narrow(name)
+    sizes = {"num_classes": 7, "channels": 3, "image_size": weights.spec.image_size}
+    old = _as_format_1(bytes(written(weights, "safetensors")), variant=name, width=1 / 64, **sizes)
+    again = load_data(memoryview(old), "safetensors", "w")
+    same(weights, again)
+    assert again.spec == weights.spec
 
 
 def test_initial_weights_do_not_count():
@@ -182,15 +276,13 @@ def test_spec_in_metadata_is_bounded():
     weights = narrow("torchvision")
     good = bytes(written(weights, "safetensors"))
     # A description with a valid digest of its own, but sizes past all use.
-    from alexnet.weights import canonical
-
     header = json.loads(good[8 : header_size(good)])
     metadata = header["__metadata__"]
     spec = json.loads(metadata["spec"]) | {"image_size": 1 << 40}
     metadata["spec"] = json.dumps(spec)
     del metadata["digest"]
     metadata["digest"] = canonical._digest(metadata)
-    with pytest.raises(UserError, match="past all use"):
+    with pytest.raises(UserError, match="image_size of the network"):
         load_data(_file(header, good[header_size(good) :]), "safetensors", "w")
 
 
@@ -198,4 +290,4 @@ def test_weights_are_compared_by_identity():
     one = narrow("paper")
     assert one == one
     assert one != Weights(one.arrays, one.spec, one.preprocess)
-    assert set(weight_shapes(one.spec)) == set(one.arrays)
+    assert set(variables(one.spec)) == set(one.arrays)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alexnet.errors import UserError
-from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, EvalProtocol
 from alexnet.weights.assemble import CAFFE_MEAN
 from alexnet.weights.convert import adapt, fold_preprocess
 
@@ -53,21 +53,29 @@ def test_the_refusal_names_what_would_work():
 
 def test_adaptive_pooling_takes_any_size():
     moved = adapt(narrow("torchvision"), image_size=256)
-    assert (moved.spec.image_size, moved.preprocess.crop, moved.preprocess.resize_to) == (
-        256, 256, 293,
-    )  # fmt: skip
+    assert moved.spec.image_size == 256
+    assert moved.preprocess.protocol == EvalProtocol("short", resize_to=293, crop=256)
+
+
+def changed(preprocess, **changes):
+    """Preprocessing with other values of these fields, in whichever part they are."""
+    parts = {
+        part: dataclasses.replace(old, **{k: v for k, v in changes.items() if hasattr(old, k)})
+        for part, old in vars(preprocess).items()
+    }
+    return dataclasses.replace(preprocess, **parts)
 
 
 def _through(weights, pixels: np.ndarray) -> np.ndarray:
-    preprocess = weights.preprocess
-    mean, std = np.float32(preprocess.mean), np.float32(preprocess.std)
+    normalize = weights.preprocess.normalize
+    mean, std = np.float32(normalize.mean), np.float32(normalize.std)
     return forward(weights, ((pixels - mean) / std).astype(np.float32))
 
 
 def test_folding_keeps_the_logits():
     weights = narrow("caffe")
-    assert weights.preprocess.mean == CAFFE_MEAN
-    target = dataclasses.replace(weights.preprocess, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    assert weights.preprocess.normalize.mean == CAFFE_MEAN
+    target = changed(weights.preprocess, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     folded = fold_preprocess(weights, target)
     assert folded.preprocess == target
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 227, 227, 3)).astype(np.float32)
@@ -82,7 +90,7 @@ def test_folding_keeps_the_logits():
 
 def test_scale_alone_folds_through_padding():
     weights = narrow("torchvision")
-    target = dataclasses.replace(weights.preprocess, std=(1.0, 2.0, 3.0))
+    target = changed(weights.preprocess, std=(1.0, 2.0, 3.0))
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 224, 224, 3)).astype(np.float32)
     before, after = _through(weights, pixels), _through(fold_preprocess(weights, target), pixels)
     assert np.abs(before - after).max() < 1e-4 * before.std()
@@ -101,10 +109,10 @@ def test_scale_alone_folds_through_padding():
 def test_folding_that_is_not_exact(name, change, message):
     weights = narrow(name)
     with pytest.raises(UserError, match=message):
-        fold_preprocess(weights, dataclasses.replace(weights.preprocess, **change))
+        fold_preprocess(weights, changed(weights.preprocess, **change))
 
 
 def test_a_mean_image_does_not_fold():
     weights = dataclasses.replace(narrow("caffe"), mean_image=True)
     with pytest.raises(UserError, match="mean image can't be folded"):
-        fold_preprocess(weights, dataclasses.replace(weights.preprocess, std=(2.0, 2.0, 2.0)))
+        fold_preprocess(weights, changed(weights.preprocess, std=(2.0, 2.0, 2.0)))

@@ -1,6 +1,5 @@
 """Files that other programs write: Caffe, MatConvNet, Deep Compression, Flax."""
 
-import dataclasses
 import io
 import struct
 import zlib
@@ -21,6 +20,7 @@ from alexnet.layers import (
     MaxPool,
     ReLU,
 )
+from alexnet.preprocess import EvalProtocol, Normalize
 from alexnet.spec import VARIANTS, variant
 from alexnet.weights import detect, load, matfile, save
 from alexnet.weights.assemble import CAFFE_MEAN, complete
@@ -75,8 +75,8 @@ def test_caffe(name, version, tmp_path):
     assert detect(path) == "caffe"
     read = load(path)
     same(weights, read)
-    wanted = ("warp", 256, 227, "RGB", CAFFE_MEAN, (1.0, 1.0, 1.0))
-    assert dataclasses.astuple(read.preprocess) == wanted
+    assert read.preprocess.protocol == EvalProtocol("warp", 256, 227)
+    assert read.preprocess.normalize == Normalize(CAFFE_MEAN, (1.0, 1.0, 1.0), "RGB")
     assert not read.mean_image
 
 
@@ -93,8 +93,8 @@ def test_caffe_preprocessing_is_carried():
         layers[0].transform.scale = 0.25
 
     read = load_data(view(makers.caffemodel(narrow("caffe"), edit=edit)), "caffe", "w")
-    assert read.preprocess.mean == (3.0, 2.0, 1.0)
-    assert read.preprocess.std == (4.0, 4.0, 4.0)
+    assert read.preprocess.normalize.mean == (3.0, 2.0, 1.0)
+    assert read.preprocess.normalize.std == (4.0, 4.0, 4.0)
     data = makers.caffemodel(narrow("caffe"), mean_file="data/imagenet_mean.binaryproto")
     assert load_data(view(data), "caffe", "w").mean_image
 
@@ -201,14 +201,14 @@ def test_matconvnet(name, compressed, tmp_path):
     same(weights, read)
     assert read.class_names == weights.class_names
     assert read.mean_image
-    assert read.preprocess.resize_rule == "warp"
-    assert all(109 < mean < 111 for mean in read.preprocess.mean)
+    assert read.preprocess.protocol.resize_rule == "warp"
+    assert all(109 < mean < 111 for mean in read.preprocess.normalize.mean)
 
 
 def test_matconvnet_with_a_mean_colour():
     read = load_data(view(makers.matconvnet(narrow("caffe"), mean="value")), "matconvnet", "w")
     assert not read.mean_image
-    assert read.preprocess.mean == (123.0, 117.0, 104.0)
+    assert read.preprocess.normalize.mean == (123.0, 117.0, 104.0)
 
 
 def test_matconvnet_with_a_softmax_inside():

@@ -51,7 +51,7 @@ def test_the_zoo(tmp_path):
     assert detect(tmp_path / "a.onnx") == "onnx"
     read = load(tmp_path / "a.onnx")
     same(weights, read)
-    assert read.preprocess.crop == 224
+    assert read.preprocess.protocol.crop == 224
     x = images(read.spec, count=1)
     logits = forward(read, x)
     probabilities = np.exp(logits) / np.exp(logits).sum()

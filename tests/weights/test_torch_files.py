@@ -77,7 +77,7 @@ def test_torch_saves_and_this_reads(new, tmp_path):
         expected = net(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
     close(forward(read, x), expected)
     assert read.spec.name == "torchvision"
-    assert read.spec.width == weights.spec.width
+    assert read.spec == weights.spec
 
 
 def test_this_writes_and_torch_reads(tmp_path):

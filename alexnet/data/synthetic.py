@@ -1,0 +1,41 @@
+"""Noise made on demand: no disk, no decoding, and nothing to learn except by heart."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from alexnet.data.dataset import Dataset
+from alexnet.data.draws import FAKE, bits
+
+CLASSES, TRAIN, EVAL = 1000, 1024, 256
+
+
+@dataclass(frozen=True)
+class SyntheticSource:
+    """Random images with random labels, functions of (split, index)."""
+
+    split: int  # 0 for train, 1 for eval
+    count: int
+    size: int  # height and width
+    channels: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        shape = (self.size, self.size, self.channels)
+        words = bits(1 + -(-int(np.prod(shape)) // 8), FAKE, self.split, index=index)
+        pixels = words[1:].view(np.uint8)[: np.prod(shape)].reshape(shape)
+        return pixels, int(words[0] % CLASSES)
+
+    def describe(self, index: int) -> str:
+        """The example's number and split."""
+        return f"synthetic example {index} of {('train', 'eval')[self.split]}"
+
+
+def open_synthetic(size: int, channels: int) -> Dataset:
+    """1,024 images of `size` pixels a side to train on and 256 to evaluate on, 1,000 classes."""
+    sources = [
+        SyntheticSource(split, count, size, channels) for split, count in enumerate((TRAIN, EVAL))
+    ]
+    return Dataset("synthetic", *sources, tuple(f"class{i}" for i in range(CLASSES)))
