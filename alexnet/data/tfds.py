@@ -11,7 +11,6 @@ import numpy as np
 
 from alexnet.data.dataset import Dataset
 from alexnet.errors import UserError, unknown
-from alexnet.imports import hidden
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 OTHER_FILES = 256  # what a run has open besides shards: libraries, devices, sockets
@@ -103,12 +102,11 @@ def _allow_open_files(shards: int) -> None:
 
 def _import_tfds() -> Any:
     try:
-        with hidden("jax", "torch"):
-            import tensorflow_datasets as tfds
+        import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
             f"tfds: data sets need a package that isn't installed ({error.name}): "
-            "pip install 'alexnet-two-frameworks[tfds]'"
+            "run pip install -c constraints.txt -e '.[tfds]' in this project's checkout"
         ) from error
     return tfds
 
