@@ -269,7 +269,7 @@ def _filesystem() -> Any:
     except ImportError as error:
         raise UserError(
             f"gs:// paths need a package that isn't installed ({error.name}): "
-            "pip install 'alexnet-two-frameworks[gcs]'"
+            "run pip install -c constraints.txt -e '.[gcs]' in this project's checkout"
         ) from error
     return fsspec.filesystem("gcs")
 

@@ -12,8 +12,7 @@ import pytest
 import alexnet
 from tests.conftest import NARROW, ROOT
 
-# Not orbax: grain tries to import it, fails without jax, and leaves an empty shell behind.
-FRAMEWORKS = {"jax": {"jax", "jaxlib", "flax", "optax"}, "torch": {"torch", "torchinfo"}}
+FRAMEWORKS = {"jax": {"jax", "jaxlib", "flax", "optax", "orbax"}, "torch": {"torch", "torchinfo"}}
 ALL = set.union(*FRAMEWORKS.values())
 
 
@@ -54,5 +53,5 @@ def test_help_imports_nothing_slow(command):
         f"from alexnet.cli import main\ntry: main({command})\nexcept SystemExit as e: pass"
     )
     print(f"{' '.join(command)}: {time.perf_counter() - start:.2f} s with starting Python")
-    slow = {"numpy", "grain", "sklearn", "matplotlib", "tensorflow_datasets", "tensorboardX", "PIL"}
+    slow = {"numpy", "sklearn", "matplotlib", "tensorflow_datasets", "tensorboardX", "PIL"}
     assert not loaded & (slow | ALL)

@@ -106,7 +106,7 @@ def test_without_gcsfs_a_sentence_says_what_to_install():
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "pip install 'alexnet-two-frameworks[gcs]'" in result.stderr
+    assert "pip install -c constraints.txt -e '.[gcs]'" in result.stderr
 
 
 # Files

@@ -1,1 +1,1 @@
-"""From a data set's name to batches: sources, decoding, augmentation and the pipeline."""
+"""Data sets by name, decoding, augmentation, and the pipeline that makes batches of them."""

@@ -1,7 +1,7 @@
-"""What happens to an image between decoding and the device: resize, crop, mirror, colour noise.
+"""Views of a decoded image: resizing, cropping, mirroring and color noise.
 
-Everything random is drawn from (seed, epoch, index), in one fixed order whatever the options say,
-so that switching one off leaves the others as they are.
+Everything random is drawn from (seed, epoch, index), in one fixed order whatever the options are,
+so that switching one off leaves the others unchanged.
 """
 
 import math
@@ -13,10 +13,10 @@ import numpy as np
 from alexnet.data.draws import VIEW, uniforms
 from alexnet.preprocess import ChannelOrder, EvalProtocol, ResizeRule
 
-# Colour noise of the authors' code, for RGB in 0..255: standard deviations along the principal
-# axes of ImageNet's colours, and those axes as columns (akrizhevsky/cuda-convnet2,
-# make-data/input_meta). The well-known constants of fb.resnet.torch are the same axes with
-# variances in place of standard deviations, which makes their noise far weaker.
+# Color noise of the authors' code, for RGB in 0..255: standard deviations along the principal axes
+# of ImageNet's colors, and those axes as columns (akrizhevsky/cuda-convnet2, make-data/input_meta).
+# The well-known constants of fb.resnet.torch are the same axes with variances in place of standard
+# deviations, which makes their noise far weaker.
 COLOR_STD = np.array([19.7208330491, 37.093888533, 121.7800609929])
 COLOR_AXES = np.array(
     [
@@ -28,9 +28,9 @@ COLOR_AXES = np.array(
 
 AREA_SCALE = (0.08, 1.0)  # torchvision's RandomResizedCrop: share of the area, ...
 AREA_RATIO = (3 / 4, 4 / 3)  # ... width over height ...
-AREA_TRIES = 10  # ... and attempts before it takes the centre
+AREA_TRIES = 10  # ... and attempts before it takes the center
 
-# A view's numbers: mirror, vertical place, horizontal place, colour noise, area tries.
+# Random numbers of a view, by use: mirror, vertical place, horizontal place, color noise, area.
 _FLIP, _TOP, _LEFT, _COLOR, _AREA = 0, 1, 2, slice(3, 7), slice(7, 7 + 2 * AREA_TRIES)
 _DRAWS = _AREA.stop
 
@@ -50,10 +50,10 @@ class Augmentation:
 def train_view(
     image: np.ndarray, augmentation: Augmentation, seed: int, epoch: int, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One training example: the crop, uint8 S x S x C, and its colour shift, float32[3].
+    """A training view: the crop, uint8 S x S x C, and its color shift, float32[3].
 
-    `image` is uint8 H x W x C. The shift is in units of 0..255, for all pixels of the crop; the
-    device adds it before it normalises, without clipping.
+    `image` is uint8 H x W x C. The shift is in units of 0..255, one for all pixels of the crop;
+    the device adds it before normalizing, without clipping.
     """
     draws = uniforms(_DRAWS, VIEW, seed, epoch, index)
     if augmentation.crop == "area":
@@ -82,7 +82,7 @@ def eval_view(
 
 
 def _resized_shape(height: int, width: int, rule: str, size: int) -> tuple[int, int]:
-    """Height and width after resizing; the long side is rounded down, as torchvision does."""
+    """Height and width after resizing; the long side is rounded down, as in torchvision."""
     if rule == "warp":
         return size, size
     short = min(height, width)
@@ -90,14 +90,14 @@ def _resized_shape(height: int, width: int, rule: str, size: int) -> tuple[int, 
 
 
 def _position_crop(image: np.ndarray, augmentation: Augmentation, draws: np.ndarray) -> np.ndarray:
-    """A random place in the central square of the resized image (paper, section 4.1)."""
+    """A crop at a random place in the resized image's central square (paper, section 4.1)."""
     square, size = augmentation.resize_to, augmentation.size
     height, width = image.shape[:2]
     tall, wide = _resized_shape(height, width, augmentation.resize_rule, square)
     top = round((tall - square) / 2) + int(draws[_TOP] * (square - size + 1))
     left = round((wide - square) / 2) + int(draws[_LEFT] * (square - size + 1))
-    # Only the pixels that are kept are computed: the same as cropping the resized image, up to
-    # one level of 255, in half the time.
+    # Computing only the pixels that are kept equals cropping the resized image, to within one
+    # level of 255, in half the time.
     rows, columns = height / tall, width / wide
     box = (
         left * columns,
@@ -109,7 +109,7 @@ def _position_crop(image: np.ndarray, augmentation: Augmentation, draws: np.ndar
 
 
 def _area_crop(image: np.ndarray, size: int, draws: np.ndarray) -> np.ndarray:
-    """A random share of the area at a random aspect ratio, resized to a square."""
+    """A crop of random area and aspect ratio, resized to a square."""
     height, width = image.shape[:2]
     tall, wide = _area_shape(height, width, draws[_AREA].reshape(AREA_TRIES, 2))
     if (tall, wide) == (0, 0):
@@ -124,7 +124,7 @@ def _area_crop(image: np.ndarray, size: int, draws: np.ndarray) -> np.ndarray:
 
 
 def _area_shape(height: int, width: int, tries: np.ndarray) -> tuple[int, int]:
-    """Height and width of the first try that fits into the image, (0, 0) if none does."""
+    """Height and width of the first try that fits in the image, (0, 0) if none does."""
     low, high = (math.log(ratio) for ratio in AREA_RATIO)
     for scale, aspect in tries:
         area = height * width * (AREA_SCALE[0] + scale * (AREA_SCALE[1] - AREA_SCALE[0]))
@@ -141,7 +141,7 @@ def _resize(
     width: int,
     box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
-    """Bilinear with antialiasing, by Pillow; `box` (left, top, right, bottom) is the part kept."""
+    """Resize bilinearly with antialiasing; `box` (left, top, right, bottom) is the part kept."""
     from PIL import Image
 
     gray = image.shape[2] == 1
@@ -151,10 +151,10 @@ def _resize(
 
 
 def _color_shift(draws: np.ndarray, strength: float) -> np.ndarray:
-    """PCA colour noise from four uniform draws: float32[3], RGB in units of 0..255."""
+    """PCA color noise from four uniform numbers: float32[3], RGB in units of 0..255."""
     if strength == 0:
         return np.zeros(3, np.float32)
-    # Box and Muller 1958: two uniform numbers give two normal ones; the fourth is left over.
+    # Box and Muller 1958: two uniform numbers give two normal ones; the fourth goes unused.
     radius = np.sqrt(-2 * np.log1p(-draws[:2]))
     angle = 2 * np.pi * draws[2:]
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:3]

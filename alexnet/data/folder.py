@@ -1,4 +1,4 @@
-"""Image folders: one folder per class, split on disk or by the run's seed."""
+"""Image folders: one folder per class, split on disk or by a seed."""
 
 import difflib
 import os
@@ -15,12 +15,12 @@ from alexnet.files import as_path, is_remote, walk
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 EVAL_FOLDERS = ("val", "validation", "test")
-LISTINGS = 16  # folders listed at a time: a bucket answers each by itself, and slowly
+LISTINGS = 16  # folders listed at a time: a bucket is slow to answer for each
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Image files; they are opened when they are asked for."""
+    """Image files, read only when an example is asked for."""
 
     files: list[str]
     labels: np.ndarray  # int32 [N]
@@ -32,15 +32,22 @@ class FolderSource:
         return as_path(self.files[index]), int(self.labels[index])
 
     def describe(self, index: int) -> str:
-        """Its path."""
-        return self.files[index]
+        """The file's path, escaped where it has characters that can't be printed."""
+        file = self.files[index]
+        return file if file.isprintable() else ascii(file)
 
 
 def open_folder(root: Path, name: str, seed: int) -> Dataset:
-    """PATH/train and PATH/val (or validation, or test), or PATH with 20 % of each class held out.
+    """Open a folder of images, split on disk or by the seed.
 
-    Below each of them is a folder per class, and below that images in any depth. Classes are
-    numbered in the order of their names. Hidden files are left alone.
+    The split on disk is `root`/train and `root`/val (or validation, or test). Without one, 20 % of
+    each class is held out. There is a folder per class, with images at any depth. Classes are
+    numbered in the order of their names; hidden files are ignored.
+
+    Args:
+        root: local or on gs://.
+        name: the data set's, for messages.
+        seed: decides which examples are held out.
 
     Raises:
         UserError: for a folder that isn't there, classes without images, or classes that differ
@@ -54,13 +61,15 @@ def open_folder(root: Path, name: str, seed: int) -> Dataset:
         return _on_disk_split(train, held_out[0], name)
     if train.is_dir() and not _images_in(train):
         raise UserError(
-            f"{root} has a folder 'train' and none to evaluate on: add one called "
-            f"{' or '.join(EVAL_FOLDERS)}, or give folder:{train} to hold out a part of it"
+            f"{root} has a folder 'train' but none to evaluate on: add one called "
+            f"{' or '.join(EVAL_FOLDERS)}, or use folder:{train} to hold out a part of it"
         )
     source, classes = _scan(root)
     kept, out = stratified_split(source.labels, seed)
     if not len(out):
-        raise UserError(f"{root} has one image a class: none is left to evaluate on")
+        raise UserError(
+            f"{root} has one image per class, so none is left to evaluate on: add more images"
+        )
     parts = [FolderSource([source.files[i] for i in p], source.labels[p]) for p in (kept, out)]
     return Dataset(name, *parts, classes)
 
@@ -81,11 +90,11 @@ def _on_disk_split(train: Path, held_out: Path, name: str) -> Dataset:
 
 
 def _scan(root: Path) -> tuple[FolderSource, tuple[str, ...]]:
-    """All images below `root` with the number of their class, and the classes' names."""
+    """All images below `root` with their labels, and the classes' names."""
     classes = sorted(name for name in _names_in(root)[0] if name[0] != ".")
     if not classes:
         found = "images but no folders" if _images_in(root) else "no folders"
-        raise UserError(f"{root} has {found}: it must have one folder of images per class")
+        raise UserError(f"{root} has {found}: put the images into one folder per class")
     files: list[str] = []
     labels: list[int] = []
     with ThreadPoolExecutor(LISTINGS) as pool:
@@ -106,7 +115,7 @@ def _is_image(name: str) -> bool:
 
 
 def _names_in(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files right below a folder."""
+    """Names of the folders and of the files directly in a folder."""
     _, folders, names = next(walk(folder))
     return folders, names
 
@@ -116,12 +125,12 @@ def _images_in(folder: Path) -> list[str]:
 
 
 def _images_below(folder: Path) -> list[str]:
-    """Paths of all images in any depth, sorted: the disk's own order differs by machine."""
+    """Paths of all images at any depth, sorted, since a disk's own order differs by machine."""
     found: list[str] = []
     seen: set[str] = set()
     for here, folders, names in walk(folder):
         real = os.path.realpath(here)
-        if real in seen:  # a link back up: walking on would never end
+        if real in seen:  # a link back up: following it would never end
             folders.clear()
             continue
         seen.add(real)
@@ -132,7 +141,7 @@ def _images_below(folder: Path) -> list[str]:
 
 def _missing(root: Path) -> UserError:
     if root.exists():
-        return UserError(f"{root} is a file: folder: takes a folder with one folder per class")
+        return UserError(f"{root} is a file: folder: takes a directory with one folder per class")
     try:
         beside = [path.name for path in root.parent.iterdir()]
     except OSError as error:

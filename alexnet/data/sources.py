@@ -12,7 +12,7 @@ KINDS = ("digits", "tfds:NAME", "folder:PATH", "synthetic")
 def open_dataset(
     name: str,
     *,
-    data_dir: PurePath | None = None,
+    data_dir: str | PurePath | None = None,
     seed: int = 0,
     channels: int = 3,
     size: int = 256,

@@ -4,22 +4,21 @@ import os
 import re
 import resource
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from alexnet.data.dataset import Dataset
 from alexnet.errors import UserError, unknown
-from alexnet.imports import hidden
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-OTHER_FILES = 256  # what a run has open besides shards: libraries, devices, sockets
+OTHER_FILES = 256  # files a run has open besides shards: libraries, devices, sockets
 
 
 @dataclass(frozen=True)
 class TfdsSource:
-    """One split; images stay encoded, so that decoding is this project's own."""
+    """One split; images stay encoded, so that `images.decode` decodes them like all others."""
 
     name: str
     records: Any  # a tfds data source
@@ -33,40 +32,40 @@ class TfdsSource:
         record = self.records[index]
         label = int(record[self.label_key])
         if label < 0:
-            raise UserError(f"{self.describe(index)} has no label: this split can't be used")
+            raise UserError(f"{self.describe(index)} has no label: its split can't be used")
         return record[self.image_key], label
 
     def describe(self, index: int) -> str:
-        """Its number and split."""
+        """The example's number and split."""
         return f"example {index} of {self.name}"
 
 
-def open_tfds(name: str, data_dir: Path | None) -> Dataset:
-    """A data set prepared below `data_dir`, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
+    """Open a data set that was prepared in `data_dir`.
 
-    `name` is NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION; the newest version counts
-    where none is given. What is on disk decides, so a data set of one's own needs no code here.
-    Evaluated is the split validation, else test, else the last 20 % of train.
+    What is on disk decides, so a data set of one's own needs no code here. The evaluation split is
+    validation, else test, else the last 20 % of train.
+
+    Args:
+        name: NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION; the newest version where
+            none is given.
+        data_dir: by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
         UserError: for data that isn't there, isn't prepared for random access, or has no image
             with a class label.
     """
-    if data_dir is None:
-        data_dir = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
-    if str(data_dir).startswith("gs:/"):
-        bucket = "gs://" + str(data_dir)[4:].lstrip("/")  # a pathlib.Path folds the slashes
-        raise UserError(
-            f"--data-dir is {bucket}, but examples can't be read in random order from gs://: "
-            "mount the bucket with gcsfuse, or copy the data set to a local disk"
-        )
-    folder = _find(name, data_dir.expanduser())
+    root = _local(str(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
+    folder = _find(name, root)
     tfds = _import_tfds()
     try:
         builder = tfds.builder_from_directory(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} is not a data set that tfds can open: {error}") from error
-    image_key, label_key = _keys(tfds, builder.info, name)
+        image_key, label_key = _keys(tfds, builder.info, name)
+    except UserError:
+        raise
+    except Exception as error:  # on malformed metadata tfds raises nearly anything
+        reason = ascii(f"{type(error).__name__}: {error}"[:200])
+        raise UserError(f"{folder} is not a data set that tfds can open: {reason}") from error
     decoders = {image_key: tfds.decode.SkipDecoding()}
 
     def source(split: str) -> TfdsSource:
@@ -80,11 +79,9 @@ def open_tfds(name: str, data_dir: Path | None) -> Dataset:
     try:
         train, held_out = (source(split) for split in _splits(builder.info, name))
     except NotImplementedError as error:
-        elsewhere = data_dir.with_name(
-            f"{data_dir.name}_array_record"
-        )  # here tfds would do nothing
+        elsewhere = root.with_name(f"{root.name}_array_record")  # in `root` tfds would do nothing
         raise UserError(
-            f"{folder} holds {builder.info.file_format.value} files, which can't be read in random "
+            f"{folder} has {builder.info.file_format.value} files, which can't be read in random "
             f"order without TensorFlow; {_how_to_prepare(name, elsewhere)}"
         ) from error
     _allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
@@ -92,8 +89,21 @@ def open_tfds(name: str, data_dir: Path | None) -> Dataset:
     return Dataset(f"tfds:{name}", train, held_out, tuple(names))
 
 
+def _local(data_dir: str) -> Path:
+    if data_dir.startswith("gs:/"):
+        bucket = "gs://" + data_dir[4:].lstrip("/")  # pathlib merges the two slashes
+        raise UserError(
+            f"--data-dir is {bucket}, but examples can't be read in random order from gs://: "
+            "mount the bucket with gcsfuse, or copy the data set to a local disk"
+        )
+    return Path(data_dir).expanduser()
+
+
 def _allow_open_files(shards: int) -> None:
-    """Every shard stays open: ImageNet has 1,088, and many systems start with a limit of 1,024."""
+    """Raise the limit of open files where it is too low for all shards to stay open.
+
+    ImageNet has 1,088 shards, and many systems start with a limit of 1,024 files.
+    """
     need = shards + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
@@ -103,12 +113,11 @@ def _allow_open_files(shards: int) -> None:
 
 def _import_tfds() -> Any:
     try:
-        with hidden("jax", "torch"):
-            import tensorflow_datasets as tfds
+        import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
             f"tfds: data sets need a package that isn't installed ({error.name}): "
-            "pip install 'alexnet-two-frameworks[tfds]'"
+            "run pip install -c constraints.txt -e '.[tfds]' in this project's checkout"
         ) from error
     return tfds
 
@@ -130,14 +139,14 @@ def _find(name: str, data_dir: Path) -> Path:
     )
     if not versions:
         configs = ", ".join(f"{path}/{config}" for config in _prepared_in(here))
-        raise UserError(f"tfds:{path} has configs: name one of {configs}")
+        raise UserError(f"tfds:{path} has several configs: name one of {configs}")
     if version and version not in versions:
         raise unknown(f"version of {path}", version, versions)
     return here / (version or versions[-1])
 
 
 def _prepared_in(folder: Path) -> list[str]:
-    """Folders in `folder` below which some data set has been prepared."""
+    """Names of the folders in `folder` that hold a prepared data set."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -165,7 +174,7 @@ def _how_to_prepare(name: str, data_dir: Path) -> str:
 
 
 def _keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
-    """Names of the image and of the label among the features."""
+    """Names of the features that are the image and its label."""
     kinds = dict(sorted(info.features.items()))  # tfds gives them in a new order in each process
     image_keys = [key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image)]
     label_keys = [key for key, kind in kinds.items() if isinstance(kind, tfds.features.ClassLabel)]
@@ -173,7 +182,7 @@ def _keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
         raise UserError(
             f"tfds:{name} has no image with one class label; its features are {', '.join(kinds)}"
         )
-    # Where there are several, tfds itself may say which pair is meant.
+    # Where there are several, the data set may say which pair is meant.
     pair = info.supervised_keys
     if pair and len(pair) == 2 and pair[0] in image_keys and pair[1] in label_keys:
         return pair[0], pair[1]
@@ -181,7 +190,7 @@ def _keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
 
 
 def _splits(info: Any, name: str) -> tuple[str, str]:
-    """What to train and what to evaluate on."""
+    """The splits to train and to evaluate on, in tfds's notation."""
     if "train" not in info.splits:
         raise UserError(f"tfds:{name} has no split 'train'; it has {', '.join(info.splits)}")
     for held_out in ("validation", "test"):

@@ -34,7 +34,6 @@ def check(config: TrainConfig) -> list[Finding]:
         _python(),
         *_packages(needs, install(",".join(sorted(extras)))),
         *(_jax_traps() if config.framework == "jax" else ()),
-        *_grain_trap(),
     ]
 
 
@@ -113,10 +112,3 @@ def _jax_plugins() -> Iterator[Finding]:
                 continue
             if problem := _problem(f"jax[{jax_extra}] {_installed('jax')}", need):
                 yield Finding("packages", WRONG, problem, install(extra))
-
-
-def _grain_trap() -> Iterator[Finding]:
-    grain = _installed("grain")
-    if grain in (Version("0.2.17"), Version("0.2.18")):
-        found = f"{grain}: its mp_prefetch fails outside absl; batches here come from threads"
-        yield Finding("grain", OK, found)

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -161,7 +162,7 @@ def test_not_an_image(data):
 
 
 def test_formats_that_run_programs_are_refused():
-    with pytest.raises(BadImage, match="none of JPEG, PNG"):
+    with pytest.raises(BadImage, match="not one of JPEG, PNG"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", 3)
 
 
@@ -197,6 +198,9 @@ def test_huge_header_is_refused_before_decoding(photo, monkeypatch):
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(BadImage, match="No such file"):
         decode(tmp_path / "gone.png", 3)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(BadImage, match="not a regular file"):
+        decode(tmp_path / "pipe.png", 3)
     path = tmp_path / "large.png"
     path.write_bytes(encode(make_photo(), "PNG"))
     monkeypatch.setattr(images, "MAX_BYTES", 10)

@@ -1,5 +1,4 @@
 import importlib
-import logging
 import os
 import subprocess
 import sys
@@ -23,13 +22,9 @@ def rare_module(tmp_path, monkeypatch):
 
 
 def test_hidden_modules_seem_absent_and_come_back(rare_module):
-    threshold = logging.root.manager.disable
-    with hidden(rare_module):
-        with pytest.raises(ImportError):
-            importlib.import_module(rare_module)
-        assert not logging.getLogger("any").isEnabledFor(logging.WARNING)
+    with hidden(rare_module), pytest.raises(ImportError):
+        importlib.import_module(rare_module)
     assert rare_module not in sys.modules
-    assert logging.root.manager.disable == threshold
     assert importlib.import_module(rare_module).here
 
 
@@ -48,8 +43,7 @@ def test_imported_modules_stay():
 
 
 PIPELINE = """
-import logging, sys
-import numpy as np
+import sys
 from pathlib import Path
 from alexnet.config import DataConfig, ModelConfig, TrainConfig
 from data_helpers import evaluating, training
@@ -78,7 +72,6 @@ def run_pipeline(*datasets):
 def test_pipeline_imports_neither_framework():
     done = run_pipeline("digits", "synthetic")
     assert done.returncode == 0, done.stderr
-    assert "jax" not in done.stderr  # grain is quiet about what was hidden from it
 
 
 def test_tfds_imports_neither_framework():
@@ -87,4 +80,3 @@ def test_tfds_imports_neither_framework():
         pytest.skip("needs shared/data/tfds/cifar10_jpeg")
     done = run_pipeline("tfds:cifar10_jpeg")
     assert done.returncode == 0, done.stderr
-    assert "jax" not in done.stderr

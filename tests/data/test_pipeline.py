@@ -17,7 +17,7 @@ from alexnet.data.augment import eval_view, train_view
 from alexnet.data.dataset import ArraySource, Dataset
 from alexnet.data.draws import order
 from alexnet.data.images import BadImage, decode
-from alexnet.data.pipeline import BadImages, steps_per_epoch
+from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch
 from alexnet.errors import UserError
 
 
@@ -91,6 +91,7 @@ def test_batches_hold_the_views_of_their_examples():
         np.testing.assert_array_equal(batch["image"][row], crop)
         np.testing.assert_array_equal(batch["color_shift"][row], shift)
         assert batch["label"][row] == label
+        assert batch["example"][row] == index
 
 
 @pytest.mark.parametrize("crop", ["random", "area"])
@@ -153,6 +154,8 @@ def test_evaluation_covers_each_example_once(count, size, threads):
     assert len(batches) == math.ceil(count / size)
     seen = [label for batch in batches for label in batch["label"][batch["mask"] == 1]]
     assert seen == list(range(count))
+    examples = [number for batch in batches for number in batch["example"]]
+    assert examples == [*range(count), *[-1] * (len(batches) * size - count)]
     for batch in batches:
         assert batch["image"].shape == (size, 4, 4, 3)
         assert not batch["image"][batch["mask"] == 0].any()
@@ -164,6 +167,9 @@ def test_evaluation_shows_the_centre():
     batch = next(evaluating(data.eval, config))
     expected = eval_view(decode(data.eval[5][0], 3), config.preprocess.protocol)
     np.testing.assert_array_equal(batch["image"][5], expected)
+    protocol = config.preprocess.protocol
+    bgr = next(eval_batches(data.eval, protocol, config.loading(), channel_order="BGR"))
+    np.testing.assert_array_equal(bgr["image"], batch["image"][..., ::-1])
 
 
 # --- bad images --------------------------------------------------------------------------------
@@ -216,6 +222,17 @@ def test_evaluation_accounts_for_every_example(damaged):
     for _ in range(2):  # a second evaluation with the same recorder counts none twice
         total = sum(batch["mask"].sum() for batch in evaluating(data.eval, config, bad))
         assert total + len(bad) == len(data.eval)
+
+
+def test_an_image_that_was_left_out_keeps_its_number(damaged):
+    config = damaged_config(damaged, on_bad_image="skip")
+    batches = list(evaluating(config.open_dataset().eval, config))
+    left_out = [
+        number
+        for batch in batches
+        for number in batch["example"][(batch["mask"] == 0) & (batch["example"] >= 0)]
+    ]
+    assert left_out == [3, 10]
 
 
 def test_recorder_is_safe_to_share():
@@ -335,6 +352,23 @@ def test_closing_drops_what_was_not_begun():
         if thread.name.startswith("loader"):
             thread.join(10)
     assert read == [0, 1]
+
+
+def test_nothing_is_read_before_the_first_batch_and_no_thread_outlives_the_last():
+    before = set(threading.enumerate())
+    batches = evaluating(numbered(10), make_config(batch_size=4, image_size=4))
+    assert set(threading.enumerate()) == before
+    assert len(list(batches)) == 3
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_after_an_error_there_are_no_more_batches():
+    batches = evaluating(slow_source(), make_config(batch_size=8, image_size=4))
+    with pytest.raises(UserError):
+        next(batches)
+    assert list(batches) == []
 
 
 def test_leaving_early_does_not_hang():

@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -136,6 +137,17 @@ def test_linked_class_and_link_in_a_circle(image_folder, tmp_path):
     assert Counter(labels_of(data.train) + labels_of(data.eval)) == {0: 2, 1: 2}
 
 
+def test_names_that_cannot_be_printed_are_escaped(image_folder):
+    names = ["\x1b[31m", "b\nerror: all is lost", "c", os.fsdecode(b"\xff")]
+    root = image_folder(*[f"a/{name}.png" for name in names], "a/e.png")
+    data = open_dataset(f"folder:{root}")
+    shown = [part.describe(i) for part in (data.train, data.eval) for i in range(len(part))]
+    assert all(name.isprintable() and name.isascii() for name in shown)
+    assert sum("'" in name for name in shown) == 3
+    for part in (data.train, data.eval):
+        assert all(decode(part[i][0], 3).shape == (24, 32, 3) for i in range(len(part)))
+
+
 def test_missing_folder_names_the_nearest(image_folder):
     root = image_folder("a/1.png")
     message = refusal(f"folder:{root.parent / 'photo'}")
@@ -147,7 +159,9 @@ def test_missing_folder_names_the_nearest(image_folder):
 def test_folders_that_are_refused(image_folder, tmp_path):
     assert "no folders" in refusal(f"folder:{tmp_path}")
     root = image_folder("loose.png")
-    assert "images but no folders" in refusal(f"folder:{root}")
+    assert "images but no folders: put the images into one folder per class" in refusal(
+        f"folder:{root}"
+    )
     image_folder("cat/1.png", "cat/2.png")
     (root / "dog").mkdir()
     assert "class 'dog'" in refusal(f"folder:{root}")
@@ -155,7 +169,7 @@ def test_folders_that_are_refused(image_folder, tmp_path):
 
 def test_nothing_left_to_evaluate_on(image_folder):
     root = image_folder("a/1.png", "b/2.png")
-    assert "one image a class" in refusal(f"folder:{root}")
+    assert "one image per class" in refusal(f"folder:{root}")
     other = image_folder("only/train/a/1.png") / "only"
     message = refusal(f"folder:{other}")
     assert "val or validation or test" in message
@@ -283,6 +297,14 @@ def test_tfds_features_that_do_not_fit(tfds_dir):
     assert "not a data set that tfds can open" in message
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"pythonClassName": 5}', '{"featuresDict": 5}'])
+def test_tfds_metadata_that_is_malformed(tfds_dir, text):
+    (tfds_dir / "cifar10_jpeg" / "1.0.0" / "features.json").write_text(text)
+    message = refusal("tfds:cifar10_jpeg", data_dir=tfds_dir)
+    assert "not a data set that tfds can open" in message
+    assert len(message) < 500
+
+
 def test_tfds_in_a_bucket():
     message = refusal("tfds:mnist", data_dir=Path("gs://bucket/tfds"))
     assert "--data-dir is gs://bucket/tfds" in message
@@ -297,13 +319,13 @@ def test_tfds_default_folder(tmp_path, monkeypatch):
 def test_tfds_not_installed(tfds_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     message = refusal("tfds:cifar10_jpeg", data_dir=tfds_dir)
-    assert "pip install 'alexnet-two-frameworks[tfds]'" in message
+    assert "pip install -c constraints.txt -e '.[tfds]'" in message
 
 
 def test_importing_is_cheap():
     code = (
         "import sys, alexnet.data.pipeline, alexnet.data.folder, alexnet.data.tfds; "
-        "heavy = {'grain', 'sklearn', 'tensorflow_datasets', 'PIL', 'simplejpeg', 'jax', 'torch'}; "
+        "heavy = {'sklearn', 'tensorflow_datasets', 'PIL', 'simplejpeg', 'jax', 'torch'}; "
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

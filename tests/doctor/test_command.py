@@ -92,4 +92,4 @@ def test_help_imports_nothing_slow():
     loaded = modules_after(
         "from alexnet.cli import main\ntry: main(['doctor', '--help'])\nexcept SystemExit: pass"
     )
-    assert not loaded & (ALL | {"numpy", "grain", "tyro", "rich"})
+    assert not loaded & (ALL | {"numpy", "tyro", "rich"})

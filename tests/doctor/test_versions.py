@@ -71,13 +71,6 @@ def test_python_of_another_version(monkeypatch):
     assert statuses(findings)["python"] == WRONG
 
 
-def test_grains_trap_is_named_in_its_versions_only(installed):
-    installed(grain="0.2.18")
-    assert "mp_prefetch" in str(versions.check(config()))
-    installed(grain="0.2.16")
-    assert "mp_prefetch" not in str(versions.check(config()))
-
-
 def test_a_checkout_that_was_not_installed(monkeypatch):
     def requires(name):
         raise metadata.PackageNotFoundError(name)
