@@ -16,6 +16,7 @@ from alexnet.preprocess import Preprocess
 # image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B]), example (int32 [B]) and, with
 # color noise, color_shift (float32 [B, C]); B are this process's rows of the global batch.
 Batch = Mapping[str, np.ndarray]
+ON_DEVICE = ("image", "label", "mask", "color_shift")  # what the steps take of a batch
 
 
 class Engine(Protocol):

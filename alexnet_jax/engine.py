@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet.config import DevicesConfig, OptimConfig
+from alexnet.engine import ON_DEVICE
 from alexnet.layers import Spec, count_dropouts, variables
 from alexnet.preprocess import Preprocess
 from alexnet.schedule import frozen, learned
@@ -20,7 +21,6 @@ from alexnet_jax.optim import gradient_transformation
 from alexnet_jax.step import TrainState, eval_step, logits_step, split, train_step
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
-ON_DEVICE = ("image", "label", "mask", "color_shift")  # what the steps take of a batch
 
 
 class Engine:

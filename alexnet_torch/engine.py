@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.config import DevicesConfig, OptimConfig
+from alexnet.engine import ON_DEVICE
 from alexnet.errors import UserError
 from alexnet.layers import Spec, count_dropouts, variables
 from alexnet.preprocess import Preprocess
@@ -21,7 +22,6 @@ from alexnet_torch.optim import Momentum
 from alexnet_torch.step import eval_step, logits_step, train_step
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-ON_DEVICE = ("image", "label", "mask", "color_shift")  # what the steps take of a batch
 
 
 class Engine:

@@ -1,23 +1,26 @@
 """Eight devices, by jit, shard_map, pmap and on any mesh, give one device's numbers."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
+from alexnet.engine import ON_DEVICE
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
+from alexnet.layers import variables
 from alexnet.recipes import recipe
+from alexnet.run import training_engine
+from alexnet.schedule import learned
 from alexnet.spec import VARIANTS
 from alexnet.threefry import dropout_keys
 from alexnet_jax import parallel, topology
-from alexnet_jax.engine import Engine
+from alexnet_jax.checkpoint import flat
+from alexnet_jax.engine import Engine, prepare
 from alexnet_jax.hlo import collectives
 from alexnet_jax.model import AlexNet
-from alexnet_jax.step import init_state, train_step
 from tests.conftest import first_batches
 
 BOUND = 1e-5
@@ -40,30 +43,53 @@ def make_config(variant="torchvision", batch_size=16, **devices):
 
 def make_engine(config):
     spec = config.spec(10)
-    return Engine(config, spec, initial_weights(spec, 0))
+    return training_engine(Engine, config, spec, initial_weights(spec, 0))
+
+
+def check_sizes(config, mesh):
+    spec = config.spec(10)
+    parallel.check_sizes(spec, config.data.batch_size, config.devices, mesh)
+
+
+def vector(config):
+    """A rate of 0.05 for every learned variable."""
+    return np.full(len(learned(variables(config.spec(10)))), 0.05, np.float32)
+
+
+def on_device(batch):
+    return {name: batch[name] for name in ON_DEVICE if name in batch}
 
 
 def train(engine, batches, first_step=0):
     losses = []
+    rates = dict.fromkeys(engine.weights(), 0.05)
     for step, batch in enumerate(batches, first_step):
-        metrics = engine.train_step(batch, step=step, learning_rate=0.05)
+        metrics = engine.train_step(batch, step=step, rates=rates)
         losses.append(engine.fetch(metrics)["loss"])
     return np.array(losses)
 
 
 def on_one_device(config, batches):
-    """Losses of plain `jax.jit`, with nothing of alexnet_jax.parallel in it."""
+    """Losses of plain `jax.jit`, with nothing spread."""
+    return steps_on_one_device(config, batches)[0]
+
+
+def steps_on_one_device(config, batches):
+    """The losses, and the state at the end."""
     spec = config.spec(10)
-    graphdef, params = nnx.split(AlexNet(spec, weights=initial_weights(spec, 0)))
-    state, losses = init_state(params, config), []
-    step = jax.jit(partial(train_step, graphdef=graphdef, config=config))
+    model = AlexNet(spec, weights=initial_weights(spec, 0))
+    state, steps = prepare(model, config.preprocess, config.optim)
+    step, losses = jax.jit(steps.train), []
     for number, batch in enumerate(batches):
-        state, metrics = step(state, batch, np.float32(0.05), dropout_keys(0, number, 2))
+        keys = dropout_keys(0, number, 2)
+        state, metrics = step(state, on_device(batch), vector(config), keys)
         losses.append(float(metrics["loss"]))
-    return np.array(losses)
+    return np.array(losses), state
 
 
-@pytest.mark.parametrize(("variant", "modes"), [("torchvision", MODES), ("paper", MODES[::4])])
+@pytest.mark.parametrize(
+    ("variant", "modes"), [("torchvision", MODES), ("paper", MODES[::4]), ("bn", MODES[:4])]
+)
 def test_all_equal_one_device(variant, modes):
     assert len(jax.devices()) == 8
     batches = first_batches(make_config(variant), 4)
@@ -118,13 +144,76 @@ def test_control_gradients_that_are_not_summed_are_noticed(monkeypatch):
     assert apart > 10 * BOUND
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("mode", MODES[:4], ids=str)
+def test_statistics_are_those_of_the_global_masked_batch(mode):
+    """Rows that are masked, all of one device's among them, count for nothing on any device."""
+    config = make_config("bn")
+    batches = first_batches(config, 2)
+    for batch in batches:
+        batch["mask"][[0, 1, 5, 11]] = 0  # two of sixteen are one device's share of eight
+        batch["image"][[0, 1, 5, 11]] = 255
+    losses, state = steps_on_one_device(config, batches)
+    engine = make_engine(make_config("bn", **mode))
+    assert np.abs(train(engine, batches) / losses - 1).max() < BOUND
+    expected = flat(state.statistics)
+    apart = {
+        name: float(np.abs(array - expected[name]).max() / np.abs(expected[name]).max())
+        for name, array in engine.weights().items()
+        if name in expected
+    }
+    assert len(apart) == 8
+    print(f"bn, {mode}: statistics {max(apart.values()):.1e} apart (bound {BOUND:.0e})")
+    assert max(apart.values()) < BOUND
+
+
+def test_control_statistics_of_a_device_alone_are_noticed(monkeypatch):
+    from alexnet_jax import ops
+
+    alone = lambda x, mask, axis_name: statistics(x, mask, None)  # noqa: E731
+    statistics = ops.batch_statistics
+    monkeypatch.setattr(ops, "batch_statistics", alone)
+    config = make_config("bn", spmd="shard_map")
+    batches = first_batches(config, 2)
+    reference = on_one_device(config, batches)
+    apart = float(np.abs(train(make_engine(config), batches) / reference - 1).max())
+    print(f"statistics of each device alone: {apart:.1e} (bound {BOUND:.0e})")
+    assert apart > 10 * BOUND
+
+
+def test_batch_norm_adds_only_its_sums():
+    """Four layers' means and variances, forward and back, beside the gradients."""
+    for spmd in ("jit", "shard_map", "pmap"):
+        config = make_config("bn", spmd=spmd)
+        spec = config.spec(10)
+        mesh = parallel.run_mesh(config.devices)
+        found = collectives(topology.lower_step(config, spec, mesh).compile().as_text())
+        assert {(one.kind, one.group_size) for one in found} == {("all-reduce", 8)}, spmd
+        extra = sum(one.bytes for one in found) - 4 * (spec.num_params + 4)
+        tracked = sum(v.shape[0] for v in variables(spec).values() if v.role == "statistic")
+        assert 0 < extra <= 4 * 4 * tracked, spmd
+
+
+@pytest.mark.parametrize("mode", MODES[:3], ids=str)
+def test_logits_are_those_of_the_model(mode):
+    config = make_config("bn", **mode)
+    (batch,) = first_batches(config, 1)
+    engine = make_engine(config)
+    logits = engine.logits(batch)
+    images = np.float32(batch["image"]) + batch["color_shift"][:, None, None, :]
+    normalization = config.preprocess.normalize
+    inputs = (images - np.float32(normalization.mean)) / np.float32(normalization.std)
+    expected = AlexNet(config.spec(10), weights=engine.weights())(inputs)
+    assert logits.shape == (16, 10)
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * float(expected.std()))
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {"bn"}))
 def test_only_gradients_cross_devices(variant):
     """The gradients, and loss, top-1, top-5 and the count of images, in fp32; nothing else."""
     for spmd in ("jit", "shard_map", "pmap") if variant == "torchvision" else ("jit",):
         config = make_config(variant, spmd=spmd)
         spec = config.spec(10)
-        mesh = parallel.run_mesh(config)
+        mesh = parallel.run_mesh(config.devices)
         found = collectives(topology.lower_step(config, spec, mesh).compile().as_text())
         assert {(one.kind, one.group_size) for one in found} == {("all-reduce", 8)}, spmd
         assert sum(one.bytes for one in found) == 4 * (spec.num_params + 4), spmd
@@ -173,7 +262,7 @@ def test_momentum_is_split_as_its_weight_is(mode):
     config = make_config(**mode)
     state = make_engine(config)._state
     share = int(mode["mesh"][-1])
-    for part in (state.params, state.opt_state):
+    for part in (state.params, state.momentum):
         for path, leaf in jax.tree_util.tree_leaves_with_path(part):
             name = jax.tree_util.keystr(path)
             split = any(n in name for n in ("fc6", "fc7")) or ("fc8" in name and "kernel" in name)
@@ -202,14 +291,16 @@ def test_sizes_that_devices_cant_share_are_refused():
     mesh = parallel.device_mesh(jax.devices(), 8, 1)
     for size, sentence in ((30, "use 24 or 32"), (3, r"use 8$")):
         with pytest.raises(UserError, match=sentence):
-            parallel.check_sizes(make_config(batch_size=size), make_config().spec(10), mesh)
-    parallel.check_sizes(make_config(batch_size=32), make_config().spec(10), mesh)
+            check_sizes(make_config(batch_size=size), mesh)
+    check_sizes(make_config(batch_size=32), mesh)
     narrow = dataclasses.replace(make_config(), model=recipe("digits").model)
     spec = dataclasses.replace(narrow, model=dataclasses.replace(narrow.model, width=0.003)).spec(
         10
     )
     with pytest.raises(UserError, match="fc6 and fc7 evenly: use a divisor of 12"):
-        parallel.check_sizes(make_config(), spec, parallel.device_mesh(jax.devices(), 1, 8))
+        parallel.check_sizes(
+            spec, 16, make_config().devices, parallel.device_mesh(jax.devices(), 1, 8)
+        )
     for spmd in ("shard_map", "pmap"):
         with pytest.raises(UserError, match=f"needs --spmd jit, not {spmd}"):
             make_engine(make_config(spmd=spmd, mesh="data=4,model=2"))

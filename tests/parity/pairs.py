@@ -113,9 +113,8 @@ def gradients(pair: Pair) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
     labels = np.arange(len(pair.images)) % 10
 
     def loss(params: nnx.State, images: jax.Array) -> jax.Array:
-        logits = nnx.merge(graphdef, params, statistics)(
-            images, train=True, key=jnp.asarray(pair.keys)
-        )
+        model = nnx.merge(graphdef, params, jax.tree.map(jnp.asarray, statistics))
+        logits = model(images, train=True, key=jnp.asarray(pair.keys))
         return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean()
 
     graphdef, params, statistics = split(pair.jax)
