@@ -62,7 +62,8 @@ def open_dataset(config: TrainConfig) -> Dataset:
     if kind == "tfds" and rest:
         from alexnet.data.tfds import open_tfds
 
-        return open_tfds(rest, config.data.data_dir)
+        folder = config.data.data_dir
+        return open_tfds(rest, None if folder is None else as_path(folder))
     if not colon and Path(name).expanduser().is_dir():
         raise UserError(f"unknown data set '{name}': for a folder of images write folder:{name}")
     raise unknown("data set", name, KINDS)
