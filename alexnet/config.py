@@ -1,20 +1,21 @@
 """Everything a training run can be told, as one tree of frozen dataclasses.
 
-The command line is made from this tree (`cli.py`), the recipes are instances of it
+The command line is made from this tree (`options.py`), the recipes are instances of it
 (`recipes.py`), and a run's `config.json` is one of them written down. The comment above a field
-is its help text. Paths are local or on gs://: `files.as_path` makes them.
+is its help text. Each class refuses values that no run can have (UserError). Paths, local or on
+gs://, are text: `files.as_path` makes a path of it where it is used.
 """
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from types import UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-from alexnet.errors import UserError, choose
+from alexnet.errors import UserError
 from alexnet.files import as_path
 from alexnet.layers import LeCun, Spec
+from alexnet.options import between, check_values, flag, require
 from alexnet.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -31,79 +32,91 @@ if TYPE_CHECKING:  # the data package needs NumPy, which --help does not wait fo
     from alexnet.data.dataset import Dataset
     from alexnet.data.pipeline import Loading
 
-# The values of every field that takes a word.
-CHOICES: dict[str, tuple[str, ...]] = {
-    "framework": ("jax", "torch"),
-    "variant": tuple(VARIANTS),
-    "init": ("variant", "lecun"),
-    "precision": ("fp32", "bf16"),
-    "resize_rule": ("short", "warp"),
-    "train_crop": ("random", "area"),
-    "on_bad_image": ("skip", "raise"),
-    "schedule": ("constant", "step", "cosine", "plateau"),
-    "rule": ("sgd", "caffe", "lars"),
-    "lars_formula": ("paper", "nvcaffe", "optax"),
-    "spmd": ("jit", "shard_map", "pmap"),
-}
+Framework = Literal["jax", "torch"]
+if TYPE_CHECKING:
+    VariantName = str
+else:
+    VariantName = Literal[tuple(VARIANTS)]
+
+LARGEST_IMAGE = 4096  # pixels; beyond it no machine has the memory for a batch
+MOST_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network and its arithmetic."""
 
-    # Which AlexNet: torchvision, paper or single.
-    variant: str = "torchvision"
+    # Which AlexNet; `alexnet summary` prints its layers.
+    variant: VariantName = "torchvision"
     # Height and width of the network's input; by default the variant's own.
     image_size: int | None = None
     # Channels of the network's input: 3 for RGB, 1 for gray.
     channels: int = 3
     # Share of each hidden layer's features; below 1 for quick tests.
     width: float = 1.0
-    # Initial weights: those of the variant's source, or N(0, 1/fan_in) in every layer.
-    init: str = "variant"
+    # Initial weights: those of the variant's source, or (lecun) N(0, 1/fan_in) in every layer.
+    init: Literal["variant", "lecun"] = "variant"
     # Weights file to start from instead of random weights.
-    init_from: PurePath | None = None
+    init_from: str | None = None
     # Arithmetic of convolutions and dense layers; weights and updates stay fp32.
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        """Check each option."""
+        check_values(self)
+        between(self, 1, LARGEST_IMAGE, "image_size")
+        between(self, 1, MOST_CLASSES, "channels")
+        require(0 < self.width <= 1, "width", self.width, "above 0 and at most 1")
+        _check_path("init_from", self.init_from)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What it sees."""
+    """Dataset and preprocessing."""
 
     # digits, tfds:NAME, folder:PATH or synthetic.
     dataset: str = "digits"
-    # Where prepared TFDS data sets are.
-    data_dir: PurePath | None = None
+    # Directory of prepared TFDS data sets.
+    data_dir: str | None = None
     # Examples a step, over all devices.
     batch_size: int = 128
-    # How an image becomes resize-to pixels: short side scaled, or both sides warped.
-    resize_rule: str = "short"
+    # Resizing to --resize-to pixels: scale the short side, or warp both sides.
+    resize_rule: Literal["short", "warp"] = "short"
     # Pixels to scale to before cropping; by default 8/7 of the image size (256 for 224).
     resize_to: int | None = None
     # Training crop: a random position, or torchvision's random area and aspect ratio.
-    train_crop: str = "random"
+    train_crop: Literal["random", "area"] = "random"
     # Mirror half of the training images.
     flip: bool = True
-    # Strength of the paper's PCA colour noise (0.1 there); 0 is none.
+    # Strength of the paper's PCA color noise (0.1 there); 0 is none.
     color_noise: float = 0.0
     # Mean of each channel, subtracted, in units of 0..255; one number stands for all channels.
     mean: tuple[float, ...] = IMAGENET_MEAN
     # Standard deviation of each channel, divided by, in units of 0..255.
     std: tuple[float, ...] = IMAGENET_STD
     # An image that can't be read: leave it out and count it, or stop.
-    on_bad_image: str = "raise"
+    on_bad_image: Literal["skip", "raise"] = "raise"
     # Threads that read and decode images; changes the speed, never the samples.
     loader_threads: int = 2
+
+    def __post_init__(self) -> None:
+        """Check each option."""
+        check_values(self)
+        between(self, 1, None, "batch_size")
+        between(self, 1, 1024, "loader_threads")
+        between(self, 1, 2 * LARGEST_IMAGE, "resize_to")
+        between(self, 0, None, "color_noise")
+        require(all(s > 0 for s in self.std), "std", self.std, "above 0")
+        _check_path("data_dir", self.data_dir)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How it learns."""
+    """Optimizer and schedule."""
 
     # Update rule: sgd has the rate outside momentum (torch, optax), caffe inside (the 2012 paper,
     # Caffe); lars is caffe with a trust ratio for each kernel.
-    rule: str = "sgd"
+    rule: Literal["sgd", "caffe", "lars"] = "sgd"
     # Learning rate after warm-up.
     learning_rate: float = 0.01
     # Momentum.
@@ -123,30 +136,43 @@ class OptimConfig:
     decay_of: tuple[str, ...] = ()
     # Trust ratio of LARS, with weights w, gradient g, decay d: paper is eta |w| / (|g| + d |w|)
     # (You et al. 2017), nvcaffe eta |w| / |g|, optax eta |w| / |g + d w|.
-    lars_formula: str = "paper"
+    lars_formula: Literal["paper", "nvcaffe", "optax"] = "paper"
     # eta in the trust ratio of LARS.
     lars_eta: float = 0.001
     # Share of the target spread evenly over all classes.
     label_smoothing: float = 0.0
     # Gradients with a larger joint norm are scaled down to it; 0 is off.
     clip_norm: float = 0.0
-    # How the rate changes: constant, step, cosine or plateau.
-    schedule: str = "step"
+    # Course of the learning rate.
+    schedule: Literal["constant", "step", "cosine", "plateau"] = "step"
     # Steps over which the rate rises from zero.
     warmup_steps: int = 0
     # Shape of the rise: 1 is linear, 2 quadratic.
     warmup_power: float = 1.0
     # Epochs at whose start the step schedule multiplies the rate by the drop factor.
     drop_epochs: tuple[float, ...] = (30.0, 60.0)
-    # What the step and plateau schedules multiply the rate by.
+    # Factor on the rate at each drop of the step and plateau schedules.
     drop_factor: float = 0.1
     # Evaluations without a lower loss before the plateau schedule drops the rate.
     patience: int = 5
 
+    def __post_init__(self) -> None:
+        """Check each option."""
+        check_values(self)
+        between(self, 0, None, "learning_rate", "weight_decay", "clip_norm", "warmup_steps")
+        between(self, 0, None, "drop_factor", "lars_eta")
+        between(self, 1, None, "patience")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
+        if self.nesterov:
+            require(self.momentum > 0, "momentum", self.momentum, "above 0 with --nesterov")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, "label_smoothing", smoothing, "from 0 to below 1")
+        require(self.warmup_power > 0, "warmup_power", self.warmup_power, "above 0")
+
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How long, from which seed, and what is written where."""
+    """Length, seed and output."""
 
     # Decides initial weights, sample order, augmentation and dropout.
     seed: int = 0
@@ -155,7 +181,7 @@ class RunConfig:
     # Training steps, instead of epochs.
     steps: int | None = None
     # Directory for all that the run writes; by default a new one under runs/.
-    workdir: PurePath | None = None
+    workdir: str | None = None
     # Go on from the last checkpoint in the work directory.
     resume: bool = False
     # Delete the run that is in the work directory first.
@@ -169,31 +195,60 @@ class RunConfig:
     # Steps between lines of training metrics.
     log_every: int = 10
 
+    def __post_init__(self) -> None:
+        """Check each option, and those that exclude each other."""
+        check_values(self)
+        between(self, 0, 2**63 - 1, "seed")
+        between(self, 1, None, "steps", "checkpoint_every", "keep_checkpoints", "eval_every")
+        between(self, 1, None, "log_every")
+        if self.epochs is not None:
+            require(0 < self.epochs <= 1e9, "epochs", self.epochs, "above 0 and at most 1e9")
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite exclude each other: give one of them")
+        if self.steps is not None and self.epochs is not None:
+            raise UserError("--steps and --epochs exclude each other: give one of them")
+        _check_path("workdir", self.workdir)
+
 
 @dataclass(frozen=True)
 class DevicesConfig:
-    """Where it runs; changes no numbers."""
+    """Device placement; doesn't affect results."""
 
-    # How JAX spreads a step over devices: jit, shard_map or pmap.
-    spmd: str = "jit"
+    # JAX's way to spread a step over devices.
+    spmd: Literal["jit", "shard_map", "pmap"] = "jit"
     # data=D,model=M: D times M devices, of which M share fc6, fc7 and fc8; by default M is 1.
     mesh: str | None = None
     # JAX on several hosts: this command runs on each of them, and they train one network.
     distributed: bool = False
     # HOST:PORT of process 0 for --distributed; found by itself on a TPU slice, as the next two.
     coordinator: str | None = None
-    # How many processes there are.
+    # Number of processes.
     processes: int | None = None
-    # Which of them this is, from 0.
+    # This one's number among them, from 0.
     process: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that options which need each other are together."""
+        check_values(self)
+        named = (self.coordinator, self.processes, self.process)
+        if any(value is not None for value in named) and not self.distributed:
+            raise UserError("--coordinator, --processes and --process need --distributed")
+        if any(value is None for value in named) and any(value is not None for value in named):
+            raise UserError(
+                "--coordinator HOST:PORT, --processes N and --process I go together: give all "
+                "three, or none on a TPU slice"
+            )
+        if self.processes is not None and self.process is not None:
+            need = f"from 0 to below --processes, {self.processes}"
+            require(0 <= self.process < self.processes, "process", self.process, need)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole training run."""
+    """Framework and recipe."""
 
-    # Which framework trains: jax or torch.
-    framework: str = "jax"
+    # Framework that trains.
+    framework: Framework = "jax"
     # Named settings that the other options change; by default one that suits the data set.
     recipe: str = "digits"
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -201,6 +256,27 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
+
+    def __post_init__(self) -> None:
+        """Check options of one class against those of another."""
+        data, channels = self.data, self.model.channels
+        check_values(self)
+        need = f"no smaller than the image size, {self.image_size}"
+        require(self.resize_to >= self.image_size, "resize_to", self.resize_to, need)
+        for name, values in (("mean", data.mean), ("std", data.std)):
+            if len(values) not in (1, channels):
+                raise UserError(
+                    f"{flag(name)} has {len(values)} numbers, but --channels is {channels}: give "
+                    + ("one number" if channels == 1 else f"one number, or {channels}")
+                )
+        if channels != 3:
+            need = "0 unless the input has 3 channels"
+            require(data.color_noise == 0, "color_noise", data.color_noise, need)
+        if self.framework == "torch" and self.devices != DevicesConfig():
+            raise UserError(
+                "--spmd, --mesh and --distributed are JAX's: torch runs on several processes by "
+                "`torchrun --nproc-per-node=N train.py --framework torch ...`"
+            )
 
     @property
     def image_size(self) -> int:
@@ -278,86 +354,14 @@ class TrainConfig:
         )
 
 
-# Fields whose change leaves the numbers of a resumed run as they are.
-FREE_ON_RESUME = {
-    "workdir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "log_every",
-    "loader_threads", "data_dir", "epochs", "steps", "init_from",
-}  # fmt: skip
+def _check_path(name: str, text: str | None) -> None:
+    try:
+        as_path(text or ".")
+    except UserError as error:
+        raise UserError(f"{flag(name)}: {error}") from error
 
 
-def check(config: TrainConfig) -> None:
-    """Refuse values that no run can have.
-
-    Raises:
-        UserError: naming the option, its value and what would do.
-    """
-    data, optim, run = config.data, config.optim, config.run
-    for part in (config, config.model, data, optim, config.devices):
-        for name in CHOICES.keys() & vars(part).keys():
-            choose(f"--{name.replace('_', '-')}", getattr(part, name), CHOICES[name])
-    rules = [
-        (data.batch_size >= 1, "--batch-size", data.batch_size, "at least 1"),
-        (data.loader_threads >= 1, "--loader-threads", data.loader_threads, "at least 1"),
-        (config.resize_to >= config.image_size, "--resize-to", config.resize_to,
-         f"no smaller than the image size, {config.image_size}"),
-        (data.color_noise >= 0, "--color-noise", data.color_noise, "0 or more"),
-        (all(s > 0 for s in data.std), "--std", data.std, "above 0"),
-        (optim.learning_rate >= 0, "--learning-rate", optim.learning_rate, "0 or more"),
-        (0 <= optim.momentum < 1, "--momentum", optim.momentum, "from 0 to below 1"),
-        (optim.momentum > 0 or not optim.nesterov, "--momentum", optim.momentum,
-         "above 0 with --nesterov"),
-        (optim.weight_decay >= 0, "--weight-decay", optim.weight_decay, "0 or more"),
-        (0 <= optim.label_smoothing < 1, "--label-smoothing", optim.label_smoothing,
-         "from 0 to below 1"),
-        (optim.clip_norm >= 0, "--clip-norm", optim.clip_norm, "0 or more"),
-        (optim.warmup_steps >= 0, "--warmup-steps", optim.warmup_steps, "0 or more"),
-        (optim.warmup_power > 0, "--warmup-power", optim.warmup_power, "above 0"),
-        (optim.patience >= 1, "--patience", optim.patience, "at least 1"),
-        (0 <= run.seed < 2**63, "--seed", run.seed, "from 0 to 2^63 - 1"),
-        (run.epochs is None or run.epochs > 0, "--epochs", run.epochs, "above 0"),
-        (run.steps is None or run.steps > 0, "--steps", run.steps, "above 0"),
-        (run.log_every >= 1, "--log-every", run.log_every, "at least 1"),
-        (run.eval_every is None or run.eval_every >= 1, "--eval-every", run.eval_every,
-         "at least 1"),
-        (run.checkpoint_every is None or run.checkpoint_every >= 1, "--checkpoint-every",
-         run.checkpoint_every, "at least 1"),
-        (run.keep_checkpoints >= 1, "--keep-checkpoints", run.keep_checkpoints, "at least 1"),
-        (len(data.mean) in (1, config.model.channels), "--mean", data.mean,
-         f"1 or {config.model.channels} numbers"),
-        (len(data.std) in (1, config.model.channels), "--std", data.std,
-         f"1 or {config.model.channels} numbers"),
-        (data.color_noise == 0 or config.model.channels == 3, "--color-noise", data.color_noise,
-         "0 unless the input has 3 channels"),
-    ]  # fmt: skip
-    for holds, option, value, need in rules:
-        if not holds:
-            raise UserError(f"{option} is {value}, but it must be {need}")
-    if run.resume and run.overwrite:
-        raise UserError("--resume and --overwrite exclude each other: give one of them")
-    if run.steps is not None and run.epochs is not None:
-        raise UserError("--steps and --epochs exclude each other: give one of them")
-    if config.framework == "torch" and config.devices != DevicesConfig():
-        raise UserError(
-            "--spmd, --mesh and --distributed are JAX's: torch runs on several processes by "
-            "`torchrun --nproc-per-node=N train.py --framework torch ...`"
-        )
-    _check_processes(config.devices)
-
-
-def _check_processes(devices: DevicesConfig) -> None:
-    named = (devices.coordinator, devices.processes, devices.process)
-    if any(value is not None for value in named) and not devices.distributed:
-        raise UserError("--coordinator, --processes and --process need --distributed")
-    if any(value is None for value in named) and any(value is not None for value in named):
-        raise UserError(
-            "--coordinator HOST:PORT, --processes N and --process I go together: give all three, "
-            "or none on a TPU slice"
-        )
-    if devices.processes is not None and not 0 <= devices.process < devices.processes:
-        raise UserError(
-            f"--process is {devices.process}, but it must be from 0 to below --processes, "
-            f"{devices.processes}"
-        )
+# --- config.json -------------------------------------------------------------------------------
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
@@ -365,50 +369,42 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def from_json(values: dict[str, Any]) -> TrainConfig:
-    """The tree from what `to_json` gave.
+def from_json(values: Any, where: str = "config.json") -> TrainConfig:
+    """The tree from what `to_json` gave, perhaps before some fields were added.
 
     Raises:
-        UserError: for fields that are missing, unknown or of the wrong type.
+        UserError: for unknown fields and values that no run can have; `where` names the file.
     """
     try:
+        if isinstance(values, dict) and values.get("framework") == "torch":
+            values = {**values, "devices": {}}  # moved from JAX, it may still have JAX's
         return _build(TrainConfig, values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"config.json is not one that this version wrote: {error}") from error
+    except (ValueError, UserError) as error:
+        raise UserError(f"{where} is not one that this version wrote: {error}") from error
 
 
 def _build(kind: Any, values: Any) -> Any:
     """A dataclass from JSON values, each of the type that its field has."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    fields = {f.name: f.type for f in dataclasses.fields(kind)}
     if not isinstance(values, dict) or values.keys() - fields.keys():
         raise ValueError(f"{values!r:.100} is not what {kind.__name__} holds")
-    return kind(**{name: _field(fields[name], value) for name, value in values.items()})
+    built = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(fields[name]):
+            built[name] = _build(fields[name], value)
+            continue
+        built[name] = tuple(value) if isinstance(value, list) else value
+        if not _fits(fields[name], built[name]):
+            raise ValueError(f"{name} is {value!r:.100}")
+    return kind(**built)
 
 
-def _field(field_: dataclasses.Field, value: Any) -> Any:
-    if dataclasses.is_dataclass(field_.type):
-        return _build(field_.type, value)
-    if isinstance(value, list):
-        value = tuple(value)
-    types = get_args(field_.type) if get_origin(field_.type) is UnionType else (field_.type,)
-    if PurePath in types and isinstance(value, str):
-        return as_path(value)
-    plain = tuple(get_origin(t) or t for t in types)
-    if float in plain and type(value) is int:
-        return value
-    if type(value) not in plain:
-        raise ValueError(f"{field_.name} is {value!r:.100}")
-    return value
-
-
-def changed_fields(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Names of fields that differ and whose change would change a resumed run's numbers."""
-    names = []
-    for part in ("model", "data", "optim", "run"):
-        before, after = getattr(old, part), getattr(new, part)
-        names += [
-            f.name
-            for f in dataclasses.fields(before)
-            if f.name not in FREE_ON_RESUME and getattr(before, f.name) != getattr(after, f.name)
-        ]
-    return names + (["framework"] if old.framework != new.framework else [])
+def _fits(kind: Any, value: Any) -> bool:
+    """True where a value has the type of a field."""
+    if get_origin(kind) in (UnionType, Union):
+        return any(_fits(part, value) for part in get_args(kind))
+    if get_origin(kind) is tuple:
+        return type(value) is tuple and all(_fits(get_args(kind)[0], v) for v in value)
+    if get_origin(kind) is Literal:
+        return type(value) is str  # the dataclass knows which
+    return type(value) is kind or (kind is float and type(value) is int)

@@ -1,4 +1,4 @@
-"""`alexnet convert`: weights between files, and half-trained runs between frameworks."""
+"""Weights moved between files, and half-trained runs between frameworks."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 from alexnet import weights, workdir
 from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, saved_steps
-from alexnet.config import TrainConfig
+from alexnet.config import DevicesConfig, TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
 from alexnet.files import atomic_write
@@ -40,7 +40,7 @@ class RunState:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a path is a run's work directory."""
+    """True for a run's work directory."""
     return (path / workdir.CONFIG).is_file()
 
 
@@ -83,8 +83,10 @@ def write_run(path: Path, state: RunState, framework: str) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is there already, and a run is never overwritten: name a new one")
     native = import_framework(framework, "checkpoint")
-    run = dataclasses.replace(state.config.run, workdir=path, resume=False, overwrite=False)
-    config = dataclasses.replace(state.config, framework=framework, run=run)
+    run = dataclasses.replace(state.config.run, workdir=str(path), resume=False, overwrite=False)
+    config = dataclasses.replace(
+        state.config, framework=framework, run=run, devices=DevicesConfig()
+    )
     path.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(
         path / workdir.CHECKPOINTS,
@@ -160,6 +162,8 @@ def convert(
     elif source.is_dir():
         raise UserError(f"{source} is a directory, but no run's work directory (no config.json)")
     else:
+        if step is not None:
+            raise UserError(f"--step names a checkpoint of a run, but {source} is a file: omit it")
         if target_format in ("jax", "torch") and not target.suffix:
             raise UserError(
                 f"{source} holds weights only, no run: train from them with --init-from {source}"

@@ -9,10 +9,11 @@ import numpy as np
 
 from alexnet import weights, workdir
 from alexnet.checkpoints import Checkpoints
-from alexnet.config import TrainConfig, check
+from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset
 from alexnet.engine import Engine, load_engine
 from alexnet.errors import UserError
+from alexnet.files import as_path
 from alexnet.init import initial_weights
 from alexnet.layers import Spec, variables
 from alexnet.loop import Plan, Trainer
@@ -31,7 +32,6 @@ def train(config: TrainConfig) -> int:
         UserError: for a mistake in the configuration or the data.
         RunError: where training can't go on.
     """
-    check(config)
     processes = connect(config)  # before anything else touches the framework
     code = 1
     try:
@@ -46,8 +46,9 @@ def train(config: TrainConfig) -> int:
 
 def _train(config: TrainConfig, processes: Processes) -> int:
     config = _with_workdir(config, processes)
-    check_alike(processes, "options", dataclasses.replace(config.devices, process=None))
-    check_alike(processes, "options", dataclasses.replace(config, devices=None))
+    options = dataclasses.asdict(config)
+    options["devices"]["process"] = None
+    check_alike(processes, "options", options)
     engine_class = load_engine(config.framework)
     dataset = together(processes, config.open_dataset)
     check_alike(processes, "data", (dataset.name, len(dataset.train), dataset.class_names))
@@ -56,7 +57,7 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     engine = training_engine(engine_class, config, spec, arrays)
     del arrays  # a quarter of a gigabyte
     together(processes, lambda: None if processes.index else workdir.prepare(config))
-    path = config.run.workdir
+    path = as_path(config.run.workdir)
     _check_shared(path, processes)
     with Progress(plan.total_steps, plan.steps_per_epoch, processes.index) as progress:
         for note in (*_headline(config, dataset, spec, plan), engine.describe(), *notes):
@@ -134,7 +135,7 @@ def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndar
     fresh = initial_weights(spec, config.run.seed)
     if config.model.init_from is None or config.run.resume:
         return fresh, []
-    path = config.model.init_from
+    path = as_path(config.model.init_from)
     try:
         loaded = weights.load(path)
     except UserError:  # some files leave the network open: perhaps it is this one
@@ -184,7 +185,7 @@ def _with_workdir(config: TrainConfig, processes: Processes) -> TrainConfig:
     if config.run.resume:
         raise UserError("--resume needs --workdir: the directory of the run to go on with")
     name = f"{config.recipe}-{config.framework}-{datetime.now():%Y%m%d-%H%M%S}"
-    run = dataclasses.replace(config.run, workdir=Path("runs") / name)
+    run = dataclasses.replace(config.run, workdir=str(Path("runs") / name))
     return dataclasses.replace(config, run=run)
 
 

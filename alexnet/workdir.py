@@ -5,12 +5,22 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet.config import TrainConfig, changed_fields, from_json, to_json
+from alexnet.config import TrainConfig, from_json, to_json
 from alexnet.errors import RunError, UserError
-from alexnet.files import atomic_write, is_remote, list_files, remove_tree, upload, write_json
+from alexnet.files import (
+    as_path,
+    atomic_write,
+    is_remote,
+    list_files,
+    remove_tree,
+    upload,
+    write_json,
+)
+from alexnet.options import flag, shown
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 WEIGHTS, CURVE, EVENTS = "weights.safetensors", "curve.png", "tensorboard"
@@ -24,7 +34,7 @@ def prepare(config: TrainConfig) -> Path:
         UserError: where something is in the way, or the run there is not the one described.
         RunError: where a bucket can't be reached.
     """
-    path = config.run.workdir
+    path = as_path(config.run.workdir or ".")
     try:
         return _prepare(path, config)
     except ConnectionError as error:
@@ -69,26 +79,63 @@ def read_config(path: Path) -> TrainConfig:
         UserError: where there is none, or it can't be read.
     """
     try:
-        return from_json(json.loads((path / CONFIG).read_text()))
+        values = json.loads((path / CONFIG).read_text())
     except OSError as error:
         raise UserError(f"there is no run in {path}: {CONFIG}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path / CONFIG} is not JSON: {error}") from error
+    return from_json(values, str(path / CONFIG))
 
 
 def _check_same_run(saved: TrainConfig, now: TrainConfig) -> None:
-    if "framework" in (changed := changed_fields(saved, now)):
+    path, changed = now.run.workdir, changed_fields(saved, now)
+    if "framework" in changed:
         raise UserError(
-            f"the run in {now.run.workdir} was trained by {saved.framework}, not {now.framework}: "
-            f"resume it with --framework {saved.framework}, or move it with `alexnet convert "
-            f"{now.run.workdir} NEW --to {now.framework}`"
+            f"the run in {path} was trained by {saved.framework}, not {now.framework}: resume it "
+            f"with --framework {saved.framework}, or move it with `alexnet convert {path} NEW --to "
+            f"{now.framework}`"
         )
     if changed:
-        options = ", ".join("--" + name.replace("_", "-") for name in changed)
+        why = ""
+        if changed.keys() & set(_LENGTH):
+            why = f", and its {saved.optim.schedule} schedule depends on the total"
         raise UserError(
-            f"--resume goes on with the run in {now.run.workdir} as it began, which had other "
-            f"values of {options}: leave them out, or start another run"
+            f"--resume goes on with the run in {path} as it began: {_in_words(changed)}{why}; "
+            "leave that out, or start another run from its weights: "
+            f"`alexnet convert {path} START.safetensors`, then --init-from START.safetensors"
         )
+
+
+# Fields whose change leaves the numbers of a resumed run as they are. A bad image that is to be
+# skipped from now on has not been seen before: the run would have stopped at it.
+FREE_ON_RESUME = {
+    "workdir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "log_every",
+    "loader_threads", "data_dir", "init_from", "on_bad_image",
+}  # fmt: skip
+_LENGTH = ("epochs", "steps")
+_BY_TOTAL = ("cosine",)  # schedules whose every rate depends on the number of steps
+
+
+def changed_fields(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Fields whose change would change a resumed run's numbers: name to old and new value."""
+    free = FREE_ON_RESUME if old.optim.schedule in _BY_TOTAL else {*FREE_ON_RESUME, *_LENGTH}
+    before, after = _flat(old), _flat(new)
+    return {n: (v, after[n]) for n, v in before.items() if n not in free and v != after[n]}
+
+
+def _flat(config: TrainConfig) -> Mapping[str, Any]:
+    """All fields but those of the devices."""
+    parts = (config.model, config.data, config.optim, config.run)
+    flat = {"framework": config.framework, "recipe": config.recipe}
+    return flat | {name: value for part in parts for name, value in vars(part).items()}
+
+
+def _in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Changed fields as a list of options with their old and new values."""
+    return ", ".join(
+        f"{flag(name)} was {shown(old):.60}, not {shown(new):.60}"
+        for name, (old, new) in changed.items()
+    )
 
 
 def _delete_run(path: Path) -> None:

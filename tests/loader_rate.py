@@ -10,7 +10,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from alexnet.cli import parse_train
+from alexnet.commands.train import parse_train
 from alexnet.config import TrainConfig
 from alexnet.data import pipeline
 from alexnet.data.dataset import Dataset

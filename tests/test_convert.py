@@ -15,8 +15,8 @@ from alexnet.errors import UserError
 from alexnet.init import initial_weights
 from alexnet.layers import LeCun
 from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
-from alexnet.report.verify import verify
 from alexnet.spec import variant
+from alexnet.verify import verify
 from alexnet.weights import Weights, load, save
 from alexnet.weights.layout import to_state_dict
 from alexnet.weights.names import TORCHVISION_KEYS
@@ -134,7 +134,7 @@ def test_control_verify_refuses_a_wrong_one(damage):
 
 def test_verify_that_fails_exits_with_1(tmp_path, monkeypatch, capsys):
     save(tmp_path / "a.safetensors", make_weights())
-    monkeypatch.setattr("alexnet.report.verify.BOUND", 1e-12)
+    monkeypatch.setattr("alexnet.verify.BOUND", 1e-12)
     arguments = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.msgpack")]
     assert cli.main([*arguments, "--verify", "--json"]) == 1
     assert not json.loads(capsys.readouterr().out)["verify"]["passed"]

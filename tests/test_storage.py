@@ -6,7 +6,6 @@ import importlib.util
 import io
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import fsspec
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from alexnet import cli, files, workdir
+from alexnet.commands.train import parse_train
 from alexnet.config import from_json, to_json
 from alexnet.data.folder import open_folder
 from alexnet.data.images import BadImage, decode
@@ -83,13 +83,13 @@ def put(path, data=b"x"):
 
 def test_a_path_survives_the_command_line_and_the_configuration(monkeypatch):
     url = "gs://bucket/run one"
-    config = cli.parse_train(["--workdir", url, "--init-from", "gs://b/w.pth", "--data-dir", "d"])
-    assert str(config.run.workdir) == url
-    assert str(config.model.init_from) == "gs://b/w.pth"
-    assert type(config.data.data_dir) is type(Path("d"))
+    config = parse_train(["--workdir", url, "--init-from", "gs://b/w.pth", "--data-dir", "d"])
+    assert config.run.workdir == url
+    assert config.model.init_from == "gs://b/w.pth"
+    assert config.data.data_dir == "d"
     assert to_json(config)["run"]["workdir"] == url
     assert from_json(to_json(config)) == config
-    assert str(config.run.workdir / "checkpoints" / "x") == f"{url}/checkpoints/x"
+    assert str(files.as_path(config.run.workdir) / "checkpoints" / "x") == f"{url}/checkpoints/x"
 
 
 @pytest.mark.parametrize(("text", "says"), [("s3://b/x", "can't be read"), ("gs://", "no bucket")])

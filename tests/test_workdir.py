@@ -10,7 +10,7 @@ from alexnet.recipes import recipe
 
 def config_in(path, **run):
     base = recipe("digits")
-    return dataclasses.replace(base, run=dataclasses.replace(base.run, workdir=path, **run))
+    return dataclasses.replace(base, run=dataclasses.replace(base.run, workdir=str(path), **run))
 
 
 def record(step, split="train", loss=1.0):

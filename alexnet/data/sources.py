@@ -45,7 +45,7 @@ def open_dataset(
     if kind == "tfds" and rest:
         from alexnet.data.tfds import open_tfds
 
-        return open_tfds(rest, data_dir)
+        return open_tfds(rest, None if data_dir is None else as_path(data_dir))
     if not colon and Path(name).expanduser().is_dir():
         raise UserError(f"unknown data set '{name}': for a folder of images write folder:{name}")
     raise unknown("data set", name, KINDS)

@@ -10,7 +10,7 @@ from typing import Any
 from alexnet import workdir
 from alexnet.config import TrainConfig
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding, size
-from alexnet.files import atomic_write, is_remote
+from alexnet.files import as_path, atomic_write, is_remote
 from alexnet.layers import Spec, trace
 
 _FLOAT = 4  # bytes; weights and momentum are fp32 whatever the precision
@@ -115,7 +115,7 @@ def available_memory() -> int | None:
 
 def _path(config: TrainConfig) -> Path:
     """The work directory, or where training makes a new one."""
-    return config.run.workdir or Path("runs")
+    return as_path(config.run.workdir or "runs")
 
 
 def _memory(name: str, need: int, available: int | None) -> Finding:

@@ -1,61 +1,11 @@
-"""`alexnet convert --verify`: a conversion's result in both frameworks, on real photographs."""
+"""The comparison that `alexnet convert --verify` makes, as a table."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-
-from alexnet.data.augment import eval_view
-from alexnet.data.images import BadImage, decode
-from alexnet.engine import import_framework
-from alexnet.errors import UserError
-from alexnet.layers import Dropout, trace
-from alexnet.weights import Weights
-
-BOUND = 1e-4  # of the layer's standard deviation; a correct port measures some 5e-6
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-_MOST = 16
-
-
-def verify(source: Weights, target: Weights, images: Path | None) -> dict[str, Any]:
-    """Run torch on the source's weights and JAX on the target's, and compare every layer.
-
-    Args:
-        source: as read from the source.
-        target: as read back from what was written.
-        images: a folder of photographs, or None for two that scikit-learn bundles.
-
-    Returns:
-        `layers`, a dict a layer with `name` and `difference`, the largest one in standard
-        deviations of torch's output; `top5_agreement`, a share; `bound`; `images`; `passed`.
-
-    Raises:
-        UserError: where the folder has no readable image.
-    """
-    pictures = _photographs(images, source.spec.channels)
-    inputs = np.stack([_network_input(picture, source) for picture in pictures])
-    theirs = _outputs("torch", source, inputs)
-    ours = _outputs("jax", target, inputs)
-    layers = [
-        {"name": row.name, "difference": _difference(ours[row.name], theirs[row.name])}
-        for row in trace(source.spec)
-        if not isinstance(row.layer, Dropout)  # does nothing in evaluation
-    ]
-    last = layers[-1]["name"]
-    agreement = _top5_agreement(ours[last], theirs[last])
-    passed = all(layer["difference"] <= BOUND for layer in layers) and agreement == 1
-    return {
-        "layers": layers,
-        "top5_agreement": agreement,
-        "bound": BOUND,
-        "images": len(pictures),
-        "passed": passed,
-    }
 
 
 def print_verification(result: Mapping[str, Any]) -> None:
-    """Print what `verify` gave as a table."""
+    """Print what `alexnet.verify.verify` gave."""
     from rich.console import Console
     from rich.table import Table
 
@@ -70,41 +20,3 @@ def print_verification(result: Mapping[str, Any]) -> None:
     verdict = "passed" if result["passed"] else "FAILED"
     agreement = f"top-5 agreement {100 * result['top5_agreement']:.0f} %"
     console.print(f"{verdict}: bound {result['bound']:.0e}; {agreement}")
-
-
-def _outputs(framework: str, weights: Weights, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    inspection = import_framework(framework, "inspection")
-    return inspection.layer_outputs(weights.spec, weights.arrays, inputs)
-
-
-def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.abs(ours - theirs).max() / max(float(theirs.std()), 1e-30))
-
-
-def _top5_agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The share of images whose five highest classes are the same set in both."""
-    best = [np.sort(np.argsort(-logits, axis=1)[:, :5], axis=1) for logits in (ours, theirs)]
-    return float((best[0] == best[1]).all(axis=1).mean())
-
-
-def _network_input(picture: np.ndarray, weights: Weights) -> np.ndarray:
-    """A decoded image as normalised floats."""
-    normalize, protocol = weights.preprocess.normalize, weights.preprocess.protocol
-    view = eval_view(picture, protocol, normalize.channel_order).astype(np.float32)
-    mean, std = (np.array(numbers, np.float32) for numbers in (normalize.mean, normalize.std))
-    return (view - mean) / std
-
-
-def _photographs(folder: Path | None, channels: int) -> list[np.ndarray]:
-    """Decoded images: up to 16 of a folder's, or the two that scikit-learn bundles."""
-    if folder is None:
-        import sklearn.datasets
-
-        folder = Path(sklearn.datasets.__file__).parent / "images"
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)[:_MOST]
-    if not paths:
-        raise UserError(f"--images {folder} has no image in it")
-    try:
-        return [decode(path, channels) for path in paths]
-    except BadImage as error:
-        raise UserError(f"--images {folder}: {error}") from error

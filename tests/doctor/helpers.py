@@ -1,6 +1,6 @@
 """What the tests of the doctor share."""
 
-from alexnet.cli import parse_train
+from alexnet.commands.train import parse_train
 from alexnet.config import TrainConfig
 from alexnet.doctor.finding import Finding
 

@@ -1,0 +1,98 @@
+"""`alexnet convert`: weights between files, and runs between frameworks."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from alexnet import porting, weights
+from alexnet.config import LARGEST_IMAGE, VariantName
+from alexnet.errors import UserError
+from alexnet.files import as_path
+from alexnet.options import POSITIONAL, between, check_values
+from alexnet.weights import FORMATS, Weights
+
+WORDS = {"from_": tuple(FORMATS), "to": (*FORMATS, "jax", "torch")}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to convert, into what."""
+
+    # A weights file, a run's work directory, or one of its checkpoints.
+    source: str = field(metadata=POSITIONAL)
+    # A weights file, or, for a run, a new work directory.
+    target: str = field(metadata=POSITIONAL)
+    # Format of the source; by default told from its content.
+    from_: str | None = None
+    # Format of the target; by default told from its name. jax and torch are for a run.
+    to: str | None = None
+    # Checkpoint of a run to convert; by default the last.
+    step: int | None = None
+    # The network, for files that leave it open.
+    variant: VariantName | None = None
+    # Height and width of its input, for files that leave it open.
+    image_size: int | None = None
+    # Variant to become, where that is exact.
+    to_variant: VariantName | None = None
+    # Fold mean and scale into conv1, so that the network takes torchvision's input.
+    fold: bool = False
+    # Run both frameworks on photographs and compare source and result.
+    verify: bool = False
+    # Folder of photographs for --verify; by default two that scikit-learn bundles.
+    images: str | None = None
+    # Print JSON.
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        """Check each option."""
+        check_values(self)
+        between(self, 1, LARGEST_IMAGE, "image_size")
+        between(self, 0, None, "step")
+        if self.images is not None and not self.verify:
+            raise UserError("--images is for --verify: add --verify, or leave it out")
+
+
+def main(options: Options) -> int:
+    """Convert, and say what was done; 1 where --verify finds a difference."""
+    from rich.console import Console
+
+    if options.verify:
+        from alexnet.verify import check
+
+        check(options.images)  # before anything is written
+    with Console(stderr=True).status(f"converting {options.source}"):  # on a terminal only
+        whole, sentence = porting.convert(
+            as_path(options.source),
+            as_path(options.target),
+            source_format=options.from_,
+            target_format=options.to,
+            step=options.step,
+            variant=options.variant,
+            image_size=options.image_size,
+            to_variant=options.to_variant,
+            fold=options.fold,
+        )
+    report: dict[str, Any] = {"done": sentence}
+    if not options.json:
+        print(sentence)
+    if options.verify:
+        report["verify"] = _verify(whole, options)
+    if options.json:
+        print(json.dumps(report, indent=2))
+    return 0 if not options.verify or report["verify"]["passed"] else 1
+
+
+def _verify(whole: Weights, options: Options) -> dict[str, Any]:
+    """Compare a conversion's result, read back, with its source."""
+    from alexnet.report.verify import print_verification
+    from alexnet.verify import verify
+
+    target, spec = as_path(options.target), whole.spec
+    if porting.is_run(target):
+        back = porting.run_weights(porting.read_run(target), target)
+    else:
+        back = weights.load(target, variant=spec.name, image_size=spec.image_size)
+    result = verify(whole, back, options.images)
+    if not options.json:
+        print_verification(result)
+    return result

@@ -1,0 +1,32 @@
+"""`alexnet recipes`: the named configurations."""
+
+import json
+from dataclasses import dataclass
+
+from alexnet.config import to_json
+from alexnet.recipes import RECIPES
+
+
+@dataclass(frozen=True)
+class Options:
+    """The form of the list."""
+
+    # Print JSON, with each recipe's whole configuration.
+    json: bool = False
+
+
+def main(options: Options) -> int:
+    """Print each recipe with its source and known result."""
+    if options.json:
+        listed = {
+            name: {"source": r.source, "result": r.result, "config": to_json(r.config)}
+            for name, r in RECIPES.items()
+        }
+        print(json.dumps(listed, indent=2))
+        return 0
+    for name, found in RECIPES.items():
+        config = found.config
+        print(f"{name}: variant {config.model.variant} on {config.data.dataset}")
+        print(f"  source: {found.source}\n  result: {found.result}\n")
+    print("alexnet train --recipe NAME --help lists a recipe's settings as defaults.")
+    return 0

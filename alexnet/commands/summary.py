@@ -1,0 +1,58 @@
+"""`alexnet summary`: a network's layers."""
+
+import json
+from dataclasses import dataclass
+
+from alexnet.config import LARGEST_IMAGE, MOST_CLASSES, Framework, VariantName
+from alexnet.options import between, check_values, require
+from alexnet.spec import variant
+
+
+@dataclass(frozen=True)
+class Options:
+    """The network, and how to print it."""
+
+    # Which AlexNet.
+    variant: VariantName = "torchvision"
+    # Framework whose model is measured; torch prints as torchinfo does.
+    framework: Framework = "jax"
+    # Outputs of the last layer.
+    num_classes: int = 1000
+    # 3 for RGB, 1 for gray.
+    channels: int = 3
+    # Height and width of the input; by default the variant's own.
+    image_size: int | None = None
+    # Share of each hidden layer's features.
+    width: float = 1.0
+    # Print JSON instead of a table.
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        """Check each option."""
+        check_values(self)
+        between(self, 1, MOST_CLASSES, "num_classes", "channels")
+        between(self, 1, LARGEST_IMAGE, "image_size")
+        require(0 < self.width <= 1, "width", self.width, "above 0 and at most 1")
+
+
+def main(options: Options) -> int:
+    """Print the layers."""
+    spec = variant(
+        options.variant,
+        num_classes=options.num_classes,
+        channels=options.channels,
+        image_size=options.image_size,
+        width=options.width,
+    )
+    from alexnet.engine import import_framework
+    from alexnet.report.summary import print_table, summary_json, summary_rows
+
+    native = import_framework(options.framework, "inspection")
+    if not options.json and native.print_native(spec):
+        return 0
+    whole = summary_json(spec, summary_rows(spec, native.output_shapes(spec)), options.framework)
+    if options.json:
+        print(json.dumps(whole, indent=2))
+    else:
+        print_table(whole)
+    return 0

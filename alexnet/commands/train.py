@@ -1,0 +1,66 @@
+"""`alexnet train`, which `python train.py` is too."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alexnet.config import DevicesConfig, TrainConfig
+from alexnet.files import as_path
+from alexnet.options import parse
+from alexnet.recipes import RECIPES, default_recipe, recipe
+
+WORDS = {"recipe": tuple(RECIPES)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """A run's configuration is all there is to give."""
+
+    train: TrainConfig
+
+
+def defaults(given: Mapping[str, Any], recipe_name: str | None = None) -> dict[str, TrainConfig]:
+    """The configuration that the options given change.
+
+    It is that of a recipe, or, with --resume, the one that the run began with. A length given as
+    epochs takes the place of one in steps, and the other way round.
+
+    Args:
+        given: the options on the command line, by field name.
+        recipe_name: the recipe where none is given; by default one that suits the data set.
+
+    Raises:
+        UserError: for an unknown recipe, or a run that can't be read.
+    """
+    if given.get("resume") and given.get("workdir") and "help" not in given:
+        from alexnet.workdir import read_config  # slow, and not needed for --help
+
+        base = read_config(as_path(given["workdir"]))
+        base = dataclasses.replace(base, devices=DevicesConfig())
+    else:
+        name = given.get("recipe") or recipe_name or default_recipe(given.get("dataset"))
+        base = recipe(name)
+    if given.get("steps") is not None or given.get("epochs") is not None:
+        base = dataclasses.replace(base, run=dataclasses.replace(base.run, steps=None, epochs=None))
+    return {"train": base}
+
+
+def parse_train(argv: Sequence[str]) -> TrainConfig:
+    """The configuration that a command line of `alexnet train` describes.
+
+    Raises:
+        UserError: for options that no run can have.
+        SystemExit: after --help.
+    """
+    options = parse(Options, argv, prog="alexnet train", defaults=defaults, words=WORDS)
+    if options is None:
+        raise SystemExit(0)
+    return options.train
+
+
+def main(options: Options) -> int:
+    """Train; the exit code is 0, or 128 + a signal's number after a stop that saved."""
+    from alexnet.run import train
+
+    return train(options.train)

@@ -1,0 +1,278 @@
+"""Command lines made from frozen dataclasses.
+
+A field is an option, named as the field is, and the comment above it is its help. A field that is
+a dataclass itself is a group of options, headed by the first line of its docstring. Names are
+unique over the whole tree. `Literal` lists the words that an option takes.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from alexnet.errors import UserError, choose
+
+T = TypeVar("T")
+POSITIONAL = MappingProxyType({"positional": True})  # metadata of a field that is no --option
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_LARGEST = 2**63  # what libraries take for an integer
+
+
+def parse(
+    kind: type[T],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str = "",
+    defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda given: _NOTHING,
+    words: Mapping[str, Sequence[str]] = _NOTHING,
+) -> T | None:
+    """Read a command line, once.
+
+    Args:
+        kind: the dataclass to make.
+        argv: words after the command's name.
+        prog: the command, for messages.
+        description: for its help.
+        defaults: maps what the command line gives, by field name, to values of `kind`'s own
+            fields that stand in place of the dataclass's defaults.
+        words: values that the help lists for fields whose type doesn't.
+
+    Returns:
+        What the command line describes, or None after printing help.
+
+    Raises:
+        UserError: for an unknown option, a missing or malformed value, or one that `kind` refuses.
+    """
+    see = f"see `{prog} --help`"
+    parser = _parser(kind, words)
+    try:
+        namespace, rest = parser.parse_known_args(list(argv))
+    except UserError as error:
+        raise UserError(f"{error}; {see}") from error
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(namespace).items()}
+    if "help" in given:
+        about = {"prog": prog, "usage": _usage(kind, prog), "description": description}
+        _parser(kind, words, defaults(given), **about).print_help()
+        return None
+    positional = [field.name for field in dataclasses.fields(kind) if _is_positional(field)]
+    for word in rest:
+        if word.startswith("-") and len(word) > 1:
+            raise _unknown(word, parser, see)
+    if len(rest) > len(positional):
+        raise UserError(f"unexpected argument '{rest[len(positional)]:.60}'; {see}")
+    given |= zip(positional, rest, strict=False)
+    return _build(kind, given, defaults(given), see)
+
+
+def _build(kind: type[T], given: Mapping[str, Any], base: Mapping[str, Any], see: str) -> T:
+    """A dataclass of values given, else of those of `base`, else of its own defaults."""
+    values = dict(base)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if dataclasses.is_dataclass(field.type):
+            inner = base.get(field.name)
+            inner = _NOTHING if inner is None else vars(inner)
+            values[field.name] = _build(field.type, given, inner, see)  # type: ignore[arg-type]
+        elif field.name in given:
+            values[field.name] = given[field.name]
+        elif field.name not in base and field.default is dataclasses.MISSING:
+            raise UserError(f"{_name(field)} is missing; {see}")
+    return kind(**values)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """Raise, where argparse would print and exit."""
+        raise UserError(message.removeprefix("argument "))
+
+
+def _parser(
+    kind: type,
+    words: Mapping[str, Sequence[str]],
+    base: Mapping[str, Any] | None = None,
+    **about: str,
+) -> _Parser:
+    """A parser without defaults: what isn't given stays away.
+
+    With `base`, the defaults to show, it has the help.
+    """
+    parser = _Parser(
+        argument_default=argparse.SUPPRESS, add_help=False, allow_abbrev=False, **about
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="Show this help.")
+    _add(parser, parser, kind, words, base)
+    return parser
+
+
+def _add(
+    parser: _Parser,
+    group: Any,
+    kind: type,
+    words: Mapping[str, Sequence[str]],
+    base: Mapping[str, Any] | None,
+) -> None:
+    """Add a dataclass's options to a group of a parser."""
+    comments = {} if base is None else _comments(kind)
+    for field in dataclasses.fields(kind):
+        value = (base or _NOTHING).get(field.name, field.default)
+        if dataclasses.is_dataclass(field.type):
+            inner = parser.add_argument_group(
+                (field.type.__doc__ or "").splitlines()[0].rstrip(".")
+            )
+            shown_ = None if base is None else vars(value)
+            _add(parser, inner, field.type, words, shown_)  # type: ignore[arg-type]
+            continue
+        plain = value is False and group is parser  # without a --no- form it can only be off
+        default = "" if plain or not shown(value, "") else f" (default: {shown(value)})"
+        text = comments.get(field.name, "").replace("%", "%%") + default
+        if not _is_positional(field):
+            reading = _reading(field, group is not parser, words)
+            group.add_argument(flag(field.name), dest=field.name, help=text, **reading)
+        elif base is not None:  # read from what the parser leaves over
+            group.add_argument(_name(field), help=text)
+
+
+def _reading(
+    field: dataclasses.Field, in_group: bool, words: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Arguments for argparse by which a field is read."""
+    kind, optional = without_none(field.type)
+    if kind is bool:  # in a group, a recipe may have turned it on
+        return {"action": argparse.BooleanOptionalAction if in_group else "store_true"}
+    several = get_origin(kind) is tuple
+    if several:
+        kind = get_args(kind)[0]
+    listed = words.get(field.name) or (get_args(kind) if get_origin(kind) is Literal else ())
+    read = {int: _whole_number, float: _number}.get(kind, str)
+    metavar = f"{{{','.join(listed)}}}" if listed else {int: "N", float: "X"}.get(kind, "TEXT")
+    reading = {
+        "type": lambda text: None if optional and text == "None" else read(text),
+        "metavar": metavar,
+    }
+    return {**reading, "nargs": "*"} if several else reading
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number") from None
+
+
+def without_none(kind: Any) -> tuple[Any, bool]:
+    """A field's type apart from None, and if None is allowed."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind, False
+    (rest,) = (part for part in get_args(kind) if part is not NoneType)
+    return rest, True
+
+
+def flag(name: str) -> str:
+    """The option of a field; a last underscore only keeps its name off Python's own words."""
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
+def _is_positional(field: dataclasses.Field) -> bool:
+    return "positional" in field.metadata
+
+
+def _name(field: dataclasses.Field) -> str:
+    return field.name.upper() if _is_positional(field) else flag(field.name)
+
+
+def _unknown(word: str, parser: _Parser, see: str) -> UserError:
+    """The error for an option that isn't there, with the nearest one that is."""
+    word = word.partition("=")[0]
+    known = [name[2:] for name in parser._option_string_actions if name.startswith("--")]
+    near = difflib.get_close_matches(word.strip("-").replace("_", "-"), known, n=1)
+    hint = f"did you mean --{near[0]}? " if near else ""
+    return UserError(f"unknown option {word:.60}: {hint}{see}")
+
+
+def _usage(kind: type, prog: str) -> str:
+    """A line with what can't be left out; argparse's own would list every option."""
+    needed = [f for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    words = [
+        f"{_name(f)} {f.name.upper()}" if not _is_positional(f) else _name(f)
+        for f in needed
+        if not dataclasses.is_dataclass(f.type)
+    ]
+    return " ".join([prog, *words, "[OPTIONS]"])
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """The comment above each field."""
+    found: dict[str, str] = {}
+    lines: list[str] = []
+    for line in map(str.strip, inspect.getsource(kind).splitlines()):
+        if line.startswith("# "):
+            lines.append(line[2:])
+        else:
+            if match := re.match(r"(\w+): ", line):
+                found[match[1]] = " ".join(lines)
+            lines = []
+    return found
+
+
+def shown(value: Any, nothing: str = "not given") -> str:
+    """A value as it stands on a command line; `nothing` for none."""
+    if value is None or value is dataclasses.MISSING or value == ():
+        return nothing
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# --- checks, for a dataclass's __post_init__ -----------------------------------------------------
+
+
+def check_values(options: Any) -> None:
+    """Refuse words that a field's `Literal` doesn't list, and numbers that no computer handles.
+
+    Raises:
+        UserError: naming the option, its value and what would do.
+    """
+    for field in dataclasses.fields(options):
+        value, (kind, _) = getattr(options, field.name), without_none(field.type)
+        if get_origin(kind) is Literal and value is not None:
+            choose(flag(field.name), value, get_args(kind))
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float):
+                require(math.isfinite(number), field.name, value, "a finite number")
+            elif isinstance(number, int):
+                require(abs(number) < _LARGEST, field.name, value, "below 2^63")
+
+
+def require(holds: bool, name: str, value: Any, need: str) -> None:
+    """Refuse a field's value.
+
+    Raises:
+        UserError: where `holds` is false.
+    """
+    if not holds:
+        raise UserError(f"{flag(name)} is {shown(value):.60}, but it must be {need}")
+
+
+def between(options: Any, low: float, high: float | None, *names: str) -> None:
+    """Refuse values of the named fields outside a range; None is inside.
+
+    Raises:
+        UserError: naming the first.
+    """
+    need = f"at least {low}" if high is None else f"from {low} to {high}"
+    for name in names:
+        value = getattr(options, name)
+        holds = value is None or (low <= value and (high is None or value <= high))
+        require(holds, name, value, need)

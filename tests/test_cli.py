@@ -1,0 +1,225 @@
+"""The command line: what is parsed, what --help says, and how mistakes end."""
+
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+import alexnet
+from alexnet import cli
+from alexnet.commands.train import parse_train
+from alexnet.config import TrainConfig
+from alexnet.options import _comments, flag, parse
+from alexnet.recipes import RECIPES
+from alexnet.spec import VARIANTS
+from alexnet.workdir import write_config
+from tests.conftest import ROOT
+
+
+def test_every_option_of_the_design_is_on_the_command_line(tmp_path):
+    config = parse_train(
+        f"--framework torch --recipe paper --variant single --dataset synthetic "
+        f"--data-dir {tmp_path} "
+        f"--batch-size 4 --steps 7 --image-size 99 --precision bf16 --seed 5 --workdir {tmp_path} "
+        "--overwrite --checkpoint-every 3 --log-every 2 --init-from w --on-bad-image skip".split()
+    )
+    assert (config.framework, config.recipe, config.model.variant) == ("torch", "paper", "single")
+    assert (config.run.steps, config.run.epochs, config.run.checkpoint_every) == (7, None, 3)
+    assert (config.data.on_bad_image, config.model.precision) == ("skip", "bf16")
+    assert config.optim.drop_epochs == (25.0, 51.0, 79.0)  # the rest is the recipe's
+    assert (config.run.workdir, config.model.init_from) == (str(tmp_path), "w")
+
+
+def test_recipe_follows_the_data_set():
+    assert parse_train([]) == RECIPES["digits"].config
+    assert parse_train(["--dataset", "folder:x"]).recipe == "torchvision"
+    assert parse_train(["--dataset=folder:x"]).recipe == "torchvision"
+    assert parse_train(["--dataset", "folder:x"]).data.dataset == "folder:x"
+    assert parse_train(["--epochs", "2"]).run.epochs == 2
+
+
+def test_forms_of_options():
+    options = "--no-decay-biases --flip --drop-epochs 1 2.5 --mean 1 2 3 --image-size None"
+    config = parse_train(f"{options} --checkpoint-every None --seed 1 --seed 2".split())
+    assert (config.optim.decay_biases, config.data.flip) == (False, True)
+    assert (config.optim.drop_epochs, config.data.mean) == ((1, 2.5), (1, 2, 3))
+    assert (config.model.image_size, config.run.checkpoint_every, config.run.seed) == (
+        None,
+        None,
+        2,
+    )
+    assert not parse_train(["--recipe", "paper", "--no-flip"]).data.flip
+
+
+def test_options_that_are_lists_of_words():
+    @dataclass(frozen=True)
+    class Options:
+        freeze: tuple[str, ...] = ()
+        rate_of: tuple[str, ...] = ("a=1",)
+
+    found = parse(Options, ["--freeze", "conv1", "conv2"], prog="x")
+    assert found == Options(("conv1", "conv2"), ("a=1",))
+    assert parse(Options, ["--rate-of", "fc8=10", "fc7=2"], prog="x").rate_of == ("fc8=10", "fc7=2")
+    assert parse(Options, ["--rate-of"], prog="x").rate_of == ()
+
+
+def test_resume_goes_on_from_the_runs_own_values(tmp_path):
+    began = parse_train(f"--recipe paper --workdir {tmp_path} --steps 9 --seed 3".split())
+    write_config(tmp_path, dataclasses.replace(began, framework="torch"))
+    now = parse_train(["--workdir", str(tmp_path), "--resume", "--log-every", "7"])
+    assert (now.framework, now.recipe, now.run.seed, now.run.steps) == ("torch", "paper", 3, 9)
+    assert (now.run.resume, now.run.log_every) == (True, 7)
+    longer = parse_train(["--workdir", str(tmp_path), "--resume", "--epochs", "2"])
+    assert (longer.run.steps, longer.run.epochs) == (None, 2)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_lists_every_option(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    command = importlib.import_module(f"alexnet.commands.{name}")
+    assert cli.COMMANDS[name] in printed
+
+    def options(kind):
+        for field in dataclasses.fields(kind):
+            if dataclasses.is_dataclass(field.type):
+                yield from options(field.type)
+            else:
+                yield field
+
+    for field in options(command.Options):
+        shown = field.name.upper() if field.metadata else flag(field.name)
+        assert f"{shown} " in printed or f"{shown}, --no-" in printed, field.name
+    if name != "recipes":
+        assert "--variant {" + ",".join(VARIANTS) + "}" in printed
+
+
+def test_help_shows_the_recipes_defaults(capsys):
+    assert cli.main(["train", "--recipe", "paper", "--help"]) == 0
+    paper = capsys.readouterr().out
+    assert "(default: 25.0 51.0 79.0)" in paper
+    assert "Dataset and preprocessing:" in paper
+    assert "--recipe {" + ",".join(RECIPES) + "}" in paper
+    assert cli.main(["compile", "--help"]) == 0
+    compile_ = capsys.readouterr().out
+    assert "(default: 30.0 60.0)" in compile_
+    assert "usage: alexnet compile --topology TOPOLOGY [OPTIONS]" in compile_
+
+
+def test_every_option_has_a_help_text():
+    modules = [importlib.import_module(f"alexnet.commands.{name}") for name in cli.COMMANDS]
+    parts = [f.type for f in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(f.type)]
+    for kind in (TrainConfig, *parts, *(module.Options for module in modules)):
+        explained = _comments(kind)
+        for field in dataclasses.fields(kind):
+            assert explained[field.name] or dataclasses.is_dataclass(field.type), field.name
+
+
+MISTAKES = {
+    "train --batchsize 3": "unknown option --batchsize: did you mean --batch-size? see "
+    "`alexnet train --help`",
+    "train --batch_size=3": "did you mean --batch-size?",
+    "compile --topolgy v5e:2x2": "did you mean --topology? see `alexnet compile --help`",
+    "compile": "--topology is missing; see `alexnet compile --help`",
+    "compile --topology v5e:2x2 --framework torch": "leave it out",
+    "doctor --foo": "unknown option --foo: see `alexnet doctor --help`",
+    "train --steps many": "--steps: 'many' is not a whole number; see `alexnet train --help`",
+    "train --learning-rate fast": "'fast' is not a number",
+    "train --steps": "--steps: expected one argument",
+    "train word": "unexpected argument 'word'",
+    "train --recipe papr": "did you mean 'paper'",
+    "summary --variant papr": "did you mean 'paper'",
+    "summary --image-size 100000": "--image-size is 100000",
+    "summary --num-classes 0": "--num-classes is 0",
+    "summary --width 3": "--width is 3",
+    "convert": "SOURCE is missing; see `alexnet convert --help`",
+    "convert a.pth": "TARGET is missing",
+    "convert a b c": "unexpected argument 'c'",
+    "convert a b --images photos": "--images is for --verify",
+    "convert a b --to-variant papr": "did you mean 'paper'",
+    "convert a b --verify --images /nowhere/at/all": "/nowhere/at/all",
+    "trian": "did you mean 'train'",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(words, capsys):
+    assert cli.main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert MISTAKES[words] in error
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_options_of_convert_may_stand_anywhere(tmp_path, capsys):
+    a, b = str(tmp_path / "a.pth"), str(tmp_path / "b.pth")
+    for words in ([a, b, "--step", "3"], [a, "--step", "3", b], ["--step=3", a, b]):
+        assert cli.main(["convert", *words]) == 2
+        assert "--step names a checkpoint of a run" in capsys.readouterr().err
+
+
+def test_recipes(capsys):
+    assert cli.main(["recipes"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed and r.source in printed for name, r in RECIPES.items())
+    assert cli.main(["recipes", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["paper"]["config"]["optim"]["drop_epochs"] == [25.0, 51.0, 79.0]
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"alexnet {alexnet.__version__}\n"
+    assert alexnet.__version__[0].isdigit()
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+def test_summary_takes_a_width(framework, capsys):
+    options = ["--width", "0.0625", "--image-size", "64", "--framework", framework, "--json"]
+    assert cli.main(["summary", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"][0]["params"] == 11 * 11 * 3 * 4 + 4
+
+
+def test_output_that_nobody_reads_is_no_traceback():
+    """The pipe's reader is gone before anything is printed, as `| head` is after a line."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "alexnet", "recipes", "--json"]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (MemoryError("72.2 GiB"), 1, "failed: not enough memory: 72.2 GiB"),
+        (MemoryError(), 1, "failed: not enough memory"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "error: x: No such file"),
+        (OSError(28, "No space left", "x"), 1, "failed: x: No space left"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_other_errors_are_sentences_too(error, code, line, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main([]) == code
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_messages_are_one_short_printable_line(monkeypatch, capsys):
+    def fail(*_):
+        raise cli.UserError("\x1b[2Jé\n" + "x" * 10_000)
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(r"error: \x1b[2Jé\nxxx")
+    assert len(error) < 2100
