@@ -297,6 +297,9 @@ def test_tfds_features_that_do_not_fit(tfds_dir):
     assert "not a data set that tfds can open" in message
 
 
+LONG = json.dumps({"pythonClassName": "x" * 5000})
+
+
 @pytest.mark.parametrize(
     "text", [LONG, "", "[]", "{", '{"pythonClassName": 5}', '{"featuresDict": 5}']
 )
