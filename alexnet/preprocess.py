@@ -74,10 +74,10 @@ def from_json(values: Any, channels: int) -> Preprocess:
     wrong = [
         name
         for name, valid in {
-            "resize_rule": _one_of(values["resize_rule"], ResizeRule),
+            "resize_rule": values["resize_rule"] in get_args(ResizeRule),
             "resize_to": _is_size(values["resize_to"]),
             "crop": _is_size(values["crop"]),
-            "channel_order": _one_of(values["channel_order"], ChannelOrder),
+            "channel_order": values["channel_order"] in get_args(ChannelOrder),
             "mean": _are_numbers(values["mean"], channels, -_LARGEST),
             "std": _are_numbers(values["std"], channels, _SMALLEST),
         }.items()
@@ -92,10 +92,6 @@ def from_json(values: Any, channels: int) -> Preprocess:
         Normalize(tuple(values["mean"]), tuple(values["std"]), values["channel_order"]),
         EvalProtocol(values["resize_rule"], values["resize_to"], values["crop"]),
     )
-
-
-def _one_of(value: Any, words: Any) -> bool:
-    return isinstance(value, str) and value in get_args(words)
 
 
 def _is_size(value: Any) -> bool:

@@ -9,7 +9,7 @@ import itertools
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +24,7 @@ from alexnet.errors import UserError
 from alexnet.preprocess import ChannelOrder, EvalProtocol
 
 Batch = dict[str, np.ndarray]
+Batches = Generator[Batch, None, None]  # to be closed by those who leave it before its end
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     bad_images: BadImages | None = None,
-) -> Iterator[Batch]:
+) -> Batches:
     """Batches for step `start_step` and all that follow, without end.
 
     A batch has image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B], 0 where an image
@@ -138,7 +139,7 @@ def eval_batches(
     bad_images: BadImages | None = None,
     *,
     channel_order: ChannelOrder = "RGB",
-) -> Iterator[Batch]:
+) -> Batches:
     """Every example of `source` once, in order; the last batch is padded with mask 0.
 
     Batches are those of `train_batches`, without color_shift; `example` is -1 in padding. The sum
@@ -195,9 +196,7 @@ def _load(
         return None
 
 
-def _in_threads(
-    batch_at: Callable[[int], Batch], steps: Iterator[int], threads: int
-) -> Iterator[Batch]:
+def _in_threads(batch_at: Callable[[int], Batch], steps: Iterator[int], threads: int) -> Batches:
     """Yield `batch_at` of each step, in order, computed ahead by threads.
 
     Whole batches are the unit of work: decoding and resizing release the interpreter lock, and

@@ -34,7 +34,7 @@ def evaluating(source, config, bad_images=None, rows=None):
 
 
 def make_photo(height=60, width=80, seed=0):
-    """A smooth colour picture: what JPEG is made for."""
+    """A smooth color picture: what JPEG is made for."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     resized = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(resized)

@@ -155,19 +155,19 @@ def test_area_shapes_follow_torchvision():
 
 
 @pytest.mark.parametrize(("height", "width", "wanted"), [(100, 10, (13, 10)), (10, 100, (10, 13))])
-def test_area_falls_back_to_the_centre(height, width, wanted):
+def test_area_falls_back_to_the_center(height, width, wanted):
     image = make_photo(height, width)
     draws_that_never_fit = np.full(27, 0.999)
     top, left = (height - wanted[0]) // 2, (width - wanted[1]) // 2
-    centre = image[top : top + wanted[0], left : left + wanted[1]]
+    center = image[top : top + wanted[0], left : left + wanted[1]]
     crop = augment._area_crop(image, 16, draws_that_never_fit)
-    np.testing.assert_array_equal(crop, whole_resized(centre, 16, 16))
+    np.testing.assert_array_equal(crop, whole_resized(center, 16, 16))
 
 
-# --- colour noise ------------------------------------------------------------------------------
+# --- color noise ------------------------------------------------------------------------------
 
 
-def test_colour_noise_has_the_authors_covariance(photo):
+def test_color_noise_has_the_authors_covariance(photo):
     augmentation = Augmentation(16, 18, color_noise=0.1)
     shifts = np.array([train_view(photo, augmentation, 0, 0, i)[1] for i in range(8000)])
     axes, std = augment.COLOR_AXES, augment.COLOR_STD
@@ -181,7 +181,7 @@ def test_colour_noise_has_the_authors_covariance(photo):
     assert np.abs(np.corrcoef(along.T) - np.eye(3)).max() < 0.05
 
 
-def test_colour_noise_is_proportional_to_its_strength(photo):
+def test_color_noise_is_proportional_to_its_strength(photo):
     weak, strong = (
         train_view(photo, Augmentation(16, 18, color_noise=strength), 0, 0, 7)[1]
         for strength in (0.1, 0.2)
@@ -193,7 +193,7 @@ def test_colour_noise_is_proportional_to_its_strength(photo):
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 81), (81, 60), (33, 33), (8, 8), (117, 390)])
-def test_eval_view_is_the_centre_of_the_resized_image(height, width):
+def test_eval_view_is_the_center_of_the_resized_image(height, width):
     image = make_photo(height, width)
     short = min(height, width)
     tall, wide = int(37 * height / short), int(37 * width / short)

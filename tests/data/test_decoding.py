@@ -43,13 +43,13 @@ def test_photographs_equal_pillow():
         assert np.abs(difference).max() <= 1, path.name
 
 
-def test_gray_jpeg_and_gray_from_colour(photo):
+def test_gray_jpeg_and_gray_from_color(photo):
     gray = encode(Image.fromarray(photo).convert("L"), "JPEG")
     assert decode(gray, 3).shape == (60, 80, 3)
     np.testing.assert_array_equal(decode(gray, 3)[:, :, :1], decode(gray, 1))
-    colour = encode(photo, "JPEG", quality=95)
-    expected = np.asarray(Image.open(io.BytesIO(colour)).convert("L"))
-    assert np.abs(decode(colour, 1)[:, :, 0].astype(int) - expected).max() <= 2
+    color = encode(photo, "JPEG", quality=95)
+    expected = np.asarray(Image.open(io.BytesIO(color)).convert("L"))
+    assert np.abs(decode(color, 1)[:, :, 0].astype(int) - expected).max() <= 2
 
 
 def test_cmyk_jpeg_equals_pillow(photo):
@@ -148,6 +148,16 @@ def test_truncated(photo, kind, share):
     data = encode(photo, kind)
     with pytest.raises(BadImage, match=r"^\w.*[^.]$"):
         decode(data[: int(len(data) * share)], 3)
+
+
+def test_a_decoders_message_is_cut(photo, monkeypatch):
+    def fail(*_):
+        raise SyntaxError("of the file's " * 500)
+
+    monkeypatch.setattr(images, "_check_size", fail)
+    with pytest.raises(BadImage) as caught:
+        decode(encode(photo, "PNG"), 3)
+    assert len(str(caught.value)) < 250
 
 
 def test_jpeg_without_its_last_byte(photo):

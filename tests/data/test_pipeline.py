@@ -161,15 +161,21 @@ def test_evaluation_covers_each_example_once(count, size, threads):
         assert not batch["image"][batch["mask"] == 0].any()
 
 
-def test_evaluation_shows_the_centre():
+def test_evaluation_shows_the_center():
     config = make_config()
     data = config.open_dataset()
     batch = next(evaluating(data.eval, config))
     expected = eval_view(decode(data.eval[5][0], 3), config.preprocess.protocol)
     np.testing.assert_array_equal(batch["image"][5], expected)
-    protocol = config.preprocess.protocol
-    bgr = next(eval_batches(data.eval, protocol, config.loading(), channel_order="BGR"))
-    np.testing.assert_array_equal(bgr["image"], batch["image"][..., ::-1])
+
+
+def test_evaluation_in_another_channel_order():
+    config = make_config("synthetic")
+    source, protocol = config.open_dataset().eval, config.preprocess.protocol
+    rgb = next(eval_batches(source, protocol, config.loading()))
+    bgr = next(eval_batches(source, protocol, config.loading(), channel_order="BGR"))
+    np.testing.assert_array_equal(bgr["image"], rgb["image"][..., ::-1])
+    assert not np.array_equal(bgr["image"], rgb["image"])
 
 
 # --- bad images --------------------------------------------------------------------------------
@@ -346,7 +352,9 @@ def test_closing_drops_what_was_not_begun():
     next(batches)
     while len(read) < 2:
         time.sleep(0.001)
+    start = time.monotonic()
     batches.close()  # comes back although a thread is still at work
+    assert time.monotonic() - start < 5
     go_on.set()
     for thread in threading.enumerate():
         if thread.name.startswith("loader"):

@@ -297,7 +297,12 @@ def test_tfds_features_that_do_not_fit(tfds_dir):
     assert "not a data set that tfds can open" in message
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"pythonClassName": 5}', '{"featuresDict": 5}'])
+LONG = json.dumps({"pythonClassName": "x" * 5000})
+
+
+@pytest.mark.parametrize(
+    "text", [LONG, "", "[]", "{", '{"pythonClassName": 5}', '{"featuresDict": 5}']
+)
 def test_tfds_metadata_that_is_malformed(tfds_dir, text):
     (tfds_dir / "cifar10_jpeg" / "1.0.0" / "features.json").write_text(text)
     message = refusal("tfds:cifar10_jpeg", data_dir=tfds_dir)
