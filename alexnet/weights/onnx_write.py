@@ -25,9 +25,8 @@ from alexnet.spec import (
     trace,
 )
 from alexnet.weights.core import Weights, spec_to_json
-from alexnet.weights.layout import Stored, to_torch
+from alexnet.weights.layout import Stored, blocks, to_torch
 from alexnet.weights.names import TORCH_KEYS
-from alexnet.weights.safetensors import blocks
 from alexnet.weights.wire import bytes_field, bytes_head, float_field, number_field, packed_ints
 
 METADATA_KEY = "alexnet-weights"

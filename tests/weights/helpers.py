@@ -22,7 +22,7 @@ from alexnet.spec import (
 from alexnet.weights import Weights
 from alexnet.weights.assemble import default_preprocess
 from alexnet.weights.core import without_init
-from alexnet.weights.formats import _WRITERS
+from alexnet.weights.formats import write
 
 WIDTH = 1 / 64
 CLASSES = 7
@@ -48,7 +48,7 @@ def random_weights(spec: Spec, seed: int = 0) -> Weights:
 def written(weights: Weights, format: str) -> memoryview:
     """The bytes of a file in a format."""
     file = io.BytesIO()
-    _WRITERS[format](file, weights)
+    write(file, weights, format)
     return memoryview(bytearray(file.getvalue()))
 
 

@@ -1,4 +1,4 @@
-"""Files that other programs write: Caffe, MatConvNet, Deep Compression, Flax."""
+"""Files that other programs write: Caffe, MatConvNet, Flax."""
 
 import dataclasses
 import io
@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from alexnet.errors import UserError
 from alexnet.spec import LRN, VARIANTS, Conv, Dense, MaxPool, ReLU, variant
 from alexnet.weights import detect, load, matfile, save
-from alexnet.weights.assemble import CAFFE_MEAN, complete
-from alexnet.weights.deep_compression import read as read_deep_compression
+from alexnet.weights.assemble import CAFFE_MEAN
 from alexnet.weights.formats import load_data
 
 from . import makers
@@ -252,32 +251,6 @@ def test_matlab_zip_bomb():
     data += struct.pack("<2I", 15, len(bomb)) + bomb
     with pytest.raises(UserError, match="far more than its size"):
         load_data(view(data), "matconvnet", "w")
-
-
-# --- Deep Compression ------------------------------------------------------------------------
-
-
-def test_deep_compression():
-    weights = narrow("caffe")
-    for keep in (0.3, 0.02):  # the second needs bridges over gaps of more than 15
-        data, layers = makers.deep_compression(weights, keep)
-        found = read_deep_compression(view(data), weights.spec)
-        read = complete(found, "w")
-        for name, (kernel, bias) in caffe_layout(read).items():
-            np.testing.assert_array_equal(kernel, layers[name][0])
-            np.testing.assert_array_equal(bias, layers[name][1])
-
-
-def test_deep_compression_is_told_by_its_size(tmp_path):
-    data, _ = makers.deep_compression(narrow("caffe"))
-    (tmp_path / "a.net").write_bytes(data)
-    with pytest.raises(UserError, match="none of the formats"):
-        detect(tmp_path / "a.net")  # narrow: not AlexNet's size
-    from alexnet.weights.deep_compression import looks_like, size_of
-
-    head = data[:32]
-    assert looks_like(head, size_of(head, variant("caffe")))
-    assert not looks_like(head, size_of(head, variant("caffe")) + 1)
 
 
 # --- Flax ------------------------------------------------------------------------------------
