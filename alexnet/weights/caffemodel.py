@@ -22,7 +22,7 @@ from alexnet.weights.names import CAFFE_LAYERS
 from alexnet.weights.network import pool, recognise
 
 _V1_LAYERS, _V2_LAYERS = 2, 100  # fields of NetParameter
-_MAX_LAYERS = 100  # AlexNet has some 25; each is compared with those above it
+_MAX_LAYERS, _MAX_FIELDS = 100, 100  # AlexNet has some 25 layers of some 10 fields
 _MAX_SIDE = 4096  # kernel, stride, padding and image size, in pixels
 # Types of layers by V1's numbers, in V2's words.
 _V1_TYPES = {
@@ -110,7 +110,7 @@ def _layers(net: wire.Message) -> list[_Parsed]:
         if len(parts) > _MAX_LAYERS:
             raise UserError(f"it has {len(parts)} layers: no AlexNet has more than {_MAX_LAYERS}")
         for part in parts:
-            message = wire.parse(part)
+            message = wire.parse(part, _MAX_FIELDS)
             if fields is _V1:
                 if 1 in message:
                     raise UserError(

@@ -162,10 +162,11 @@ class _Scan:
         _, width, at = _element(data, at)
         _, names, at = _element(data, at)
         length = int.from_bytes(width[:4], "little")
-        fields = len(names) // length if 0 < length <= _MAX_NAME else _MAX_FIELDS + 1
-        ends = names[length - 1 :: length] if fields else b""
-        if fields > _MAX_FIELDS or fields * length != len(names) or any(ends):
+        if not 0 < length <= _MAX_NAME or len(names) % length or any(names[length - 1 :: length]):
             raise UserError("it is damaged: a struct has no field names")
+        fields = len(names) // length
+        if fields > _MAX_FIELDS:
+            raise UserError(f"it has a struct of more than {_MAX_FIELDS} fields")
         self._count(fields + count)
         return self._cells(data, at, count * fields, depth)
 
@@ -174,9 +175,9 @@ class _Scan:
         self._values -= count * _READ[class_]
         if self._values < 0:
             raise UserError("it unpacks to far more than its size, as no weights do")
-        stored = (_TEXT if class_ == _CHAR else _STORED).get(kind, -1)
+        stored = (_TEXT if class_ == _CHAR else _STORED).get(kind, 0)
         utf8 = stored == 1 and class_ == _CHAR and count <= len(content)
-        if count * stored != len(content) and not utf8:
+        if not stored or not (utf8 or count * stored == len(content)):
             raise UserError("it is damaged: a matrix's shape is not its size")
         return at
 

@@ -16,6 +16,7 @@ import safetensors
 from alexnet.errors import UserError
 
 MAX_HEADER = 4 << 20  # bytes; a thousand class names take thirty thousand
+_MAX_LISTS = 4000  # in the header, which has two for each array
 _DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
 
 
@@ -39,6 +40,8 @@ def read(file: BinaryIO) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     size = header_size(data)
     if not size:
         raise UserError("it has no safetensors header")
+    if data.count(b"[", 0, size) > _MAX_LISTS:
+        raise UserError(f"its header has more than the {_MAX_LISTS // 2} arrays that are read")
     try:
         tensors = dict(safetensors.deserialize(data))
         header = json.loads(data[8:size], object_pairs_hook=_unique)

@@ -21,11 +21,11 @@ _FIXED = {FIXED64: 8, FIXED32: 4}
 Message = dict[int, list[int | memoryview]]  # field number to its values, numbers as ints
 
 
-def parse(data: memoryview) -> Message:
+def parse(data: memoryview, most: int = MAX_FIELDS) -> Message:
     """The fields of one message: varints as ints, all else as views of the bytes.
 
     Raises:
-        UserError: for bytes that are no message.
+        UserError: for bytes that are no message, or have more than `most` fields.
     """
     message: Message = {}
     position = count = 0
@@ -46,7 +46,7 @@ def parse(data: memoryview) -> Message:
         else:
             raise UserError("it is not a protobuf message, or a damaged one")
         count += 1
-        if number == 0 or count > MAX_FIELDS:
+        if number == 0 or count > most:
             raise UserError("it is not a protobuf message, or has too many fields")
         message.setdefault(number, []).append(value)
     return message

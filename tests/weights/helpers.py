@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 
 import numpy as np
 import torch
@@ -132,3 +133,19 @@ def caffe_layout(weights: Weights) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def zip_offsets(data: bytes) -> int:
     """Where a zip file's directory begins."""
     return struct.unpack_from("<I", data, data.rfind(b"PK\5\6") + 16)[0]
+
+
+def view(data: bytes) -> memoryview:
+    return memoryview(bytearray(data))
+
+
+def within(times: float, read, size: int) -> None:
+    """Read, and hold Python's own memory against a file's size; 8 MB are for tiny ones."""
+    tracemalloc.start()
+    try:
+        read()
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        print(f"{peak / 1e6:.1f} MB at the peak, for a file of {size / 1e6:.2f} MB")
+        assert peak < times * size + 8e6
