@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -217,12 +218,15 @@ def read_whole(path: str | Path, limit: int = MAX_READ) -> memoryview:
 
 @contextlib.contextmanager
 def open_file(path: str | Path, limit: int = MAX_READ) -> Iterator[BinaryIO]:
-    """A file opened for reading piece by piece.
+    """A regular file opened for reading piece by piece.
 
     Raises:
         UserError: where there is no such file, it is larger than `limit` bytes, or reading fails.
     """
     try:
+        # Opening a FIFO would wait for a writer, and a device never ends.
+        if not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"can't read {path}: it is not a regular file")
         with as_path(path).open("rb") as file:
             if _size(file) > limit:
                 raise UserError(f"{path} has more than the {limit:,} bytes that are read")

@@ -18,7 +18,7 @@ from alexnet.files import atomic_write
 from alexnet.layers import Spec
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from alexnet.weights import Weights
-from alexnet.weights.convert import adapt, fold_preprocess
+from alexnet.weights.adapt import adapt, fold_preprocess
 
 Arrays = Mapping[str, Mapping[str, np.ndarray]]
 

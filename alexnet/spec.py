@@ -281,17 +281,21 @@ def variant(
 
 
 def like(base: Spec, other: Spec) -> Spec:
-    """A network's table with the features, by layer name, and the sizes of another one."""
-    features = {layer.name: layer.features for layer in other if isinstance(layer, Conv | Dense)}
-    layers = (
-        dataclasses.replace(layer, features=features.get(layer.name) or layer.features)
-        if isinstance(layer, Conv | Dense) and layer.features is not None
-        else layer
-        for layer in base
-    )
+    """A network's table with the sizes of another one and, layer by layer, its features."""
+    features = [layer.features for layer in other if isinstance(layer, Conv | Dense)]
+    taken = iter(features)
+
+    def resized(layer: Layer) -> Layer:
+        if not isinstance(layer, Conv | Dense):
+            return layer
+        found = next(taken, None)
+        if layer.features is None or found is None:
+            return layer
+        return dataclasses.replace(layer, features=found)
+
     return dataclasses.replace(
         base,
-        layers=tuple(layers),
+        layers=tuple(map(resized, base)),
         image_size=other.image_size,
         num_classes=other.num_classes,
         channels=other.channels,

@@ -10,15 +10,23 @@ import time
 import pytest
 
 import alexnet
+from alexnet.weights import formats
 from tests.conftest import NARROW, ROOT
 
 FRAMEWORKS = {"jax": {"jax", "jaxlib", "flax", "optax", "orbax"}, "torch": {"torch", "torchinfo"}}
 ALL = set.union(*FRAMEWORKS.values())
 
 
+# Readers and writers of other programs' weights.
+READERS = {
+    f"alexnet.weights.{name}"
+    for name in {*formats._READERS.values(), *formats._WRITERS.values()} - {"canonical"}
+}
+
+
 def modules_after(code: str) -> set[str]:
-    """Top-level modules that are loaded after running code in a fresh interpreter."""
-    tail = "\nimport sys, json; print(json.dumps(sorted({n.split('.')[0] for n in sys.modules})))"
+    """Modules that are loaded after running code in a fresh interpreter."""
+    tail = "\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
     result = subprocess.run(
         [sys.executable, "-c", code + tail],
         capture_output=True, text=True, cwd=ROOT, check=True,
@@ -41,8 +49,16 @@ def test_training_imports_one_framework(framework, tmp_path):
     options = ["--framework", framework, *NARROW, "--steps", "2", "--workdir", str(tmp_path / "w")]
     loaded = modules_after(f"from alexnet.cli import main\nassert main(['train', *{options}]) == 0")
     assert loaded & FRAMEWORKS[framework]
+    assert "alexnet.weights.canonical" in loaded
+    assert not loaded & READERS
     other = next(f for f in FRAMEWORKS if f != framework)
     assert not loaded & FRAMEWORKS[other]
+
+
+@pytest.mark.parametrize("package", ["alexnet_jax", "alexnet_torch", "alexnet.weights"])
+def test_weights_readers_are_imported_when_they_are_needed(package):
+    loaded = modules_after(f"import {package}, alexnet.weights.formats")
+    assert not loaded & (READERS | {"alexnet.weights.canonical", "scipy.io", "onnx"})
 
 
 @pytest.mark.parametrize("command", [["train", "--help"], ["--help"], ["summary", "--help"]])

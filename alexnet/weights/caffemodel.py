@@ -7,10 +7,12 @@ src/caffe/proto/caffe.proto in BVLC/caffe.
 
 import math
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
 from alexnet.errors import UserError
+from alexnet.files import read_all
 from alexnet.layers import (
     LRN,
     Conv,
@@ -28,7 +30,8 @@ from alexnet.weights.layout import from_torch
 from alexnet.weights.names import CAFFE_LAYERS
 from alexnet.weights.network import pool, recognise
 
-V1_LAYERS, V2_LAYERS = 2, 100  # fields of NetParameter
+_V1_LAYERS, _V2_LAYERS = 2, 100  # fields of NetParameter
+_MAX_LAYERS, _MAX_FIELDS = 100, 100  # AlexNet has some 25 layers of some 10 fields
 _MAX_SIDE = 4096  # kernel, stride, padding and image size, in pixels
 # Types of layers by V1's numbers, in V2's words.
 _V1_TYPES = {
@@ -77,24 +80,13 @@ class _Parsed:
         return wire.parse(parts[-1]) if parts else {}
 
 
-def looks_like(data: memoryview) -> bool:
-    """Whether this is a protobuf message with layers in it, by its first fields."""
-    try:
-        net = wire.parse(data)
-    except UserError:
-        return False
-    return any(
-        isinstance(value, memoryview) for n in (V1_LAYERS, V2_LAYERS) for value in net.get(n, [])
-    )
-
-
-def read(data: memoryview) -> Found:
-    """What the file holds.
+def read(file: BinaryIO) -> Found:
+    """The network and weights of a seekable file that is open at its start.
 
     Raises:
         UserError: for a file that is damaged, or another network.
     """
-    net = wire.parse(data)
+    net = wire.parse(read_all(file))
     layers = _layers(net)
     image_size = _image_size(net, layers)
     arrays: dict[str, np.ndarray] = {}
@@ -121,10 +113,13 @@ def read(data: memoryview) -> Found:
 
 
 def _layers(net: wire.Message) -> list[_Parsed]:
-    found = []
-    for number, fields in ((V1_LAYERS, _V1), (V2_LAYERS, _V2)):
-        for part in wire.messages(net, number):
-            message = wire.parse(part)
+    found: list[_Parsed] = []
+    for number, fields in ((_V1_LAYERS, _V1), (_V2_LAYERS, _V2)):
+        parts = wire.messages(net, number)
+        if len(parts) > _MAX_LAYERS:
+            raise UserError(f"it has {len(parts)} layers: no AlexNet has more than {_MAX_LAYERS}")
+        for part in parts:
+            message = wire.parse(part, _MAX_FIELDS)
             if fields is _V1:
                 if 1 in message:
                     raise UserError(

@@ -16,7 +16,7 @@ from alexnet.errors import UserError
 from alexnet.layers import variables
 from alexnet.preprocess import from_json as preprocess_from_json
 from alexnet.preprocess import to_json as preprocess_to_json
-from alexnet.weights import safetensors, table
+from alexnet.weights import layout, safetensors, table
 from alexnet.weights.core import Weights, check
 
 MARKER = "alexnet-weights"
@@ -42,7 +42,7 @@ def write(file: BinaryIO, weights: Weights) -> None:
     digests = {}
     for name in shapes:
         digest = hashlib.sha256()
-        for block in safetensors.blocks(weights.arrays[name]):
+        for block in layout.blocks(weights.arrays[name]):
             digest.update(block)
             file.write(block)
         digests[name] = digest.hexdigest()
@@ -50,23 +50,13 @@ def write(file: BinaryIO, weights: Weights) -> None:
     file.write(safetensors.encode_header(shapes, _seal(metadata, digests)))
 
 
-def is_canonical(data: memoryview) -> bool:
-    """Whether a safetensors file is one of this project's, by its marker."""
-    try:
-        return safetensors.parse_header(data, len(data)).metadata.get("format") == MARKER
-    except UserError:
-        # One that is damaged: its marker still tells which reader should say so.
-        return MARKER.encode() in bytes(data[: safetensors.header_size(data)])
-
-
-def read(data: memoryview) -> Weights:
-    """Read a canonical file's bytes and check every digest, name, shape and type.
+def read(file: BinaryIO) -> Weights:
+    """Read a canonical file that is open at its start; check every digest, name, shape and type.
 
     Raises:
         UserError: for a file that is damaged or not canonical.
     """
-    header = safetensors.parse_header(data, len(data))
-    metadata = dict(header.metadata)
+    metadata, arrays = safetensors.read(file)
     if metadata.get("format") != MARKER:
         raise UserError("it has no marker of this project's weights")
     version = metadata.get("format_version", "")
@@ -76,7 +66,6 @@ def read(data: memoryview) -> Weights:
     if metadata.pop("digest", "") != _digest(metadata):
         raise UserError("its description is damaged: the digest does not match")
     fields = {name: _json(metadata, name) for name in _JSON_FIELDS}
-    arrays = dict(safetensors.arrays(data, header))
     _check_digests(arrays, fields["sha256"])
     spec = _NETWORKS[version](fields["spec"])
     check(arrays, spec)

@@ -1,37 +1,27 @@
-"""Which formats there are, told from a file's content, and the way to each one's reader."""
+"""The formats of weights files, and the modules that read and write them.
+
+A format's module has `read(file)` and `write(file, weights)`, or one of the two. It is imported
+when it is needed: training loads no reader of other programs' files, nor the libraries behind it.
+"""
 
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from alexnet.errors import UserError, choose
 from alexnet.files import atomic_write, open_file, read_all
 from alexnet.preprocess import Preprocess
-from alexnet.weights import (
-    bvlc_npy,
-    caffemodel,
-    canonical,
-    deep_compression,
-    flax_msgpack,
-    matconvnet,
-    onnx_read,
-    onnx_write,
-    safetensors,
-    table,
-    torch_read,
-    torch_tar,
-    torch_write,
-)
-from alexnet.weights.assemble import Found, complete
+from alexnet.weights import table
+from alexnet.weights.assemble import complete
 from alexnet.weights.core import Weights, check
-from alexnet.weights.layout import to_torch
-from alexnet.weights.names import TORCH_KEYS, TORCHVISION_KEYS
+from alexnet.weights.detection import format_of
+from alexnet.weights.names import TORCHVISION_KEYS, torch_keys
 
-# Format to what it is; those that can be written have a row in _WRITERS.
+# Format to a description.
 FORMATS = {
     "safetensors": "this project's weights file",
     "torchvision": "torch state dict with torchvision's keys (.pth)",
@@ -42,13 +32,33 @@ FORMATS = {
     "caffe": "Caffe model (.caffemodel)",
     "npy": "bvlc_alexnet.npy of the Toronto TensorFlow AlexNet",
     "matconvnet": "MatConvNet model (imagenet-caffe-alex.mat)",
-    "deep-compression": "AlexNet_compressed.net of Deep Compression",
 }
+# Format to its module in this package.
+_READERS = {
+    "safetensors": "canonical",
+    "torchvision": "torch_read",
+    "torch": "torch_read",
+    "torch-safetensors": "torch_safetensors",
+    "flax": "flax_msgpack",
+    "onnx": "onnx_read",
+    "caffe": "caffemodel",
+    "npy": "bvlc_npy",
+    "matconvnet": "matconvnet",
+}
+_WRITERS = {
+    "safetensors": "canonical",
+    "torchvision": "torch_write",
+    "torch": "torch_write",
+    "torch-safetensors": "torch_safetensors",
+    "flax": "flax_msgpack",
+    "onnx": "onnx_write",
+}
+WRITABLE = tuple(_WRITERS)
+_WHOLE = ("torchvision", "torch", "onnx", "npy")  # readers that take the file's bytes
 _SUFFIXES = {
     ".safetensors": "safetensors", ".pth": "torch", ".pt": "torch", ".onnx": "onnx",
     ".msgpack": "flax",
 }  # fmt: skip
-_MATLAB = b"MATLAB"
 # What damaged bytes can raise in the libraries below the readers: their lengths, numbers and text.
 _MALFORMED = (ValueError, LookupError, ArithmeticError, struct.error, zlib.error, MemoryError)
 
@@ -64,7 +74,7 @@ def load(
     """Weights from a file of any format, as canonical arrays.
 
     Args:
-        path: the file. Orbax directories are read elsewhere.
+        path: a regular file. Orbax directories are read elsewhere.
         format: one of `FORMATS`; told from the content by default.
         variant: the network, for files that leave it open (shapes that several variants have).
         image_size: height and width of the input, likewise.
@@ -85,7 +95,7 @@ def load(
 
 
 def load_data(data: memoryview, format: str, where: str, variant: str | None = None) -> Weights:
-    """What `load` does, for bytes in memory; `where` they are from is for messages."""
+    """Weights from bytes in memory; messages call them `where`."""
     return load_file(io.BytesIO(data), format, where, variant)
 
 
@@ -98,23 +108,28 @@ def load_file(
     preprocess: Preprocess | None = None,
     folder: Path | None = None,
 ) -> Weights:
-    """What `load` does, for a file that is open at its start.
+    """Weights from a seekable file that is open at its start.
 
-    `where` it is from is for messages. ONNX files may keep weights in a second file in `folder`.
+    Messages call it `where`. ONNX files may keep weights in a second file in `folder`. For the
+    other arguments and the errors, see `load`.
     """
+    read = _module(_READERS[format]).read
     try:
         if format == "safetensors":
-            return _agreeing(canonical.read(read_all(file)), variant, image_size)
-        if format == "onnx":
-            found = onnx_read.read(read_all(file), folder)
-        else:
-            found = _READERS[format](file)
+            return _agreeing(read(file), variant, image_size)
+        source = read_all(file) if format in _WHOLE else file
+        found = read(source, folder) if format == "onnx" else read(source)
         return complete(found, "", variant, image_size, preprocess)
     except UserError as error:
         raise UserError(f"{where} can't be read as {format}: {error}") from error
     except _MALFORMED as error:
-        shown = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        text = str(error)[:200] or type(error).__name__
+        shown = "".join(char if char.isprintable() else " " for char in text)
         raise UserError(f"{where} is damaged, or not {format}: {shown}") from error
+
+
+def _module(name: str) -> Any:
+    return import_module(f"alexnet.weights.{name}")
 
 
 def _agreeing(weights: Weights, variant: str | None, image_size: int | None) -> Weights:
@@ -150,7 +165,13 @@ def save(path: str | Path, weights: Weights, format: str | None = None) -> None:
         )
     table.to_json(weights.spec)  # raises where the network could not be told again
     with atomic_write(path) as file:
-        _WRITERS[format](file, weights)
+        write(file, weights, format)
+
+
+def write(file: BinaryIO, weights: Weights, format: str) -> None:
+    """Write checked weights to a file that is open at its start."""
+    keys = {"torchvision": (TORCHVISION_KEYS,), "torch": (torch_keys(weights.spec),)}
+    _module(_WRITERS[format]).write(file, weights, *keys.get(format, ()))
 
 
 def _from_suffix(path: Path, weights: Weights) -> str:
@@ -175,85 +196,11 @@ def detect(path: str | Path) -> str:
 
 
 def detect_file(file: BinaryIO, path: str | Path) -> str:
-    """What `detect` does, for a file that is open at its start, and stays there."""
-    format = detect_data(read_all(file), path)
-    file.seek(0)
-    return format
-
-
-def detect_data(data: memoryview, path: str | Path) -> str:
-    """What `detect` does, for bytes in memory."""
-    if not data:
-        raise UserError(f"{path} is empty")
-    head = bytes(data[:600])
-    if safetensors.header_size(head):
-        return "safetensors" if canonical.is_canonical(data) else "torch-safetensors"
-    if head[:4] == b"PK\3\4" or torch_read.is_row(head) or torch_tar.is_tar(head):
-        return "torch"
-    if head[:6] == bvlc_npy.MAGIC:
-        return "npy"
-    if head[:6] == _MATLAB:
-        return "matconvnet"
-    if head[:8] == b"\x89HDF\r\n\x1a\n":
+    """What `detect` does, for a seekable file that is open at its start, and is left there."""
+    format = format_of(file, path)
+    if format is None:
         raise UserError(
-            f"{path} is an HDF5 file (Keras, or MATLAB's -v7.3), which is not read: save it "
-            "from MATLAB with -v7, or from Keras as .npy"
+            f"{path} is none of the formats that are read ({', '.join(FORMATS)}), or damaged at "
+            "its start: say which it is to see what is wrong with it"
         )
-    if flax_msgpack.looks_like(head):
-        return "flax"
-    if deep_compression.looks_like(head, len(data)):
-        return "deep-compression"
-    if onnx_read.looks_like(data):
-        return "onnx"
-    if caffemodel.looks_like(data):
-        return "caffe"
-    raise UserError(
-        f"{path} is none of the formats that are read ({', '.join(FORMATS)}), or damaged at its "
-        "start: say which it is to see what is wrong with it"
-    )
-
-
-def _read_torch_safetensors(data: memoryview) -> Found:
-    header = safetensors.parse_header(data, len(data))
-    return torch_read.from_state_dict(dict(safetensors.arrays(data, header)))
-
-
-def _write_torch_safetensors(file: BinaryIO, weights: Weights) -> None:
-    keys = TORCHVISION_KEYS if weights.spec.name == "torchvision" else TORCH_KEYS
-    stored = list(to_torch(weights))
-    shapes = {keys[array.name]: array.shape for array in stored}
-    file.write(safetensors.encode_header(shapes, {"format": "pt"}))  # what Hugging Face looks for
-    for array in stored:
-        for block in safetensors.blocks(array.values):
-            file.write(block)
-
-
-def _from_bytes(read: Callable[[memoryview], Found]) -> Callable[[BinaryIO], Found]:
-    """A reader of an open file out of one that takes the file's bytes."""
-
-    def read_file(file: BinaryIO) -> Found:
-        return read(read_all(file))
-
-    return read_file
-
-
-# Each takes a regular file, open at its start.
-_READERS: dict[str, Callable[[BinaryIO], Found]] = {
-    "torchvision": _from_bytes(torch_read.read),
-    "torch": _from_bytes(torch_read.read),
-    "torch-safetensors": _from_bytes(_read_torch_safetensors),
-    "flax": _from_bytes(flax_msgpack.read),
-    "caffe": _from_bytes(caffemodel.read),
-    "npy": _from_bytes(bvlc_npy.read),
-    "matconvnet": matconvnet.read,
-    "deep-compression": _from_bytes(deep_compression.read),
-}
-_WRITERS: dict[str, Callable[[BinaryIO, Weights], None]] = {
-    "safetensors": canonical.write,
-    "torchvision": lambda file, weights: torch_write.write(file, weights, TORCHVISION_KEYS),
-    "torch": lambda file, weights: torch_write.write(file, weights, TORCH_KEYS),
-    "torch-safetensors": _write_torch_safetensors,
-    "flax": flax_msgpack.write,
-    "onnx": onnx_write.write,
-}
-WRITABLE = tuple(_WRITERS)
+    return format

@@ -3,6 +3,7 @@
 All but the one copy of fc6 are views: writers go through them block by block.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -90,3 +91,16 @@ def from_state_dict(state: Mapping[str, np.ndarray], spec: Spec) -> dict[str, np
             if arrays[name].ndim == 2 and layer in maps:
                 arrays[name] = rows_to_hwc(arrays[name], maps[layer])
     return arrays
+
+
+def blocks(array: np.ndarray, size: int = 8 << 20) -> Iterator[memoryview]:
+    """The little-endian bytes of an fp32 array in C order, about `size` bytes at a time.
+
+    Transposed views are written through this: no whole copy of one is ever made.
+    """
+    if not array.ndim:
+        array = array.reshape(1)
+    rows = max(1, size // max(1, 4 * math.prod(array.shape[1:])))
+    for start in range(0, len(array), rows):
+        block = np.ascontiguousarray(array[start : start + rows], "<f4")
+        yield memoryview(block.reshape(-1).view(np.uint8))

@@ -30,7 +30,7 @@ _SILENT = ("dropout", *_ENDS)  # nothing at evaluation, or not part of the netwo
 
 
 def read(file: BinaryIO) -> Found:
-    """What the file holds.
+    """The network and weights of a seekable file that is open at its start.
 
     Raises:
         UserError: for a file that is damaged, or another network.

@@ -1,39 +1,39 @@
-"""MATLAB's .mat files of version 5 to 7, as far as MatConvNet's models need them.
+"""MATLAB's .mat files of version 5 to 7, read by SciPy within bounds.
 
-Arrays stay views of the file or of the unpacked variable they are in. (Format: "MAT-File Format",
-The MathWorks; version 7.3 is HDF5 and refused.)
+SciPy believes the sizes that a file states and unpacks whatever is compressed. So each variable is
+unpacked here, and its parts are held against their sizes, before SciPy sees it.
+(Format: "MAT-File Format", The MathWorks; version 7.3 is HDF5 and refused.)
 """
 
 import io
 import math
 import struct
+import warnings
+import zlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
-from isal import isal_zlib  # inflates in two thirds of zlib's time
+import scipy.io
 
 from alexnet.errors import UserError
 
-MAX_UNPACKED = 1 << 30  # bytes of all compressed variables together
-_MAX_RATIO = 20  # a compressed file's unpacked size to its own; weights reach 1.1, zip bombs 1000
+_SLACK, _MAX_RATIO = 8 << 20, 4  # the most that is unpacked, in bytes and in times the file
+_MAX_PARTS = 20_000  # matrices and field names; a model with names for 1000 classes has some 3000
 _MAX_DEPTH = 8
-_PIECE = 1 << 16  # bytes read at a time; what they usually unpack to stays in the cache
-_MOST = 1 << 20  # bytes that one step may unpack to
-_MAX_ELEMENTS = 100_000
+_MAX_FIELDS, _MAX_NAME = 100, 64  # of a struct, and bytes of a name with the zero at its end
+_PIECE = 1 << 14  # bytes that are unpacked at a time, to a thousand times as many at most
 _MATRIX, _COMPRESSED = 14, 15
-_NUMERIC = {
-    1: "|i1", 2: "|u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8",
-    12: "<i8", 13: "<u8",
-}  # fmt: skip
-_TEXT = {16: "utf-8", 17: "utf-16-le", 18: "utf-32-le", 1: "latin-1", 2: "latin-1", 4: "utf-16-le"}
-_CELL, _STRUCT, _CHAR = 1, 2, 4
-_CLASSES = {6: "<f8", 7: "<f4", 8: "|i1", 9: "|u1", 10: "<i2", 11: "<u2", 12: "<i4", 13: "<u4"}
+_FLAGS = struct.pack("<2I", 6, 8)  # how a matrix begins
+_CELL, _STRUCT, _CHAR = 1, 2, 4  # classes of matrices; those of numbers and text are in _READ
+# Bytes of one number or character: as stored, by the element's type, and as read, by the class.
+_STORED = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
+_TEXT = {1: 1, 2: 1, 4: 2, 16: 1, 17: 2, 18: 4}  # UTF-8 (16) at least
+_READ = {_CHAR: 4, 6: 8, 7: 4, 8: 1, 9: 1, 10: 2, 11: 2, 12: 4, 13: 4}
 
 
 def read(file: BinaryIO) -> dict[str, Any]:
     """The variables by name: arrays, strings, structs as dicts (or lists of them), cells as lists.
-
-    The file is read piece by piece: of a compressed variable only the unpacked form is held.
 
     Raises:
         UserError: for a file that is damaged, of another version, or unpacks to too much.
@@ -43,144 +43,153 @@ def read(file: BinaryIO) -> dict[str, Any]:
     header = file.read(128)
     if len(header) < 128 or header[126:128] != b"IM" or header[125] != 1:
         raise UserError("it is not a MATLAB file of version 5 to 7 (7.3 is HDF5: save with -v7)")
-    reader = _Reader(min(MAX_UNPACKED, (64 << 20) + _MAX_RATIO * size))
+    scan = _Scan(_SLACK + _MAX_RATIO * size)
     variables: dict[str, Any] = {}
     while (left := size - file.tell()) > 0:
-        tag = file.read(8)
-        kind, length = struct.unpack("<2I", tag) if len(tag) == 8 else (0, 0)
-        if kind not in (_MATRIX, _COMPRESSED):
-            raise UserError("it is cut short or damaged: a variable is no matrix")
-        if length > left - 8:
-            raise UserError("it is cut short or damaged: an element is longer than the file")
-        if kind == _COMPRESSED:
-            kind, content, _ = reader.element(reader.unpack(file, length), 0)
-        else:
-            content = memoryview(np.empty(length, np.uint8))
-            file.readinto(content)
-            file.seek(-length % 8, io.SEEK_CUR)
-        if kind != _MATRIX:
-            raise UserError("it is damaged: a variable is no matrix")
-        name, value = reader.matrix(content, 0)
-        variables[name] = value
+        content = io.BytesIO()
+        content.write(header)
+        for piece in _variable(file, left):
+            scan.unpack(content.write(piece))
+        with content.getbuffer() as data:
+            scan.variable(data[len(header) :])
+        variables |= _read(content)
     return variables
 
 
-class _Reader:
-    """The limits that the parts of one file share."""
+def _variable(file: BinaryIO, left: int) -> Iterator[bytes]:
+    """The next variable, unpacked, in pieces; `left` bytes of the file are to come."""
+    tag = file.read(8)
+    kind, length = struct.unpack("<2I", tag) if len(tag) == 8 else (0, 0)
+    if kind not in (_MATRIX, _COMPRESSED) or length > left - 8:
+        raise UserError("it is cut short or damaged: a variable is no matrix, or does not end")
+    stream = zlib.decompressobj() if kind == _COMPRESSED else None
+    if not stream:
+        yield tag
+    try:
+        for start in range(0, length, _PIECE):
+            piece = file.read(min(_PIECE, length - start))
+            yield stream.decompress(piece) if stream else piece
+    except zlib.error as error:
+        raise UserError(f"it is damaged: a variable can't be unpacked: {error}") from error
+    if stream and not stream.eof:
+        raise UserError("it is cut short: a variable's compressed data does not end")
+
+
+def _read(content: BinaryIO) -> dict[str, Any]:
+    """The variable in a file that was scanned."""
+    try:
+        with warnings.catch_warnings(action="error"):  # an unreadable variable is a warning
+            found = scipy.io.loadmat(content, mat_dtype=True, uint16_codec="utf-16-le")
+    except Exception as error:  # of any kind: SciPy checks little by itself
+        reason = str(error)[:200] or type(error).__name__
+        raise UserError(f"it is damaged: SciPy can't read it: {reason!a}") from error
+    return {name: _plain(value) for name, value in found.items() if not name.startswith("__")}
+
+
+def _plain(value: Any) -> Any:
+    """SciPy's arrays of records, objects and characters as dicts, lists and strings."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.names:
+        structs = [
+            {name: _plain(item) for name, item in zip(value.dtype.names, record, strict=True)}
+            for record in value.reshape(-1, order="F")
+        ]
+        return structs[0] if len(structs) == 1 else structs
+    if value.dtype.kind == "O":
+        return [_plain(item) for item in value.reshape(-1, order="F")]
+    return "".join(value.reshape(-1)) if value.dtype.kind == "U" else value
+
+
+class _Scan:
+    """A walk through a file's elements, which must be as long as they say and not too many."""
 
     def __init__(self, limit: int) -> None:
-        self._bytes_left, self._elements_left = limit, _MAX_ELEMENTS
+        self._packed = self._values = limit  # bytes to come: unpacked, and in the arrays
+        self._parts = _MAX_PARTS
 
-    def element(self, data: memoryview, at: int) -> tuple[int, memoryview, int]:
-        """One element's type and content, and where the next one begins."""
-        self._elements_left -= 1
-        if len(data) - at < 8 or self._elements_left < 0:
-            raise UserError(
-                "it is cut short or damaged: an element is missing, or too many are there"
-            )
-        kind, size = struct.unpack_from("<2I", data, at)
-        if kind >> 16:  # up to four bytes stand in the tag itself
-            kind, size, start, end = kind & 0xFFFF, kind >> 16, at + 4, at + 8
-            if size > 4:
-                raise UserError("it is damaged: an element is larger than its place")
-        else:
-            start = at + 8
-            # Compressed elements alone are not filled up to a multiple of eight.
-            end = start + (size if kind == _COMPRESSED else -(-size // 8) * 8)
-        if start + size > len(data):
-            raise UserError("it is cut short or damaged: an element is longer than the file")
-        return kind, data[start : start + size], end
+    def unpack(self, size: int) -> None:
+        """Count what was unpacked."""
+        self._packed -= size
+        if self._packed < 0:
+            raise UserError("it unpacks to far more than its size, as no weights do")
 
-    def unpack(self, file: BinaryIO, length: int) -> memoryview:
-        """A compressed variable of `length` bytes, as long as all of them stay within the limit."""
-        stream, end = isal_zlib.decompressobj(), file.tell() + length
-        try:
-            head = stream.decompress(file.read(min(256, length)), 8)
-            if len(head) < 8:
-                raise UserError("it is cut short: a variable's compressed data does not end")
-            size = 8 + struct.unpack("<2I", head)[1]
-            self._bytes_left -= size
-            if self._bytes_left < 0:
-                raise UserError("it unpacks to far more than its size, as no weights do")
-            unpacked = memoryview(np.empty(size, np.uint8))  # in place: it may be 244 MB
-            unpacked[:8], filled, part = head, 8, head
-            while not stream.eof:
-                piece = stream.unconsumed_tail or file.read(min(_PIECE, end - file.tell()))
-                if not piece and not part:  # what went in may come out later
-                    break
-                part = stream.decompress(piece, min(_MOST, size - filled) or 1)
-                if len(part) > size - filled:
-                    raise UserError("it is damaged: a variable is longer than it says")
-                unpacked[filled : filled + len(part)] = part
-                filled += len(part)
-        except isal_zlib.error as error:
-            raise UserError(f"it is damaged: a variable can't be unpacked: {error}") from error
-        if filled < size or not stream.eof:
-            raise UserError("it is cut short: a variable's compressed data does not end")
-        file.seek(end)
-        return unpacked
+    def variable(self, data: memoryview) -> None:
+        """Refuse a variable whose parts don't fill it, or that holds what weights don't need."""
+        kind, content, end = _element(data, 0)
+        if kind != _MATRIX or end != len(data):
+            raise UserError("it is damaged: a variable is no matrix, or does not end")
+        self._matrix(content, 0)
 
-    def matrix(self, data: memoryview, depth: int) -> tuple[str, Any]:
-        """A matrix element's name and value."""
-        if not data:
-            return "", np.empty((0, 0))
+    def _count(self, parts: int) -> None:
+        self._parts -= parts
+        if self._parts < 0:
+            raise UserError(f"it has more than the {_MAX_PARTS} parts that a model can have")
+
+    def _matrix(self, data: memoryview, depth: int) -> None:
         if depth > _MAX_DEPTH:
             raise UserError("it is nested too deeply")
-        _, flags, at = self.element(data, 0)
-        _, sizes, at = self.element(data, at)
-        _, name, at = self.element(data, at)
-        shape = tuple(map(int, np.frombuffer(sizes[: len(sizes) // 4 * 4], "<i4")))
-        if len(flags) < 8 or len(shape) > 8 or not all(0 <= n < 1 << 31 for n in shape):
+        if not data:
+            return
+        kind, sizes, at = _element(data, 16)
+        _, _, at = _element(data, at)  # the name
+        shape = np.frombuffer(sizes[: len(sizes) // 4 * 4], "<i4")
+        if data[:8] != _FLAGS or kind != 5 or not 2 <= len(shape) <= 8 or (shape < 0).any():
             raise UserError("it is damaged: a matrix has no shape")
-        kind, complex_part = flags[0], flags[1] & 8
-        if complex_part:
-            raise UserError("it holds complex numbers, as no weights do")
-        if kind == _CELL:
-            value = self._cells(data, at, math.prod(shape), depth)[0]
-        elif kind == _STRUCT:
-            value = self._structs(data, at, math.prod(shape), depth)
-        elif kind == _CHAR:
-            value = self._text(data, at)
-        elif kind in _CLASSES:
-            value = self._numbers(data, at, shape, _CLASSES[kind])
+        class_, complex_ = data[8], data[9] & 8
+        if complex_ or class_ not in (_CELL, _STRUCT, *_READ):
+            raise UserError(f"it holds values of a kind that weights don't have (class {class_})")
+        count = math.prod(shape.tolist())
+        if class_ == _CELL:
+            at = self._cells(data, at, count, depth)
+        elif class_ == _STRUCT:
+            at = self._struct(data, at, count, depth)
         else:
-            raise UserError(f"it holds a value of a kind that is not read (class {kind})")
-        return bytes(name).decode("latin-1"), value
+            at = self._numbers(data, at, count, class_)
+        if at != len(data):
+            raise UserError("it is damaged: a matrix is longer than its parts")
 
-    def _cells(self, data: memoryview, at: int, count: int, depth: int) -> tuple[list[Any], int]:
-        values = []
-        for _ in range(min(count, _MAX_ELEMENTS + 1)):  # `element` refuses the one too many
-            kind, content, at = self.element(data, at)
+    def _cells(self, data: memoryview, at: int, count: int, depth: int) -> int:
+        self._count(count)
+        for _ in range(count):
+            kind, content, at = _element(data, at)
             if kind != _MATRIX:
                 raise UserError("it is damaged: a cell is no matrix")
-            values.append(self.matrix(content, depth + 1)[1])
-        return values, at
+            self._matrix(content, depth + 1)
+        return at
 
-    def _structs(self, data: memoryview, at: int, count: int, depth: int) -> Any:
-        _, width, at = self.element(data, at)
-        _, names, at = self.element(data, at)
+    def _struct(self, data: memoryview, at: int, count: int, depth: int) -> int:
+        _, width, at = _element(data, at)
+        _, names, at = _element(data, at)
         length = int.from_bytes(width[:4], "little")
-        if not 0 < length <= 1024 or len(names) % length:
-            raise UserError("it is damaged: a struct's field names are none")
-        fields = [
-            bytes(names[i : i + length]).partition(b"\0")[0].decode("latin-1")
-            for i in range(0, len(names), length)
-        ]
-        structs = []
-        for _ in range(min(count, _MAX_ELEMENTS + 1) if fields else 0):
-            values, at = self._cells(data, at, len(fields), depth)
-            structs.append(dict(zip(fields, values, strict=True)))
-        return structs[0] if len(structs) == 1 else structs
+        if not 0 < length <= _MAX_NAME or len(names) % length or any(names[length - 1 :: length]):
+            raise UserError("it is damaged: a struct has no field names")
+        fields = len(names) // length
+        if fields > _MAX_FIELDS:
+            raise UserError(f"it has a struct of more than {_MAX_FIELDS} fields")
+        self._count(fields + count)
+        return self._cells(data, at, count * fields, depth)
 
-    def _text(self, data: memoryview, at: int) -> str:
-        kind, content, _ = self.element(data, at)
-        return bytes(content).decode(_TEXT.get(kind, "latin-1"), errors="replace")
-
-    def _numbers(self, data: memoryview, at: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        kind, content, _ = self.element(data, at)
-        stored = _NUMERIC.get(kind)
-        if stored is None or math.prod(shape) * np.dtype(stored).itemsize != len(content):
+    def _numbers(self, data: memoryview, at: int, count: int, class_: int) -> int:
+        kind, content, at = _element(data, at)
+        self._values -= count * _READ[class_]
+        if self._values < 0:
+            raise UserError("it unpacks to far more than its size, as no weights do")
+        stored = (_TEXT if class_ == _CHAR else _STORED).get(kind, 0)
+        utf8 = stored == 1 and class_ == _CHAR and count <= len(content)
+        if not stored or not (utf8 or count * stored == len(content)):
             raise UserError("it is damaged: a matrix's shape is not its size")
-        array = np.frombuffer(content, stored).reshape(shape, order="F")
-        # MATLAB stores whole numbers in the smallest type that holds them.
-        return array.astype(dtype, copy=False)
+        return at
+
+
+def _element(data: memoryview, at: int) -> tuple[int, memoryview, int]:
+    """An element's type and content, and where the next one begins."""
+    if len(data) - at < 8:
+        raise UserError("it is cut short or damaged: an element is missing")
+    kind, size = struct.unpack_from("<2I", data, at)
+    start, end = at + 8, at + 8 + -(-size // 8) * 8
+    if kind >> 16:  # up to four bytes stand in the tag itself
+        kind, size, start, end = kind & 0xFFFF, kind >> 16, at + 4, at + 8
+    if start + size > end or end > len(data):
+        raise UserError("it is cut short or damaged: an element is longer than its place")
+    return kind, data[start : start + size], end

@@ -17,7 +17,7 @@ class Learned:
 
     name: str  # here, and in this project's torch and Flax models
     torchvision: str
-    caffe: str  # also in MatConvNet, the Toronto .npy and Deep Compression
+    caffe: str  # also in MatConvNet and the Toronto .npy
     kind: Literal["conv", "after_flatten", "dense"]
 
 

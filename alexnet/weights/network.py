@@ -96,7 +96,8 @@ def recognise(
     found_steps = steps(found)
     misses = []
     # A file at a variant's own image size is that variant, and not one that it merely equals.
-    for name in sorted(allowed or VARIANTS, key=lambda n: VARIANTS[n].image_size != image_size):
+    names = sorted(allowed or VARIANTS, key=lambda n: VARIANTS[n].image_size != image_size)
+    for place, name in enumerate(names):
         spec = like(VARIANTS[name], found)
         try:
             wanted = steps(spec)
@@ -105,10 +106,11 @@ def recognise(
         where = difference(found_steps, wanted)
         if not where:
             return spec
-        misses.append((sum(a != b for a, b in zip(found_steps, wanted, strict=False)), name, where))
+        apart = sum(a != b for a, b in zip(found_steps, wanted, strict=False))
+        misses.append((apart, place, name, where))
     if not misses:
         raise UserError(f"its image size, {image_size}, is too small for every variant")
-    _, name, where = min(misses)
+    _, _, name, where = min(misses)
     raise UserError(f"its network is none that this program has: nearest is '{name}', but {where}")
 
 
@@ -171,7 +173,8 @@ def fit(
     """
     specs = [_sized(VARIANTS[name], shapes, image_size) for name in allowed]
     misses = [len(_misfits(spec, shapes)) for spec in specs]
-    fitting = [spec for spec, missed in zip(specs, misses, strict=True) if not missed]
+    shaped = [spec for spec, missed in zip(specs, misses, strict=True) if not missed]
+    fitting = [spec for spec in shaped if _is_scaled(spec, VARIANTS[spec.name])] or shaped
     if len(fitting) > 1:
         raise UserError(
             f"its arrays fit the variants {', '.join(spec.name for spec in fitting)}, which "
@@ -181,6 +184,18 @@ def fit(
     if _misfits(best, shapes) == ["fc6.kernel"] and image_size is None:
         _name_sizes(best, shapes)
     return best
+
+
+def _is_scaled(spec: Spec, base: Spec) -> bool:
+    """Tell whether one width gives a variant all these features, as `variant(width=...)` does."""
+    counts = [
+        (layer.features, own.features)
+        for layer, own in zip(spec, base, strict=True)
+        if isinstance(own, Conv | Dense) and own.features
+    ]
+    # Features are rounded to a multiple of 4, and at least 4.
+    low = max((found - 2) / own if found > 4 else 0 for found, own in counts)
+    return low <= min(1.0, *((found + 2) / own for found, own in counts))
 
 
 def _misfits(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:

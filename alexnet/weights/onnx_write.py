@@ -26,9 +26,8 @@ from alexnet.layers import (
 from alexnet.preprocess import to_json as preprocess_to_json
 from alexnet.weights import table
 from alexnet.weights.core import Weights
-from alexnet.weights.layout import Stored, to_torch
+from alexnet.weights.layout import Stored, blocks, to_torch
 from alexnet.weights.names import TORCH_KEYS
-from alexnet.weights.safetensors import blocks
 from alexnet.weights.wire import bytes_field, bytes_head, float_field, number_field, packed_ints
 
 METADATA_KEY = "alexnet-weights"

@@ -7,8 +7,7 @@ from typing import BinaryIO
 
 from alexnet.weights import zips
 from alexnet.weights.core import Weights
-from alexnet.weights.layout import to_torch
-from alexnet.weights.safetensors import blocks
+from alexnet.weights.layout import blocks, to_torch
 
 
 def write(file: BinaryIO, weights: Weights, keys: Mapping[str, str]) -> None:

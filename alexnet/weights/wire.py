@@ -5,25 +5,27 @@ Nothing recurses with the file's depth, and no length is believed that the file 
 (Encoding: protobuf.dev/programming-guides/encoding.)
 """
 
+import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 import numpy as np
 
 from alexnet.errors import UserError
 
-MAX_FIELDS = 100_000  # in one message; AlexNet's largest has some hundred
+MAX_FIELDS = 1000  # in one message; AlexNet's largest has some hundred
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: 8, FIXED32: 4}
 
 Message = dict[int, list[int | memoryview]]  # field number to its values, numbers as ints
 
 
-def parse(data: memoryview) -> Message:
+def parse(data: memoryview, most: int = MAX_FIELDS) -> Message:
     """The fields of one message: varints as ints, all else as views of the bytes.
 
     Raises:
-        UserError: for bytes that are no message.
+        UserError: for bytes that are no message, or have more than `most` fields.
     """
     message: Message = {}
     position = count = 0
@@ -44,10 +46,32 @@ def parse(data: memoryview) -> Message:
         else:
             raise UserError("it is not a protobuf message, or a damaged one")
         count += 1
-        if number == 0 or count > MAX_FIELDS:
+        if number == 0 or count > most:
             raise UserError("it is not a protobuf message, or has too many fields")
         message.setdefault(number, []).append(value)
     return message
+
+
+def outline(file: BinaryIO, most: int = 64) -> Iterator[tuple[int, int]]:
+    """Number and wire type of each of a file's first fields, whose contents are not read.
+
+    They end after `most`, or at the first one that is damaged.
+    """
+    end, position = file.seek(0, os.SEEK_END), 0
+    while position < end and most:
+        file.seek(position)
+        head = memoryview(file.read(20))  # a number takes ten bytes at most
+        try:
+            key, start = _varint(head, 0)
+            number, kind = key >> 3, key & 7
+            length, start = (_FIXED[kind], start) if kind in _FIXED else _varint(head, start)
+        except UserError:
+            return
+        if not number or kind not in (VARINT, BYTES, *_FIXED):
+            return
+        yield number, kind
+        position += start + (length if kind != VARINT else 0)
+        most -= 1
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ Prints a Markdown table: processor time and memory of reading every format and o
 format that is written, 61 million numbers each, in a process of its own and beyond its imports.
 """
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -24,8 +25,10 @@ RUNS = 5
 # Memory is the kernel's peak, less what was there after the imports. (`ru_maxrss` would begin with
 # that of the parent.) What reading took is there before anything is written.
 CONVERT = """
-import json, resource, sys
-from alexnet.weights import load, save
+import importlib, json, resource, sys
+from alexnet.weights import formats, load, save
+for name in {*formats._READERS.values(), *formats._WRITERS.values()}:
+    importlib.import_module(f"alexnet.weights.{name}")
 def used():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     lines = dict(line.split(":") for line in open("/proc/self/status"))
@@ -100,7 +103,6 @@ def _sources() -> dict[str, Source]:
         "`.npy`, protocol 4": ("a.npy", lambda _: makers.npy(full(caffe), 4)),
         "`.mat`": ("a.mat", lambda _: makers.matconvnet(full(caffe), False)),
         "`.mat`, compressed": ("a.mat", lambda _: makers.matconvnet(full(caffe))),
-        "`.net`": ("a.net", lambda _: makers.deep_compression(full(caffe), 0.11)[0]),
     }  # fmt: skip
 
 
@@ -139,13 +141,13 @@ def write_source(label: str, path: str) -> None:
 
 def conditions() -> str:
     """The machine and the versions."""
-    import isal
-
+    libraries = ("scipy", "msgpack", "safetensors", "onnx")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries)
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return (
         f"{(names or [platform.machine()])[0]}, {os.cpu_count()} cores, one thread; "
-        f"Python {platform.python_version()}, NumPy {np.__version__}, isal {isal.__version__}; "
+        f"Python {platform.python_version()}, NumPy {np.__version__}, {versions}; "
         f"medians of {RUNS}."
     )
 
@@ -155,11 +157,11 @@ def header(first: str, half: str) -> str:
     return f"\n| {first} | file | {half} | in all | memory | times the file |\n|{'---|' * 6}"
 
 
-def row(label: str, size: int, against: int, half: float, cost: Cost) -> str:
-    """A line of a table; `against` is what memory is held against, in bytes like `size`."""
+def row(label: str, size: int, half: float, cost: Cost) -> str:
+    """A line of a table; `size` is the file's, in bytes."""
     return (
         f"| {label} | {size / 1e6:.0f} MB | {half:.2f} s | {cost.read + cost.write:.2f} s "
-        f"| {cost.memory / 1e6:.0f} MB | {cost.memory / against:.2f} |"
+        f"| {cost.memory / 1e6:.0f} MB | {cost.memory / size:.2f} |"
     )
 
 
@@ -174,9 +176,7 @@ def reading(folder: Path, words: Sequence[str]) -> None:
         make(label, parts[0])
         cost = median(parts[0], target)
         size = sum(part.stat().st_size for part in parts if part.exists())
-        # A .net is a code for what it unpacks to, some thirty times smaller.
-        against = size if size > target.stat().st_size / 2 else target.stat().st_size
-        print(row(label, size, against, cost.read, cost), flush=True)
+        print(row(label, size, cost.read, cost), flush=True)
         for part in parts:
             part.unlink(missing_ok=True)
 
@@ -189,7 +189,7 @@ def writing(folder: Path) -> None:
     for format in WRITABLE:
         cost = median(source, target, to=format)
         size = target.stat().st_size
-        print(row(f"`{format}`", size, size, cost.write, cost), flush=True)
+        print(row(f"`{format}`", size, cost.write, cost), flush=True)
 
 
 def main(words: Sequence[str]) -> int:

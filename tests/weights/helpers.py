@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from alexnet.layers import (
 from alexnet.spec import variant
 from alexnet.weights import Weights
 from alexnet.weights.assemble import default_preprocess
-from alexnet.weights.formats import _WRITERS
+from alexnet.weights.formats import write
 from alexnet.weights.table import without_init
 
 WIDTH = 1 / 64
@@ -57,7 +58,7 @@ def random_weights(spec: Spec, seed: int = 0) -> Weights:
 def written(weights: Weights, format: str) -> memoryview:
     """The bytes of a file in a format."""
     file = io.BytesIO()
-    _WRITERS[format](file, weights)
+    write(file, weights, format)
     return memoryview(bytearray(file.getvalue()))
 
 
@@ -147,3 +148,19 @@ def caffe_layout(weights: Weights) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def zip_offsets(data: bytes) -> int:
     """Where a zip file's directory begins."""
     return struct.unpack_from("<I", data, data.rfind(b"PK\5\6") + 16)[0]
+
+
+def view(data: bytes) -> memoryview:
+    return memoryview(bytearray(data))
+
+
+def within(times: float, read, size: int) -> None:
+    """Read, and hold Python's own memory against a file's size; 8 MB are for tiny ones."""
+    tracemalloc.start()
+    try:
+        read()
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        print(f"{peak / 1e6:.1f} MB at the peak, for a file of {size / 1e6:.2f} MB")
+        assert peak < times * size + 8e6

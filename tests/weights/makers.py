@@ -237,40 +237,6 @@ def matconvnet(weights: Weights, compressed: bool = True, mean: str = "image", e
     return file.getvalue()
 
 
-# --- Deep Compression ------------------------------------------------------------------------
-
-
-def deep_compression(weights: Weights, keep: float = 0.3) -> tuple[bytes, Weights]:
-    """A .net file, and the weights that it holds: pruned and quantised."""
-    random = np.random.default_rng(5)
-    counts, body, arrays = [], [], {}
-    for name, (kernel, bias) in caffe_layout(weights).items():
-        conv = name.startswith("conv")
-        codebook = random.standard_normal(256 if conv else 16).astype("<f4")
-        codebook[0] = 0
-        flat = np.zeros(kernel.size, np.uint8)
-        chosen = random.random(kernel.size) < keep
-        flat[chosen] = random.integers(1, len(codebook), chosen.sum())
-        places, last = [], -1
-        for place in np.flatnonzero(flat):
-            while place - last > 16:
-                last += 16
-                places.append(last)
-            places.append(last := int(place))
-        codes = flat[places]
-        gaps = np.diff(places, prepend=-1) - 1
-        body += [codebook.tobytes(), bias.astype("<f4").tobytes()]
-        body += [codes.tobytes() if conv else _halves(codes), _halves(gaps.astype(np.uint8))]
-        counts.append(len(places))
-        arrays[name] = (codebook[flat].reshape(kernel.shape), bias)
-    return struct.pack("<8I", *counts) + b"".join(body), arrays
-
-
-def _halves(values: np.ndarray) -> bytes:
-    values = np.append(values, [0] * (len(values) % 2)).astype(np.uint8)
-    return (values[0::2] | values[1::2] << 4).astype(np.uint8).tobytes()
-
-
 # --- ONNX, by its own package ----------------------------------------------------------------
 
 

@@ -222,7 +222,7 @@ def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return iter([b"x"])
 
-    monkeypatch.setattr("alexnet.weights.safetensors.blocks", full)
+    monkeypatch.setattr("alexnet.weights.layout.blocks", full)
     with pytest.raises(RunError, match="No space left"):
         save(path, broken)
     assert path.read_bytes() == before
@@ -241,30 +241,40 @@ def _file(header: dict | bytes, data: bytes = b"") -> memoryview:
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+NINE = b'"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}'
 
 
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"a": ENTRY, "b": ENTRY}, "overlaps"),
-        ({"a": ENTRY, "b": ENTRY | {"data_offsets": [4, 12]}}, "overlaps"),
-        ({"a": ENTRY | {"data_offsets": [8, 16]}}, "hole"),
-        ({"a": ENTRY | {"shape": [1 << 40, 1 << 40]}}, "not its size"),
-        ({"a": ENTRY | {"shape": [-2]}}, "not its size"),
-        ({"a": ENTRY | {"shape": [2.0]}}, "not its size"),
-        ({"a": ENTRY | {"dtype": "F99"}}, "malformed"),
-        ({"a": {"dtype": "F32"}}, "malformed"),
-        ({"a": [1]}, "malformed"),
-        ({"a": ENTRY, "__metadata__": {"x": 1}}, "table of strings"),
-        ({"a": ENTRY}, "describes"),
-        (b'{"a": 1, "a": 2}', "twice"),
-        (b"{" + b'"a":[' * 100_000, "JSON"),
-        (b"[1, 2]", "not JSON"),
+        ({"a": ENTRY, "b": ENTRY}, "invalid offset for tensor `(a|b)`"),
+        ({"a": ENTRY, "b": ENTRY | {"data_offsets": [4, 12]}}, "invalid offset for tensor `b`"),
+        ({"a": ENTRY | {"data_offsets": [8, 16]}}, "invalid offset for tensor `a`"),
+        ({"a": ENTRY | {"shape": [1 << 40, 1 << 40]}}, "overflow"),
+        ({"a": ENTRY | {"shape": [-2]}}, "integer `-2`, expected usize"),
+        ({"a": ENTRY | {"shape": [2.0]}}, "expected usize"),
+        ({"a": ENTRY | {"dtype": "F99"}}, "unknown variant `F99`"),
+        ({"a": {"dtype": "F32"}}, "missing field `shape`"),
+        ({"a": [1]}, "invalid JSON in header"),
+        ({"a": ENTRY, "__metadata__": {"x": 1}}, "expected a string"),
+        ({"a": ENTRY}, "file not fully covered"),
+        (b"{" + NINE + b"," + NINE + b"}", "a name comes twice"),
+        (b'{"__metadata__":{"x":"1","x":"2"},' + NINE + b"}", "a name comes twice"),
+        (b"{" + b'"a":[' * 1000, "invalid JSON in header"),
+        (b'{"a":' * 100_000, "invalid JSON in header"),
+        (b"[1, 2]", "no safetensors header"),
     ],
 )
 def test_hostile_headers(header, message):
     with pytest.raises(UserError, match=message):
         load_data(_file(header, bytes(9)), "torch-safetensors", "w")
+
+
+def test_very_many_arrays():
+    """Their header is a few megabytes; what they would be in memory is thirty times that."""
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    with pytest.raises(UserError, match="more than the 2000 arrays"):
+        load_data(_file(dict.fromkeys(map(str, range(3000)), empty)), "torch-safetensors", "w")
 
 
 def test_huge_header_length():

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from alexnet.errors import RunError, UserError
-from alexnet.files import atomic_write, read_whole, write_json
+from alexnet.files import atomic_write, open_file, read_whole, write_json
 
 
 def test_the_file_appears_whole(tmp_path):
@@ -64,3 +64,14 @@ def test_reading_has_a_limit(tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UserError, match="can't read"):
             read_whole(path)
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    for path in (tmp_path / "fifo", tmp_path / "link", tmp_path, "/dev/zero"):
+        with pytest.raises(UserError, match="not a regular file"), open_file(path):
+            pass
+    (tmp_path / "a").write_bytes(b"content")
+    with open_file(tmp_path / "a") as file:
+        assert file.read() == b"content"

@@ -13,9 +13,7 @@ import torch
 
 from alexnet.errors import UserError
 from alexnet.weights import check
-from alexnet.weights.assemble import complete
-from alexnet.weights.deep_compression import read as read_deep_compression
-from alexnet.weights.formats import detect_data, load_data
+from alexnet.weights.formats import detect_file, load_data
 
 from . import makers
 from .helpers import images, narrow, same, written
@@ -174,17 +172,6 @@ def test_matconvnet_compressed():
     attack(data, weights, reader("matconvnet"), 7, 500)
 
 
-def test_deep_compression():
-    weights = narrow("caffe")
-    data, _ = makers.deep_compression(weights)
-
-    def read(data):
-        return complete(read_deep_compression(data, weights.spec), "w")
-
-    true = read(memoryview(bytearray(data)))
-    attack(data, true, read, 8)
-
-
 def test_torch_row():
     weights = narrow("torchvision")
     attack(bytes(saved(state(weights), False)), weights, reader("torch"), 9)
@@ -241,7 +228,7 @@ def test_random_bytes_are_no_format(seed):
         magic = magics[random.integers(len(magics))]
         data = memoryview(bytearray(magic + random.bytes(int(random.integers(0, 700)))))
         try:
-            format = detect_data(data, "w")
+            format = detect_file(io.BytesIO(data), "w")
         except UserError:
             continue
         with pytest.raises(UserError):

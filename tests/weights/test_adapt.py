@@ -5,8 +5,8 @@ import pytest
 
 from alexnet.errors import UserError
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, EvalProtocol
+from alexnet.weights.adapt import adapt, fold_preprocess
 from alexnet.weights.assemble import CAFFE_MEAN
-from alexnet.weights.convert import adapt, fold_preprocess
 
 from .helpers import close, forward, narrow, same
 
