@@ -6,7 +6,7 @@ An array is extension type 1 around [shape, type name, bytes] (flax/serializatio
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import msgpack
@@ -56,15 +56,16 @@ def read(file: BinaryIO) -> Found:
 
 def _unpack(data: memoryview) -> Any:
     """The value in a file; what it may hold is counted while it is built."""
-    items = 0
+    counted = 0
 
     def count(more: int) -> None:
-        nonlocal items
-        items += more + 1
-        if items > _MAX_ITEMS:
+        nonlocal counted
+        counted += more + 1
+        if counted > _MAX_ITEMS:
             raise UserError(f"it holds more than the {_MAX_ITEMS} values that weights can have")
 
-    def table(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    def table(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+        pairs = list(items)
         count(len(pairs))
         keys = [key for key, _ in pairs]
         if not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
