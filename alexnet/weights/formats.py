@@ -238,12 +238,12 @@ def _from_bytes(read: Callable[[memoryview], Found]) -> Callable[[BinaryIO], Fou
 
 # Each takes a regular file, open at its start.
 _READERS: dict[str, Callable[[BinaryIO], Found]] = {
-    "torchvision": _from_bytes(torch_read.read),
-    "torch": _from_bytes(torch_read.read),
+    "torchvision": torch_read.read,
+    "torch": torch_read.read,
     "torch-safetensors": _from_bytes(_read_torch_safetensors),
     "flax": _from_bytes(flax_msgpack.read),
     "caffe": _from_bytes(caffemodel.read),
-    "npy": _from_bytes(bvlc_npy.read),
+    "npy": bvlc_npy.read,
     "matconvnet": matconvnet.read,
     "deep-compression": _from_bytes(deep_compression.read),
 }
