@@ -5,37 +5,51 @@ conv1 for B, G, R inputs: caffe-tensorflow wrote it from bvlc_alexnet. Files wit
 {'weights', 'biases'} in place of the list come from later versions of that program.
 """
 
-import ast
+import io
 import math
-import struct
-from typing import Any
+import tokenize
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 
 from alexnet.errors import UserError
 from alexnet.weights.assemble import Found
 from alexnet.weights.names import CAFFE_LAYERS
-from alexnet.weights.pickles import Buildable, Function, LongText, Reader, refuse
+from alexnet.weights.pickles import Buildable, load
 
-_MAX_HEADER = 10_000  # bytes, as in NumPy itself
 MAGIC = b"\x93NUMPY"
+_MAX_HEADER = 10_000  # bytes, as in NumPy itself
+_BAD_HEADER = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError)
 
 
-def read(data: memoryview) -> Found:
+def read(file: BinaryIO) -> Found:
     """What the file holds.
+
+    Args:
+        file: a regular file, open at its start.
 
     Raises:
         UserError: for a file that is damaged, would run code, or holds something else.
     """
-    value = Reader(data, _find, start=_after_header(data)).load()
-    table = _item(value)
+    size = file.seek(0, 2)
+    file.seek(0)
+    _skip_header(file)
+    names = _NAMES | {("_codecs", "encode"): _encoder(size)}
+    value = load(file, names, encoding="bytes")  # Python 2's arrays are byte strings
+    if isinstance(value, _Array) and isinstance(value.content, list) and len(value.content) == 1:
+        value = value.content[0]
+    if not isinstance(value, dict):
+        raise UserError("it is a .npy file without a dict of layers")
     arrays: dict[str, np.ndarray] = {}
     names: dict[str, str] = {}
     extra = []
-    for layer, pair in table.items():
-        name = CAFFE_LAYERS.get(layer) if isinstance(layer, str) else None
+    for key, pair in value.items():
+        layer = _text(key) if isinstance(key, bytes) else str(key)
+        name = CAFFE_LAYERS.get(layer)
         if name is None:
-            extra.append(str(layer)[:100])
+            extra.append(layer[:100])
             continue
         for part, array in zip(("kernel", "bias"), _pair(layer, pair), strict=True):
             arrays[f"{name}.{part}"] = array
@@ -43,101 +57,104 @@ def read(data: memoryview) -> Found:
     return Found(arrays, names, tuple(extra), flatten="HWC", colors="BGR", variants=("caffe",))
 
 
-def _after_header(data: memoryview) -> int:
-    """Where the pickle starts, after a header that says that there is one."""
-    if bytes(data[:6]) != MAGIC or len(data) < 12:
-        raise UserError("it is not a .npy file")
-    form = "<H" if data[6] == 1 else "<I"
-    (length,) = struct.unpack_from(form, data, 8)
-    start = 8 + struct.calcsize(form) + length
-    if length > _MAX_HEADER or start > len(data):
-        raise UserError("it is damaged: the header of the .npy file does not end")
-    text = bytes(data[start - length : start]).decode("latin-1")
+def _skip_header(file: BinaryIO) -> None:
+    """Go to the pickle, after a header that says that there is one."""
+    head = io.BytesIO(file.read(_MAX_HEADER + 12))
     try:
-        header = ast.literal_eval(text)
-        described = (header["descr"], header["shape"])
-    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
-        raise UserError("it is damaged: the header of the .npy file is unreadable") from error
-    if described not in (("|O", ()), ("|O", (1,)), ("O", ())):
+        version = npy.read_magic(head)
+        parse = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = parse(head, max_header_size=_MAX_HEADER)
+    except _BAD_HEADER as error:
+        raise UserError("corrupt .npy file: invalid header") from error
+    if dtype != np.dtype(object) or shape not in ((), (1,)):
         raise UserError("it is a .npy file of a plain array: a dict of layers is needed")
-    return start
-
-
-def _item(value: Any) -> dict[Any, Any]:
-    """The dict in an array of one object."""
-    if isinstance(value, _Array) and isinstance(value.content, list) and len(value.content) == 1:
-        value = value.content[0]
-    if not isinstance(value, dict):
-        raise UserError("it is a .npy file without a dict of layers")
-    return value
+    file.seek(head.tell())
 
 
 def _pair(layer: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(value, dict):
+        named = {_text(key): part for key, part in value.items()}
+        value = [named.get("weights"), named.get("biases")]
     match value:
-        case [_Array(content=np.ndarray()), _Array(content=np.ndarray())]:
-            return value[0].content, value[1].content
-        case {"weights": _Array(content=np.ndarray()), "biases": _Array(content=np.ndarray())}:
-            return value["weights"].content, value["biases"].content
+        case [_Array(content=np.ndarray() as kernel), _Array(content=np.ndarray() as bias)]:
+            return kernel, bias
     raise UserError(f"its layer {layer} is not a kernel and a bias")
 
 
 # --- NumPy's objects as pickles describe them ------------------------------------------------
 
 
+def _text(value: Any) -> str:
+    """A string, which Python 2 wrote as bytes."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if not isinstance(value, str):
+        raise UserError("corrupt pickle: a name is not a string")
+    return value
+
+
 class _Dtype(Buildable):
     """A type by its code ('f4'); its state holds the byte order."""
 
-    def __init__(self, code: Any, *_: Any) -> None:
-        self.code, self.order = str(code), "<"
+    __slots__ = ("code",)
 
-    def build(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", "|", "="):
+    def __init__(self, code: Any, *_: Any) -> None:
+        self.code = _text(code)
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) < 2 or _text(state[1]) not in ("<", "|", "="):
             raise UserError("its numbers are big-endian, which is not read")
 
 
 class _Array(Buildable):
     """An array before and after its state: (version, shape, type, column-major, bytes)."""
 
-    __match_args__ = ("content",)
+    __slots__ = ("content",)
 
     def __init__(self, *_: Any) -> None:
         self.content: np.ndarray | list[Any] | None = None
 
-    def build(self, state: Any) -> None:
+    def __setstate__(self, state: Any) -> None:
         match state:
-            case (int(), tuple(shape), _Dtype(), bool() | int(), list()) if state[2].code[0] == "O":
-                self.content = state[4]
-                return
-            case (int(), tuple(shape), _Dtype(), bool() | int(), bytes() | str() | memoryview()):
+            case (int(), tuple(shape), _Dtype(code=code), bool() | int() as columns, content):
                 pass
             case _:
-                raise UserError("it is damaged: an array's description is none")
-        raw = state[4].encode("latin-1") if isinstance(state[4], str) else state[4]
-        sizes = all(type(n) is int and 0 <= n < 1 << 40 for n in shape) and len(shape) <= 8
-        if state[2].code not in ("f4", "f8", "f2", "i8", "i4"):
-            raise UserError(f"its arrays are of type {state[2].code[:20]!r}, not fp32")
-        flat = np.frombuffer(raw, "<" + state[2].code)
-        if not sizes or math.prod(shape) != len(flat):
-            raise UserError("it is damaged: an array's shape is not its size")
-        self.content = flat.reshape(shape, order="F" if state[3] else "C")
+                raise UserError("corrupt pickle: invalid array")
+        if code.startswith("O") and isinstance(content, list):
+            self.content = content
+            return
+        if code not in ("f4", "f8", "f2", "i8", "i4"):
+            raise UserError(f"its arrays are of type {code[:20]!r}, not fp32")
+        if not isinstance(content, bytes) or len(shape) > 8:
+            raise UserError("corrupt pickle: invalid array")
+        sizes = all(type(n) is int and 0 <= n < 1 << 40 for n in shape)
+        if not sizes or math.prod(shape) * int(code[1]) != len(content):
+            raise UserError("corrupt pickle: an array's shape does not fit its size")
+        flat = np.frombuffer(content, f"<{code}")
+        self.content = flat.reshape(shape, order="F" if columns else "C")
 
 
-def _find(module: str, name: str) -> Any:
-    """What a name in NumPy's pickles stands for here."""
-    if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-        return Function(_Array)
-    known = {
-        ("numpy", "ndarray"): None,
-        ("numpy", "dtype"): Function(_Dtype),
-        ("_codecs", "encode"): Function(_encode),
-    }
-    if (module, name) not in known:
-        raise refuse(module, name)
-    return known[module, name]
+def _encoder(left: int) -> Callable[[Any, Any], bytes]:
+    """The way back from texts, as which Python 3 writes bytes in protocol 2.
+
+    It makes no more than `left` bytes in all: a pickle can give it the same text many times.
+    """
+
+    def encode(text: Any, encoding: Any) -> bytes:
+        nonlocal left
+        if not isinstance(text, str) or encoding != "latin1":
+            raise UserError("corrupt pickle: it encodes something that is not text")
+        left -= len(text)
+        if left < 0:
+            raise UserError("corrupt pickle: it makes more bytes than its file has")
+        return text.encode("latin-1")
+
+    return encode
 
 
-def _encode(value: Any, encoding: Any) -> bytes | memoryview:
-    """How Python 3 writes bytes in protocol 2."""
-    if not isinstance(value, str | LongText) or encoding != "latin1":
-        raise UserError("it is damaged: its pickle encodes what is no text")
-    return value.latin1 if isinstance(value, LongText) else value.encode("latin-1")
+_NAMES = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): None,
+    ("numpy", "dtype"): _Dtype,
+}

@@ -54,7 +54,7 @@ _WRITERS = {
     "onnx": "onnx_write",
 }
 WRITABLE = tuple(_WRITERS)
-_WHOLE = ("torchvision", "torch", "onnx", "npy")  # readers that take the file's bytes
+_WHOLE = ("onnx",)  # readers that take the file's bytes
 _SUFFIXES = {
     ".safetensors": "safetensors", ".pth": "torch", ".pt": "torch", ".onnx": "onnx",
     ".msgpack": "flax",

@@ -2,136 +2,143 @@
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.weights.pickles import Buildable, Function, refuse
+from alexnet.weights.pickles import Buildable, Names
 
-DTYPES = {
-    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "V2",
-    "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "|i1",
-    "ByteStorage": "|u1", "BoolStorage": "|b1",
+_DTYPES = {
+    "Float": "<f4", "Double": "<f8", "Half": "<f2", "BFloat16": "V2", "Long": "<i8",
+    "Int": "<i4", "Short": "<i2", "Char": "|i1", "Byte": "|u1", "Bool": "|b1",
 }  # fmt: skip
 
-
-@dataclass(frozen=True)
-class StorageType:
-    """What `torch.FloatStorage` and its like stand for; no string in a file can pass for it."""
-
-    dtype: str
+Numbers = Callable[[str], np.ndarray]  # a storage's key to its bytes
+Stretch = tuple[int, int]  # where in a file, and how many bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """A stretch of numbers: which one, of what type, and which part of it where not all."""
 
     key: str
-    dtype: str
-    part: tuple[int, int] | None = None  # first number and how many
+    dtype: np.dtype
+    first: int = 0
+    count: int | None = None
 
 
-@dataclass
 class Tensor(Buildable):
-    """A view of a storage, before its bytes are at hand."""
+    """A view of a storage, before its bytes are at hand: torch's `_rebuild_tensor`."""
 
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    __slots__ = ("offset", "shape", "storage", "strides")
 
-
-def as_array(key: str, value: Any, raw: Mapping[str, memoryview]) -> np.ndarray:
-    """A tensor as a view of the file, its bounds checked."""
-    if not isinstance(value, Tensor):
-        return np.empty(0, "V1")  # no array: `check` names it, whatever it is
-    storage = value.storage
-    if storage.key not in raw:
-        raise UserError(f"it is damaged: the numbers of {key!r} are missing")
-    item = np.dtype(storage.dtype).itemsize
-    data = raw[storage.key]
-    if storage.part:
-        first, count = storage.part
-        data = data[first * item : (first + count) * item]
-    flat = np.frombuffer(data[: len(data) // item * item], storage.dtype)
-    shape, strides = value.shape, value.strides
-    size = math.prod(shape)
-    last = value.offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    if size and (size > len(flat) or last >= len(flat)):
-        raise UserError(f"it is damaged: {key!r} is larger than its numbers")
-    if not size:
-        return np.empty(shape, storage.dtype)
-    return np.lib.stride_tricks.as_strided(
-        flat[value.offset :], shape, [s * item for s in strides], subok=False
-    )
+    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> None:
+        known = isinstance(storage, Storage) and len(shape) == len(strides) <= 8
+        if not known or not all(
+            type(n) is int and 0 <= n < 1 << 40 for n in (offset, *shape, *strides)
+        ):
+            raise UserError("corrupt file: invalid tensor")
+        self.storage, self.offset = storage, offset
+        self.shape, self.strides = tuple(shape), tuple(strides)
 
 
-def find(module: str, name: str) -> Any:
-    """What a name in torch's pickles stands for here."""
-    if module in ("torch", "torch.cuda") and name in DTYPES:
-        return StorageType(DTYPES[name])
-    if module == "torch" and name.replace("Tensor", "Storage") in DTYPES:
-        return None  # the type of a tensor, in the tar layout; its storage's type says as much
-    known = {
-        ("collections", "OrderedDict"): Function(_ordered),
-        ("torch", "Size"): Function(lambda sizes: tuple(sizes)),
-        ("torch._utils", "_rebuild_tensor"): Function(tensor),
-        ("torch._utils", "_rebuild_tensor_v2"): Function(tensor),
-        ("torch._utils", "_rebuild_parameter"): Function(lambda data, *_: data),
-    }
-    if (module, name) not in known:
-        raise refuse(module, name)
-    return known[module, name]
+class Table(dict, Buildable):
+    """An OrderedDict, its state torch's `_metadata`. Python 2 gives it a list of pairs."""
+
+    __slots__ = ()
+
+    def __init__(self, pairs: Any = None) -> None:
+        pairs = [] if pairs is None else pairs
+        if not isinstance(pairs, list) or not all(isinstance(key, str) for key, _ in pairs):
+            raise UserError("corrupt file: invalid table")
+        super().__init__(pairs)
+        pairs.clear()  # a pickle can't have it copied again and again
 
 
-def _ordered(pairs: Any = ()) -> dict[Any, Any]:
-    if not isinstance(pairs, list | tuple) or not all(
-        isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)
-        for pair in pairs
-    ):
-        raise UserError("it is damaged: a table in its pickle is none")
-    return dict(pairs)
-
-
-def tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """What torch calls `_rebuild_tensor`, its arguments checked; hooks are dropped."""
-    numbers = (offset, *shape, *strides)
-    if (
-        not isinstance(storage, Storage)
-        or len(shape) != len(strides)
-        or len(shape) > 8
-        or not all(type(number) is int and 0 <= number < 1 << 40 for number in numbers)
-    ):
-        raise UserError("it is damaged: a tensor's description is none")
-    return Tensor(storage, offset, tuple(shape), tuple(strides))
+NAMES: Names = {
+    ("collections", "OrderedDict"): Table,
+    ("torch", "Size"): lambda sizes: tuple(sizes[:9]),  # one more than a tensor may have
+    ("torch._utils", "_rebuild_tensor"): Tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): Tensor,
+    ("torch._utils", "_rebuild_parameter"): (
+        lambda data, *_: data if isinstance(data, Tensor) else None
+    ),
+} | {
+    (module, f"{name}{kind}"): np.dtype(dtype)
+    for module in ("torch", "torch.cuda")
+    for kind in ("Storage", "Tensor")  # types of tensors are named by the tar layout
+    for name, dtype in _DTYPES.items()
+}
 
 
 def storage_of(identity: Any) -> Storage:
     """The storage behind a persistent id: ('storage', type, key, device, count[, view])."""
     match identity:
-        case ("storage", StorageType(dtype), str(key), _, int()):
+        case ("storage", np.dtype() as dtype, str(key), _, int(), *view) if view in ([], [None]):
             return Storage(key, dtype)
-        case ("storage", StorageType(dtype), str(key), _, int(), None):
-            return Storage(key, dtype)
-        case ("storage", StorageType(dtype), str(key), _, int(), (_, int(first), int(count))):
+        case ("storage", np.dtype() as dtype, str(key), _, int(), (_, int(first), int(count))):
             if first >= 0 and count >= 0:
-                return Storage(key, dtype, (first, count))
-    raise UserError("it is damaged: a tensor's numbers are described by nothing known")
+                return Storage(key, dtype, first, count)
+    raise UserError("corrupt file: invalid storage")
+
+
+def as_array(key: str, value: Any, numbers: Numbers) -> np.ndarray:
+    """A tensor as a view of its storage, its bounds checked."""
+    if not isinstance(value, Tensor):
+        return np.empty(0, "V1")  # no array: `check` names it, whatever it is
+    storage, shape, strides = value.storage, value.shape, value.strides
+    item = storage.dtype.itemsize
+    data = numbers(storage.key)[storage.first * item :]
+    if storage.count is not None:
+        data = data[: storage.count * item]
+    flat = data[: len(data) // item * item].view(storage.dtype)
+    size = math.prod(shape)
+    if not size:
+        return np.empty(shape, storage.dtype)
+    last = value.offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if size > len(flat) or last >= len(flat):
+        raise UserError(f"corrupt file: {key[:100]!r} is larger than its storage")
+    return np.lib.stride_tricks.as_strided(
+        flat[value.offset :], shape, [s * item for s in strides], subok=False
+    )
+
+
+def unpack(form: str, file: BinaryIO) -> tuple[Any, ...]:
+    """Numbers at a file's position, by their `struct` format."""
+    size = struct.calcsize(form)
+    data = file.read(size)
+    if len(data) < size:
+        raise UserError("corrupt file: it is cut short")
+    return struct.unpack(form, data)
 
 
 def storages(
-    data: memoryview, position: int, kinds: Iterator[tuple[str, str]]
-) -> Iterator[tuple[str, memoryview]]:
-    """Storages one after the other, each behind its count of numbers."""
+    file: BinaryIO, end: int, kinds: Iterator[tuple[str, np.dtype]]
+) -> Iterator[tuple[str, Stretch]]:
+    """Where storages are, one after the other, each behind its count of numbers."""
     for key, dtype in kinds:
-        if len(data) - position < 8:
-            raise UserError("it is cut short: an array is missing")
-        (count,) = struct.unpack_from("<q", data, position)
-        end = position + 8 + count * np.dtype(dtype).itemsize
-        if count < 0 or end > len(data):
-            raise UserError("it is cut short: an array ends past the end of the file")
-        yield key, data[position + 8 : end]
-        position = end
+        (count,) = unpack("<q", file)
+        start = file.tell()
+        if not 0 <= count <= (end - start) // dtype.itemsize:
+            raise UserError("corrupt file: it is cut short, a storage does not end")
+        yield key, (start, count * dtype.itemsize)
+        file.seek(start + count * dtype.itemsize)
+
+
+def reader(file: BinaryIO, where: dict[str, Stretch]) -> Numbers:
+    """The way to the bytes of storages, each read once it is asked for."""
+
+    def numbers(key: str) -> np.ndarray:
+        if key not in where:
+            raise UserError(f"corrupt file: storage {key[:100]!r} is missing")
+        start, size = where[key]
+        data = np.empty(size, np.uint8)
+        file.seek(start)
+        if file.readinto(data) != size:
+            raise UserError("the file changed while it was read")
+        return data
+
+    return numbers

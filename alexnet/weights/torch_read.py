@@ -5,40 +5,53 @@ Three layouts: the zip of torch 1.6 and later, the row of pickles before it, and
 itself would not do here.)
 """
 
+import functools
+import io
+import tarfile
+import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.weights import torch_tar, zips
+from alexnet.weights import torch_tar
 from alexnet.weights.assemble import Found
 from alexnet.weights.layout import from_torch
 from alexnet.weights.names import TORCHVISION_KEYS, torch_scheme
-from alexnet.weights.pickles import Reader
-from alexnet.weights.torch_objects import Storage, as_array, find, storage_of, storages
+from alexnet.weights.pickles import load
+from alexnet.weights.torch_objects import NAMES, Numbers, Storage, as_array, reader, storage_of
+from alexnet.weights.torch_objects import storages as find_storages
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the layout before zip
 _MAX_PICKLE = 64 << 20  # bytes; an AlexNet's takes one thousand
+_AT_ONCE = 1 << 20  # bytes read from a zip file at once, its directory among them
 _NESTED = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
 _WRAPPERS = {"module", "_orig_mod"}  # put into keys by DataParallel and torch.compile
+_ERRORS = (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, EOFError)
 
 
-def read(data: memoryview) -> Found:
+def read(file: BinaryIO) -> Found:
     """What a .pth file of any of the three layouts holds.
+
+    Args:
+        file: a regular file, open at its start. Only the storages of the state dict are read.
 
     Raises:
         UserError: for a file that is damaged, would run code, or holds no state dict.
     """
-    if data[:4] == b"PK\3\4":
-        value, raw = _read_zip(data)
-    elif torch_tar.is_tar(data):
-        value, raw = torch_tar.read(data)
-    else:
-        value, raw = _read_row(data)
-    state = _state_dict(value)
-    arrays = {key: as_array(key, value, raw) for key, value in state.items()}
-    return from_state_dict(arrays)
+    head = file.read(600)
+    file.seek(0)
+    tar = torch_tar.is_tar(head)
+    try:
+        value, numbers = (
+            _read_zip(file) if head[:2] == b"PK" else (torch_tar.read if tar else _read_row)(file)
+        )
+        numbers = functools.cache(numbers)  # tensors may share a storage
+        state = _state_dict(value)
+        return from_state_dict({key: as_array(key, each, numbers) for key, each in state.items()})
+    except _ERRORS as error:
+        raise UserError(f"corrupt file: {str(error)[:200]}") from error
 
 
 def from_state_dict(arrays: Mapping[str, np.ndarray]) -> Found:
@@ -51,7 +64,12 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> Found:
     return Found(
         arrays={name: from_torch(name, arrays[key]) for name, key in names.items()},
         names=names,
-        extra=tuple(key for short, key in plain.items() if short not in scheme.values()),
+        # torch's batch normalization counts batches besides, for a rule that isn't used here.
+        extra=tuple(
+            key
+            for short, key in plain.items()
+            if short not in scheme.values() and not short.endswith(".num_batches_tracked")
+        ),
         variants=("torchvision",) if scheme is TORCHVISION_KEYS else (),
     )
 
@@ -67,23 +85,57 @@ def _state_dict(value: Any) -> dict[str, Any]:
     return value
 
 
-# --- the three layouts -----------------------------------------------------------------------
+# --- zip -------------------------------------------------------------------------------------
 
 
-def _read_zip(data: memoryview) -> tuple[Any, dict[str, memoryview]]:
-    parts = zips.entries(data)
+class _Bounded:
+    """A file that is read a little at a time: `zipfile` reads the directory in one piece."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._read = file.read
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._read(size if 0 <= size <= _AT_ONCE else _AT_ONCE + 1)
+        if len(data) > _AT_ONCE:
+            raise zipfile.BadZipFile("the directory is too large")
+        return data
+
+
+def _read_zip(file: BinaryIO) -> tuple[Any, Numbers]:
+    size = file.seek(0, 2)
+    archive = zipfile.ZipFile(_Bounded(file))
+    infos = archive.infolist()
+    parts = {info.filename: info for info in infos}
+    for info in infos:
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise UserError(f"{info.filename[:100]!r} in it is compressed or encrypted")
+    if len(parts) < len(infos) or sum(max(i.file_size, i.compress_size) for i in infos) > size:
+        raise UserError("corrupt zip file: its parts overlap")
     pickles = [name for name in parts if name.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
         raise UserError("it is a zip file, but not one that torch.save wrote")
+
+    def content(name: str) -> np.ndarray:
+        if name not in parts:
+            raise UserError(f"corrupt file: {name[:100]!r} is missing")
+        data = np.empty(parts[name].file_size, np.uint8)
+        with archive.open(parts[name]) as part:  # which checks the checksum
+            for start in range(0, len(data), _AT_ONCE):
+                target = data[start : start + _AT_ONCE]
+                target[:] = np.frombuffer(part.read(len(target)), np.uint8)
+        return data
+
     folder = pickles[0].removesuffix("data.pkl")
-    if bytes(parts.get(folder + "byteorder", b"little")) != b"little":
+    if folder + "byteorder" in parts and bytes(content(folder + "byteorder")) != b"little":
         raise UserError("it was written on a big-endian machine, which is not read")
-    if len(parts[pickles[0]]) > _MAX_PICKLE:
+    if parts[pickles[0]].file_size > _MAX_PICKLE:
         raise UserError("its pickle is too large to be a state dict's")
-    value = Reader(parts[pickles[0]], find, storage_of).load()
-    prefix = folder + "data/"
-    raw = {n.removeprefix(prefix): part for n, part in parts.items() if n.startswith(prefix)}
-    return value, raw
+    value = load(io.BytesIO(content(pickles[0])), NAMES, storage_of)
+    return value, lambda key: content(f"{folder}data/{key}")
+
+
+# --- the row of pickles ----------------------------------------------------------------------
 
 
 def is_row(head: bytes | memoryview) -> bool:
@@ -91,26 +143,24 @@ def is_row(head: bytes | memoryview) -> bool:
     return bytes(head[:14]) == b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little")
 
 
-def _read_row(data: memoryview) -> tuple[Any, dict[str, memoryview]]:
+def _read_row(file: BinaryIO) -> tuple[Any, Numbers]:
     """Magic number, version, machine, object and storage keys as pickles; then the storages."""
-    if not is_row(data):
+    if not is_row(file.read(14)):
         raise UserError("it is not a file that torch.save wrote")
-    position = 0
-    values = []
-    dtypes: dict[str, str] = {}
+    file.seek(0)
+    dtypes: dict[str, np.dtype] = {}
 
     def persistent(identity: Any) -> Storage:
         storage = storage_of(identity)
         dtypes[storage.key] = storage.dtype
         return storage
 
-    for _ in range(5):
-        reader = Reader(data, find, persistent, position)
-        values.append(reader.load())
-        position = reader.position
-    machine, value, keys = values[2:]
+    _, _, machine, value, keys = [load(file, NAMES, persistent) for _ in range(5)]
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise UserError("it was written on a big-endian machine, which is not read")
     if not isinstance(keys, list) or not all(isinstance(k, str) and k in dtypes for k in keys):
-        raise UserError("it is damaged: the list of its arrays is none")
-    return value, dict(storages(data, position, ((key, dtypes[key]) for key in keys)))
+        raise UserError("corrupt file: invalid list of storages")
+    position = file.tell()
+    end = file.seek(0, 2)
+    file.seek(position)
+    return value, reader(file, dict(find_storages(file, end, ((k, dtypes[k]) for k in keys))))

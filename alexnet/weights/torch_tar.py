@@ -1,115 +1,119 @@
-"""The tar layout of torch's files of 2016: the older half of `torch_read`."""
+"""The tar layout of torch's files of 2016: the older part of `torch_read`."""
 
-import struct
+import tarfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.weights.pickles import Reader
-from alexnet.weights.torch_objects import Storage, StorageType, Tensor, find, storages, tensor
+from alexnet.weights.pickles import load
+from alexnet.weights.torch_objects import (
+    NAMES,
+    Numbers,
+    Storage,
+    Stretch,
+    Tensor,
+    reader,
+    storages,
+    unpack,
+)
 
-_BLOCK = 512  # bytes; a member is a block of description and then whole blocks of content
-_MEMBERS = ("storages", "tensors", "pickle")
+_MEMBERS = {"storages", "tensors", "pickle"}
 
 
 def is_tar(head: bytes | memoryview) -> bool:
-    """Whether a file starts with the description of one of the three members."""
-    return len(head) >= _BLOCK and _name(head) in _MEMBERS
+    """Whether a file's first 512 bytes describe one of the three members."""
+    name = bytes(head[:100]).partition(b"\0")[0].decode("latin-1")
+    return len(head) >= tarfile.BLOCKSIZE and name.removeprefix("./") in _MEMBERS
 
 
-def _name(head: bytes | memoryview) -> str:
-    return bytes(head[:100]).partition(b"\0")[0].decode("latin-1").removeprefix("./")
-
-
-def read(data: memoryview) -> tuple[Any, dict[str, memoryview]]:
-    """Members `storages`, `tensors` and `pickle`, the last with persistent ids of tensors."""
-    parts = _tar_members(data)
-    if not set(_MEMBERS) <= set(parts):
+def read(file: BinaryIO) -> tuple[Any, Numbers]:
+    """The object in the member `pickle`, whose persistent ids are of tensors, and its numbers."""
+    members = _members(file)
+    if not set(members) >= _MEMBERS:
         raise UserError("it is a tar file, but not one that torch wrote")
-    raw, dtypes = _tar_storages(parts["storages"])
-    tensors = _tar_tensors(parts["tensors"], dtypes)
+    where, dtypes = _storages(file, *members["storages"])
+    tensors = _tensors(file, members["tensors"][0], dtypes)
 
     def persistent(identity: Any) -> Tensor:
-        key = str(identity)
-        if key not in tensors:
-            raise UserError("it is damaged: a tensor is missing")
-        return tensors[key]
+        tensor = tensors.get(str(identity)) if isinstance(identity, int | str) else None
+        if tensor is None:
+            raise UserError("corrupt file: a tensor is missing")
+        return tensor
 
-    return Reader(parts["pickle"], find, persistent).load(), raw
-
-
-def _tar_members(data: memoryview) -> dict[str, memoryview]:
-    """The archive's files by name (POSIX.1-1988 ustar: size in octal at byte 124)."""
-    parts: dict[str, memoryview] = {}
-    position = 0
-    while len(data) - position >= _BLOCK and data[position] and len(parts) < 16:
-        digits = bytes(data[position + 124 : position + 136]).strip(b"\0 ")
-        size = int(digits, 8) if digits.isdigit() and not set(digits) & set(b"89") else -1
-        start = position + _BLOCK
-        if not 0 <= size <= len(data) - start:
-            raise UserError("it is cut short or damaged: a file in the tar file does not end")
-        parts[_name(data[position : position + 100])] = data[start : start + size]
-        position = start + -(-size // _BLOCK) * _BLOCK
-    return parts
+    file.seek(members["pickle"][0])
+    return load(file, NAMES, persistent), reader(file, where)
 
 
-def _pickled(data: memoryview, position: int) -> tuple[Any, int]:
-    reader = Reader(data, find, None, position)
-    return reader.load(), reader.position
+def _members(file: BinaryIO) -> dict[str, Stretch]:
+    """The archive's regular files by name.
+
+    tarfile's own walk would follow headers of headers without end; its parser of one is used.
+    """
+    end = file.seek(0, 2)
+    members: dict[str, Stretch] = {}
+    start = 0
+    for _ in range(16):
+        file.seek(start)
+        block = file.read(tarfile.BLOCKSIZE)
+        if not block.strip(b"\0"):
+            break
+        info = tarfile.TarInfo.frombuf(block, "latin-1", "strict")
+        start += tarfile.BLOCKSIZE
+        if not 0 <= info.size <= end - start:
+            raise UserError("corrupt tar file: it is cut short, a file in it does not end")
+        if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            members[info.name.removeprefix("./")] = (start, info.size)
+        start += -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return members
 
 
-def _tar_storages(data: memoryview) -> tuple[dict[str, memoryview], dict[str, str]]:
-    """Storages by their keys, then parts of them under keys of their own."""
-    count, position = _pickled(data, 0)
-    raw: dict[str, memoryview] = {}
-    dtypes: dict[str, str] = {}
-    for _ in range(_small(count)):
-        described, position = _pickled(data, position)
-        match described:
-            case (int(key), str(), StorageType(dtype)):
-                pass
+def _storages(
+    file: BinaryIO, start: int, size: int
+) -> tuple[dict[str, Stretch], dict[str, np.dtype]]:
+    """Where the storages are and their types; parts of them have keys of their own."""
+    file.seek(start)
+    where: dict[str, Stretch] = {}
+    dtypes: dict[str, np.dtype] = {}
+    for _ in range(_small(load(file, NAMES))):
+        match load(file, NAMES):
+            case (int(key), str(), np.dtype() as dtype):
+                dtypes[str(key)] = dtype
+                where |= storages(file, start + size, iter([(str(key), dtype)]))
             case _:
-                raise UserError("it is damaged: an array's description is none")
-        raw |= storages(data, position, iter([(str(key), dtype)]))
-        dtypes[str(key)] = dtype
-        position += 8 + len(raw[str(key)])
-    views, _ = _pickled(data, position)
+                raise UserError("corrupt file: invalid storage")
+    views = load(file, NAMES)
     for view in views if isinstance(views, list) else ():
         match view:
-            case (int(key), int(root), int(first), int(size)) if str(root) in raw:
-                item = np.dtype(dtypes[str(root)]).itemsize
-                raw[str(key)] = raw[str(root)][max(0, first) * item :][: max(0, size) * item]
-                dtypes[str(key)] = dtypes[str(root)]
+            case (int(key), int(root), int(first), int(count)) if str(root) in where:
+                dtype = dtypes[str(key)] = dtypes[str(root)]
+                at, whole = where[str(root)]
+                skipped = min(whole, max(0, first) * dtype.itemsize)
+                part = min(whole - skipped, max(0, count) * dtype.itemsize)
+                where[str(key)] = (at + skipped, part)
             case _:
-                raise UserError("it is damaged: an array's description is none")
-    return raw, dtypes
+                raise UserError("corrupt file: invalid view of a storage")
+    return where, dtypes
 
 
-def _tar_tensors(data: memoryview, dtypes: Mapping[str, str]) -> dict[str, Tensor]:
+def _tensors(file: BinaryIO, start: int, dtypes: Mapping[str, np.dtype]) -> dict[str, Tensor]:
     """Tensors by their keys: rank, sizes, strides and offset stand as plain numbers."""
-    count, position = _pickled(data, 0)
+    file.seek(start)
     tensors = {}
-    for _ in range(_small(count)):
-        described, position = _pickled(data, position)
-        match described:
+    for _ in range(_small(load(file, NAMES))):
+        match load(file, NAMES):
             case (int(key), int(storage), _) if str(storage) in dtypes:
-                pass
+                rank, _ = unpack("<ii", file)
+                *numbers, offset = unpack(f"<{2 * _small(rank) + 1}q", file)
+                source = Storage(str(storage), dtypes[str(storage)])
+                tensors[str(key)] = Tensor(source, offset, numbers[:rank], numbers[rank:])
             case _:
-                raise UserError("it is damaged: a tensor's description is none")
-        try:
-            (rank,) = struct.unpack_from("<i", data, position)
-            numbers = struct.unpack_from(f"<{2 * _small(rank) + 1}q", data, position + 8)
-        except struct.error as error:
-            raise UserError("it is cut short: a tensor's description does not end") from error
-        position += 8 + 8 * len(numbers)
-        source = Storage(str(storage), dtypes[str(storage)])
-        tensors[str(key)] = tensor(source, numbers[-1], numbers[:rank], numbers[rank:-1])
+                raise UserError("corrupt file: invalid tensor")
     return tensors
 
 
 def _small(count: Any) -> int:
     if type(count) is not int or not 0 <= count <= 10_000:
-        raise UserError("it is damaged: it has too many arrays")
+        raise UserError("corrupt file: it has too many arrays")
     return count

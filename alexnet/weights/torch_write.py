@@ -2,10 +2,10 @@
 
 import math
 import struct
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
-from alexnet.weights import zips
 from alexnet.weights.core import Weights
 from alexnet.weights.layout import blocks, to_torch
 
@@ -20,17 +20,33 @@ def write(file: BinaryIO, weights: Weights, keys: Mapping[str, str]) -> None:
     """
     stored = list(to_torch(weights))
     table = _pickle([(keys[array.name], array.shape) for array in stored])
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        _add(archive, "weights/data.pkl", len(table), [table])
+        _add(archive, "weights/byteorder", 6, [b"little"])
+        for number, array in enumerate(stored):
+            size = 4 * math.prod(array.shape)
+            _add(archive, f"weights/data/{number}", size, blocks(array.values))
+        _add(archive, "weights/version", 2, [b"3\n"])
 
-    parts = [("weights/data.pkl", len(table), [table]), ("weights/byteorder", 6, [b"little"])]
-    parts += [
-        (f"weights/data/{number}", 4 * math.prod(array.shape), blocks(array.values))
-        for number, array in enumerate(stored)
-    ]
-    zips.write(file, [*parts, ("weights/version", 2, [b"3\n"])])
+
+def _add(
+    archive: zipfile.ZipFile, name: str, size: int, pieces: Iterable[bytes | memoryview]
+) -> None:
+    """Store a file, starting at a multiple of 64 bytes as torch's do."""
+    info = zipfile.ZipInfo(name)  # dated 1980: the same weights give the same file
+    info.file_size = size
+    padding = -(archive.fp.tell() + 30 + len(name.encode()) + 4) % 64
+    info.extra = struct.pack("<2s H", b"FB", padding) + b"Z" * padding
+    with archive.open(info, "w") as target:
+        for piece in pieces:
+            target.write(piece)
 
 
 def _pickle(arrays: list[tuple[str, tuple[int, ...]]]) -> bytes:
-    """The pickle of an OrderedDict of contiguous fp32 tensors, storage N for the Nth."""
+    """The pickle of an OrderedDict of contiguous fp32 tensors, storage N for the Nth.
+
+    By hand: `pickle` writes names only of what can be imported, and torch may not be there.
+    """
     out = bytearray(b"\x80\x02ccollections\nOrderedDict\n)R(")
     for number, (key, shape) in enumerate(arrays):
         out += _text(key) + b"ctorch._utils\n_rebuild_tensor_v2\n(("

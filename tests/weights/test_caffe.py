@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.errors import UserError
-from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.layers import (
     LRN,
     Conv,
@@ -16,6 +15,7 @@ from alexnet.layers import (
     MaxPool,
     ReLU,
 )
+from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.weights import detect, load
 from alexnet.weights.assemble import CAFFE_MEAN
 from alexnet.weights.formats import load_data

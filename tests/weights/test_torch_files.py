@@ -4,6 +4,8 @@ import os
 import pickle
 import struct
 import tarfile
+import time
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -241,7 +243,7 @@ def test_zip_bomb():
 def test_flipped_bit_in_a_zip():
     bad = written(narrow("torchvision"), "torchvision")
     bad[len(bad) // 2] ^= 1
-    with pytest.raises(UserError, match="checksum of"):
+    with pytest.raises(UserError, match="Bad CRC-32 for file"):
         load_data(bad, "torch", "w")
 
 
@@ -275,13 +277,114 @@ def test_huge_shapes_in_the_pickle():
             load_data(zipped(files), "torch", "w")
     # Memo at an index that pickle.Unpickler would allocate 32 GB for.
     files["data.pkl"] = good[:2] + b"Nr\xff\xff\xff\xff0" + good[2:]
-    with pytest.raises(UserError, match="opcode"):
+    with pytest.raises(UserError, match="memo index out of range"):
         load_data(zipped(files), "torch", "w")
 
 
 def test_endless_pickle():
-    with pytest.raises(UserError, match="too many steps"):
+    with pytest.raises(UserError, match="more than 500,000 opcodes"):
         load_data(zipped({"data.pkl": b"\x80\x02" + b"N" * 2_000_000}), "torch", "w")
+
+
+# --- pickles made to take time or memory --------------------------------------------------------
+
+NEST = b")" + b"q\x00h\x00h\x00\x86" * 60  # t = (t, t), 60 times
+DEEP = b"N" + b"\x85" * 150_000  # a tuple in a tuple in a tuple
+CALL = {name: b"c" + name.replace(b" ", b"\n") + b"\n" for name in (
+    b"torch Size", b"collections OrderedDict", b"torch FloatStorage",
+    b"torch._utils _rebuild_tensor_v2", b"torch._utils _rebuild_parameter")}  # fmt: skip
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+HOSTILE = {
+    "deep key": (b"}" + DEEP + b"Ns.", "more than 32 deep"),
+    "tuple as key": (b"}N\x85Ns.", "a key is neither"),
+    "nest as key": (b"}" + NEST + b"Ns.", "more than 32 deep"),
+    "nest as id": (NEST + b"Q.", "more than 32 deep"),
+    "deep id": (DEEP + b"Q.", "more than 32 deep"),
+    "memo of 2^31": (b"Nr\x00\x00\x00\x80.", "memo index"),
+    "state of a function": (CALL[b"torch Size"] + b"}" + text("a") + b"Nsb.", "takes none"),
+    "state of a type": (CALL[b"torch FloatStorage"] + b"(K\x01NNNtb.", "takes none"),
+    "state of a class": (CALL[b"torch._utils _rebuild_tensor_v2"] + b"N}\x86b.", "takes none"),
+    "state of a table": (b"}}" + text("a") + b"Nsb.", "takes none"),
+    "state of a type, passed on": (
+        CALL[b"torch._utils _rebuild_parameter"] + CALL[b"torch FloatStorage"]
+        + b"\x85R}" + text("a") + b"Nsb.", "corrupt pickle"),
+    "class called as a type": (CALL[b"torch FloatStorage"] + b")R.", "not callable"),
+    "integers as keys": (
+        b"}(" + b"".join(b"\x8a\x10" + (n * (2**61 - 1)).to_bytes(16, "little") + b"N"
+                        for n in range(20_000)) + b"u.", "integers as keys"),
+    "pairs with tuples as keys": (
+        CALL[b"collections OrderedDict"] + b"]N\x85N\x86a\x85R.", "invalid table"),
+    "text of 4 GB": (b"X\xff\xff\xff\xff.", "longer than the rest"),
+    "text of 2^63": (b"\x8d" + b"\xff" * 7 + b"\x7f.", "longer than the rest"),
+    "bytes of 4 GB": (b"B\xff\xff\xff\xff.", "longer than the rest"),
+    "frame of 2^62": (b"\x95" + b"\xff" * 7 + b"\x3f.", "longer than the rest"),
+    "name without end": (b"ctorch\n" + b"a" * 1_000_000, "does not end"),
+    "wide text": (b"X" + struct.pack("<I", 1_000_003) + b"a" * 1_000_000 + "\u4e00".encode() + b".",
+                  "not an array's bytes"),
+    "underflow": (b"\x86.", "stack underflow"),
+    "mark missing": (b"NNt.", "stack underflow"),
+    "memo missing": (b"h\x05.", "missing memo entry"),
+    "protocol 9": (b"\x80\x09N.", "protocol"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_pickles(case):
+    """Each is refused within a second and a few megabytes."""
+    pickled, match = HOSTILE[case]
+    data = zipped({"data.pkl": b"\x80\x02" + pickled})
+    peak, seconds = measured(data, "torch", match)
+    assert peak < 12e6
+    assert seconds < 1
+
+
+def measured(data: memoryview, format: str, match: str) -> tuple[int, float]:
+    """Bytes and seconds that refusing a file takes."""
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        with pytest.raises(UserError, match=match):
+            load_data(data, format, "w")
+        seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    print(f"{seconds:.2f} s, {peak / 1e6:.1f} MB for {len(data) / 1e6:.1f} MB")
+    return peak, seconds
+
+
+@pytest.mark.parametrize("name", [b"torch Size", b"collections OrderedDict"])
+def test_the_same_list_made_into_something_again_and_again(name):
+    """A megabyte that asked for four gigabytes: calls must not copy what they are given twice."""
+    pairs = b"".join(text(f"{n:05}") + b"N\x86" for n in range(50_000))
+    again = b"h\x00h\x01\x85R" * 3_000
+    data = zipped({"data.pkl": b"(" + CALL[name] + b"q\x00](" + pairs + b"eq\x01" + again + b"t."})
+    peak, seconds = measured(data, "torch", "no state dict")
+    assert peak < 30e6
+    assert seconds < 2
+
+
+def test_a_row_with_a_nest_as_its_keys():
+    nest = b"\x80\x02" + NEST + b"."
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+    head = magic + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+    with pytest.raises(UserError, match="more than 32 deep"):
+        load_data(memoryview(head + nest + nest), "torch", "w")
+    keys = pickle.dumps([(("a",),)], 2)
+    with pytest.raises(UserError, match="invalid list of storages"):
+        load_data(memoryview(head + pickle.dumps({}, 2) + keys), "torch", "w")
+
+
+def test_zip_directories_are_bounded():
+    """Five megabytes of entries would be a hundred once `zipfile` has read them."""
+    data = zipped({f"data/{n:020}": b"" for n in range(20_000)})
+    peak, seconds = measured(data, "torch", "directory is too large")
+    assert peak < 2.5 * len(data)
+    assert seconds < 1
 
 
 def test_truncation_anywhere():
@@ -305,7 +408,7 @@ class _Pickler(pickle.Pickler):
         return value.key if isinstance(value, _Tensor) else None
 
 
-def tarred(values: dict[str, torch.Tensor]) -> memoryview:
+def tarred(values: dict[str, torch.Tensor], pickled: bytes | None = None) -> memoryview:
     """A file of torch 0.1.1: two views of one storage among the tensors."""
     storages, tensors = io.BytesIO(), io.BytesIO()
     pickle.dump(len(values), storages, 2)
@@ -322,6 +425,8 @@ def tarred(values: dict[str, torch.Tensor]) -> memoryview:
     pickle.dump([], storages, 2)
     objects = io.BytesIO()
     _Pickler(objects, 2).dump(table)
+    if pickled is not None:
+        objects = io.BytesIO(pickled)
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:", format=tarfile.PAX_FORMAT) as archive:
         for name, content in (("storages", storages), ("tensors", tensors), ("pickle", objects)):
@@ -329,6 +434,22 @@ def tarred(values: dict[str, torch.Tensor]) -> memoryview:
             info.size = len(content.getvalue())
             archive.addfile(info, io.BytesIO(content.getvalue()))
     return memoryview(bytearray(file.getvalue()))
+
+
+@pytest.mark.parametrize("nest", [NEST, DEEP, b"N\x85"], ids=["nest", "deep", "tuple"])
+def test_tar_with_tuples_as_ids(nest):
+    data = tarred(state(narrow("torchvision")), b"\x80\x02}" + text("a") + nest + b"Qs.")
+    match = "a tensor is missing" if len(nest) < 10 else "more than 32 deep"
+    peak, seconds = measured(data, "torch", match)
+    assert peak < 12e6
+    assert seconds < 1
+
+
+def test_tar_headers_are_checked():
+    data = tarred(state(narrow("torchvision")))
+    data[130] ^= 1
+    with pytest.raises(UserError, match="bad checksum"):
+        load_data(data, "torch", "w")
 
 
 def test_the_tar_layout(tmp_path):
