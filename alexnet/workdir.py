@@ -10,7 +10,7 @@ from typing import Any
 
 from alexnet.config import TrainConfig, changed_fields, from_json, to_json
 from alexnet.errors import RunError, UserError
-from alexnet.files import atomic_write, is_remote, list_files, remove_tree, upload, write_json
+from alexnet.files import atomic_write, is_remote, list_files, remove_tree, staged, write_json
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 WEIGHTS, CURVE, EVENTS = "weights.safetensors", "curve.png", "tensorboard"
@@ -157,10 +157,9 @@ class MetricsLog:
     def _upload(self) -> None:
         start = time.monotonic()
         self._events.flush()  # a thread of its own writes them: the last ones may come next time
-        with tempfile.TemporaryDirectory() as folder:
-            for file in list_files(self._local):
-                still = shutil.copy(file, folder)  # that thread may append while it is uploaded
-                upload(Path(still), self._path / file.relative_to(self._local))
+        for file in list_files(self._local):
+            with staged(self._path / file.relative_to(self._local)) as still:
+                shutil.copyfile(file, still)  # that thread may append while it is uploaded
         # A long run's files grow: a fiftieth of the time is the most that goes into them.
         end = time.monotonic()
         self._new, self._due = False, end + max(UPLOAD_EVERY, 50 * (end - start))

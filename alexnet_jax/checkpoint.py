@@ -25,21 +25,21 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 def write(directory: Path, tree: dict[str, Any]) -> None:
     """Write a snapshot; returns when it is on disk."""
     with _checkpointer() as checkpointer:
-        checkpointer.save(directory.absolute() / _NAME, tree)
+        checkpointer.save(_place(directory), tree)
 
 
 def read(directory: Path, like: TrainState) -> TrainState:
     """The state that `write` wrote, with the shapes and shardings of `like`."""
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     with _checkpointer() as checkpointer:
-        tree = checkpointer.restore(directory.absolute() / _NAME, target)
+        tree = checkpointer.restore(_place(directory), target)
     nnx.replace_by_pure_dict(like.params, tree["params"])
     return TrainState(like.params, _with_trace(like.opt_state, tree.get("momentum")))
 
 
 def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
     """`params` and, with momentum, `momentum`, each by canonical array name; on the host."""
-    path = directory.absolute() / _NAME
+    path = _place(directory)
     with _checkpointer() as checkpointer:
         shapes = checkpointer.metadata(path).item_metadata
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
@@ -67,6 +67,11 @@ def write_arrays(
             layer, leaf = name.split(".")
             tree.setdefault(part, {}).setdefault(layer, {})[leaf] = jnp.asarray(array)
     write(directory, tree)
+
+
+def _place(directory: Path) -> Path:
+    """Where Orbax writes, absolute; epath's own `absolute` takes gs:// for a local path."""
+    return (directory if directory.is_absolute() else directory.absolute()) / _NAME
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
