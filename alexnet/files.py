@@ -1,7 +1,7 @@
 """Files read whole and written whole: a reader of a path never meets half a file.
 
-A path is a `pathlib.Path`, or on Google Cloud Storage an `alexnet.gcs.GcsPath`, which has the same
-methods: `as_path` decides which. What differs between the two is told apart here.
+A path is a `pathlib.Path`, or on Google Cloud Storage an `epath.Path`, which has the same methods:
+`as_path` decides which. For what these methods can't do there are functions here that take both.
 """
 
 import contextlib
@@ -19,13 +19,14 @@ from alexnet.errors import RunError, UserError
 
 MAX_READ = 4 << 30  # bytes; the largest AlexNet file, an fp32 training checkpoint, is 0.5 GB
 REMOTE = "gs://"
+_BLOCK = 64 << 20  # bytes asked of an open file at a time
 
 
 def as_path(text: str | PurePath) -> Path:
     """A local path, or one on Google Cloud Storage for gs://BUCKET/NAME.
 
     Raises:
-        UserError: for a URL of another kind, or without a bucket.
+        UserError: for a URL of another kind or without a bucket, or where a package is missing.
     """
     if isinstance(text, PurePath) or "://" not in text:
         return Path(text) if isinstance(text, str) else text
@@ -33,14 +34,28 @@ def as_path(text: str | PurePath) -> Path:
         raise UserError(f"{text} is a URL that can't be read: give a local path or gs://BUCKET/...")
     if not text[len(REMOTE) :].strip("/"):
         raise UserError(f"{text} names no bucket: write gs://BUCKET/PATH")
-    from alexnet.gcs import GcsPath
-
-    return GcsPath(text)
+    try:
+        from alexnet.gcs import epath
+    except ImportError as error:
+        raise UserError(
+            f"gs:// paths need the package {error.name}, which is not installed: "
+            "pip install -c constraints.txt -e '.[gcs]'"
+        ) from error
+    return epath.Path(text)
 
 
 def is_remote(path: str | PurePath) -> bool:
     """Whether a path is on Google Cloud Storage."""
     return str(path).startswith(REMOTE)
+
+
+def _storage(path: str | PurePath) -> Any:
+    """The file system of a path on Google Cloud Storage, None for a local one."""
+    if not is_remote(path):
+        return None
+    from alexnet.gcs import storage
+
+    return storage()
 
 
 @contextlib.contextmanager
@@ -55,13 +70,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         RunError: where the disk refuses it, full for instance, or Google can't be reached.
     """
     if is_remote(path):
-        with _explained(path), staged(as_path(path)) as local, local.open("wb") as file:
+        with staged(path) as local, local.open("wb") as file:
             yield file
         return
     path = Path(os.path.realpath(path))  # through a link, the file it names is replaced
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    if path.is_dir():
-        raise UserError(f"can't write {path}: it is a directory")
+    if path.exists() and not path.is_file():  # a device would be replaced like a file
+        kind = "a directory" if path.is_dir() else "no regular file"
+        raise UserError(f"can't write {path}: it is {kind}")
     try:
         file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)
     except OSError as error:
@@ -81,32 +97,26 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _explained(path: str | Path) -> Iterator[None]:
-    """Say what could not be written, and tell the user's mistakes from what failed."""
-    try:
-        yield
-    except (FileNotFoundError, PermissionError) as error:  # no such bucket, no right to write
-        raise UserError(f"can't write {path}: {error.strerror}") from error
-    except OSError as error:
-        raise RunError(f"could not write {path}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """A local path to write a file to: `path` itself, or one uploaded to it when the block ends.
 
     For libraries that write local files only.
 
     Raises:
-        OSError: where it can't be uploaded.
+        UserError, RunError: where it can't be uploaded.
     """
-    if not is_remote(path):
+    if (storage := _storage(path)) is None:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
-        local = Path(folder) / path.name
-        yield local
-        path.upload(local)
+    try:
+        with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
+            local = Path(folder) / path.name
+            yield local
+            storage.put_file(str(local), str(path))
+    except (FileNotFoundError, PermissionError) as error:  # no such bucket, no right to write
+        raise UserError(f"can't write {path}: {error.strerror}") from error
+    except OSError as error:
+        raise RunError(f"could not write {path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -116,40 +126,27 @@ def fetched(path: Path) -> Iterator[Path]:
     Raises:
         OSError: where it can't be downloaded.
     """
-    if not is_remote(path):
+    if (storage := _storage(path)) is None:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
         local = Path(folder) / path.name
-        path.download(local)
+        storage.get_file(str(path), str(local))
         yield local
-
-
-def upload(local: Path, path: Path) -> None:
-    """Copy a local file to gs://, whole or not at all.
-
-    Raises:
-        UserError: where nothing can be written there.
-        RunError: where Google can't be reached.
-    """
-    with _explained(path):
-        path.upload(local)
 
 
 def remove_tree(path: Path) -> None:
     """Delete a directory and all that is in it; one that is gone already is no error."""
-    if is_remote(path):
-        path.rmtree(missing_ok=True)
-        return
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
+        path.rmtree() if is_remote(path) else shutil.rmtree(path)
 
 
 def list_files(directory: Path) -> list[Path]:
-    """All files below a directory, in any depth, sorted."""
-    if is_remote(directory):
-        return directory.files()
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+    """All files below a directory, in any depth, sorted; none where there is no such directory."""
+    if (storage := _storage(directory)) is None:
+        return sorted(path for path in directory.rglob("*") if path.is_file())
+    found = storage.find(f"{directory}/")
+    return sorted(as_path(REMOTE + name) for name in found if not name.endswith("/"))
 
 
 def walk(directory: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -160,14 +157,11 @@ def walk(directory: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     Raises:
         OSError: where one of the folders can't be listed.
     """
-    if not is_remote(directory):
+    if (storage := _storage(directory)) is None:
         yield from os.walk(directory, followlinks=True, onerror=_raise)
         return
-    entries = directory.entries()
-    folders = [name for name, is_folder in entries if is_folder]
-    yield str(directory), folders, [name for name, is_folder in entries if not is_folder]
-    for name in folders:
-        yield from walk(directory / name)
+    for here, folders, names in storage.walk(str(directory), on_error="raise"):
+        yield f"{REMOTE}{here}", folders, names
 
 
 def _raise(error: OSError) -> None:
@@ -176,9 +170,7 @@ def _raise(error: OSError) -> None:
 
 def sync(path: Path) -> None:
     """Put a file's bytes, or a directory's names, on disk, where the system lets them be synced."""
-    if is_remote(path):
-        return
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # gs:// has nothing to sync
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -191,29 +183,6 @@ def write_json(path: str | Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with atomic_write(path) as file:
         file.write(text.encode())
-
-
-def read_whole(path: str | Path, limit: int = MAX_READ) -> memoryview:
-    """The bytes of a file, writable and in memory.
-
-    Not a memory map: a mapped file that someone truncates meanwhile would kill the process.
-
-    Raises:
-        UserError: where there is no such file, or it is larger than `limit` bytes.
-    """
-    import numpy as np  # not for --help
-
-    try:
-        with as_path(path).open("rb") as file:
-            size = _size(file)
-            if size > limit:
-                raise UserError(f"{path} has {size:,} bytes; more than {limit:,} are not read")
-            data = memoryview(np.empty(size, np.uint8))
-            if file.readinto(data) != size:
-                raise UserError(f"{path} changed while it was read")
-    except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror}") from error
-    return data
 
 
 @contextlib.contextmanager
@@ -239,8 +208,10 @@ def read_all(file: BinaryIO) -> memoryview:
     """The bytes of a file that is open at its start, writable and in memory."""
     import numpy as np  # not for --help
 
-    data = memoryview(np.empty(_size(file), np.uint8))
-    if file.readinto(data) != len(data):
+    data, read = memoryview(np.empty(_size(file), np.uint8)), 0
+    while count := file.readinto(data[read : read + _BLOCK]):
+        read += count
+    if read != len(data):
         raise UserError("it changed while it was read")
     return data
 
@@ -252,25 +223,18 @@ def _size(file: BinaryIO) -> int:
     return size
 
 
-def read_head(path: str | Path, size: int) -> bytes:
-    """The first `size` bytes of a file, fewer where it is shorter.
-
-    Raises:
-        UserError: where there is no such file.
-    """
-    try:
-        return first_bytes(as_path(path), size)
-    except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror}") from error
-
-
 def first_bytes(path: Path, size: int) -> bytes:
-    """What `read_head` reads, in one request where it is on gs://.
+    """The first `size` bytes of a file, fewer where it is shorter; one request to a bucket.
 
     Raises:
         OSError: where it can't be read.
     """
-    if is_remote(path):
-        return path.first_bytes(size)
-    with path.open("rb") as file:
-        return file.read(min(size, os.fstat(file.fileno()).st_size))
+    if (storage := _storage(path)) is None:
+        with path.open("rb") as file:
+            return file.read(min(size, os.fstat(file.fileno()).st_size))
+    try:
+        return storage.cat_file(str(path), start=0, end=size)
+    except OSError as error:
+        if getattr(error.__cause__, "code", None) == 416:  # no first byte: it is empty
+            return b""
+        raise

@@ -17,7 +17,7 @@ from alexnet.files import (
     is_remote,
     list_files,
     remove_tree,
-    upload,
+    staged,
     write_json,
 )
 from alexnet.options import flag, shown
@@ -204,10 +204,9 @@ class MetricsLog:
     def _upload(self) -> None:
         start = time.monotonic()
         self._events.flush()  # a thread of its own writes them: the last ones may come next time
-        with tempfile.TemporaryDirectory() as folder:
-            for file in list_files(self._local):
-                still = shutil.copy(file, folder)  # that thread may append while it is uploaded
-                upload(Path(still), self._path / file.relative_to(self._local))
+        for file in list_files(self._local):
+            with staged(self._path / file.relative_to(self._local)) as still:
+                shutil.copyfile(file, still)  # that thread may append while it is uploaded
         # A long run's files grow: a fiftieth of the time is the most that goes into them.
         end = time.monotonic()
         self._new, self._due = False, end + max(UPLOAD_EVERY, 50 * (end - start))

@@ -25,14 +25,14 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 def write(directory: Path, tree: dict[str, Any]) -> None:
     """Write a snapshot; returns when it is on disk."""
     with _checkpointer() as checkpointer:
-        checkpointer.save(directory.absolute() / _NAME, tree)
+        checkpointer.save(_place(directory), tree)
 
 
 def read(directory: Path, like: TrainState) -> TrainState:
     """The state that `write` wrote, with the shapes and shardings of `like`."""
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     with _checkpointer() as checkpointer:
-        tree = checkpointer.restore(directory.absolute() / _NAME, target)
+        tree = checkpointer.restore(_place(directory), target)
     nnx.replace_by_pure_dict(like.params, tree["params"])
     if "statistics" in tree:
         nnx.replace_by_pure_dict(like.statistics, tree["statistics"])
@@ -43,7 +43,7 @@ def read(directory: Path, like: TrainState) -> TrainState:
 
 def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
     """`params`, with statistics among them, and, if there is any, `momentum`; on the host."""
-    path = directory.absolute() / _NAME
+    path = _place(directory)
     with _checkpointer() as checkpointer:
         shapes = checkpointer.metadata(path).item_metadata
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
@@ -77,6 +77,11 @@ def flat(state: Any) -> dict[str, Any]:
     return {
         f"{layer}.{name}": array for layer, parts in nested.items() for name, array in parts.items()
     }
+
+
+def _place(directory: Path) -> Path:
+    """Where Orbax writes, absolute; epath's own `absolute` takes gs:// for a local path."""
+    return (directory if directory.is_absolute() else directory.absolute()) / _NAME
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:

@@ -2,7 +2,8 @@
 
 gcp-storage-emulator, and in front of it what its clients here rely on and it leaves out:
 generations (TensorStore writes on condition that nobody else has meanwhile), the answer to a range
-behind an object's end, and buckets that one may not use. Prints its port; ends with its input.
+behind an object's end, renaming, and buckets that one may not use. Prints its port; ends with its
+input.
 """
 
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 from gcp_storage_emulator import server
 from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.handlers import objects
 from gcp_storage_emulator.handlers.buckets import create_bucket
 
 BUCKET = "bucket"
@@ -65,6 +67,18 @@ def refusal(request: Any, storage: Any, bucket: str, name: str | None, now: str)
     return None
 
 
+def move(request: Any, response: Any, storage: Any) -> None:
+    """Rename an object in its bucket."""
+    request.params["dest_bucket_name"] = request.params["bucket_name"]
+    objects.copy(request, response, storage)
+    objects.delete(request, response, storage)
+
+
+MOVE = (
+    r"^/storage/v1/b/(?P<bucket_name>[-.\w]+)/o/(?P<object_id>.+)/moveTo/o/(?P<dest_object_id>.+)$"
+)
+
+
 class ExactParser(BytesParser):
     """Parses as usual, but gives an upload's second part byte for byte.
 
@@ -91,7 +105,7 @@ def main(log: str) -> None:
     """Serve until the input ends; requests are logged, a line each."""
     server.HANDLERS = tuple(
         (path, {m: as_google(h) for m, h in methods.items()} if "bucket_name" in path else methods)
-        for path, methods in server.HANDLERS
+        for path, methods in ((MOVE, {"POST": move}), *server.HANDLERS)
     )
     server.BytesParser = ExactParser
     with open(log, "w", buffering=1) as file:

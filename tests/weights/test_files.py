@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from alexnet.errors import RunError, UserError
-from alexnet.files import atomic_write, open_file, read_whole, write_json
+from alexnet.files import atomic_write, open_file, read_all, write_json
 
 
 def test_the_file_appears_whole(tmp_path):
@@ -42,6 +42,15 @@ def test_places_where_no_file_can_be(tmp_path):
             pass
 
 
+def test_only_a_regular_file_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link"):
+        with pytest.raises(UserError, match="pipe: it is no regular file"), atomic_write(path):
+            pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "link").symlink_to("real")
@@ -58,12 +67,13 @@ def test_json(tmp_path):
 
 def test_reading_has_a_limit(tmp_path):
     (tmp_path / "a").write_bytes(bytes(100))
-    assert len(read_whole(tmp_path / "a", 100)) == 100
-    with pytest.raises(UserError, match="more than 99"):
-        read_whole(tmp_path / "a", 99)
+    with open_file(tmp_path / "a", 100) as file:
+        assert len(read_all(file)) == 100
+    with pytest.raises(UserError, match="more than the 99"), open_file(tmp_path / "a", 99):
+        pass
     for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match="can't read"):
-            read_whole(path)
+        with pytest.raises(UserError, match="can't read"), open_file(path):
+            pass
 
 
 def test_only_regular_files_are_opened(tmp_path):
