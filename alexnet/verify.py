@@ -76,6 +76,17 @@ def _network_input(picture: np.ndarray, weights: Weights) -> np.ndarray:
     return (view - mean) / std
 
 
+def check(images: str | None) -> None:
+    """Refuse what `verify` would: for before a conversion writes anything.
+
+    Raises:
+        UserError: where a framework is missing, or the folder has no readable image.
+    """
+    for framework in ("torch", "jax"):
+        import_framework(framework, "inspection")
+    _photographs(images, channels=3)
+
+
 def _photographs(images: str | None, channels: int) -> list[np.ndarray]:
     """Decoded images: up to 16 of a folder's, or the two that scikit-learn bundles."""
     if images is None:

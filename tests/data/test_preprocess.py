@@ -56,11 +56,11 @@ def test_a_configuration_says_how_images_are_prepared():
     config = TrainConfig(
         model=ModelConfig(image_size=28, channels=1),
         data=DataConfig(
-            batch_size=5, resize_rule="warp", train_crop="area", flip=False, color_noise=0.2,
+            batch_size=5, resize_rule="warp", train_crop="area", flip=False, color_noise=0.0,
             mean=(7.0,), std=(8.0,), on_bad_image="skip", loader_threads=3,
         ),
     )  # fmt: skip
-    assert config.augmentation == Augmentation(28, 32, "warp", "area", flip=False, color_noise=0.2)
+    assert config.augmentation == Augmentation(28, 32, "warp", "area", flip=False, color_noise=0.0)
     assert config.preprocess == Preprocess(
         Normalize((7.0,), (8.0,), "L"), EvalProtocol("warp", 32, 28)
     )
