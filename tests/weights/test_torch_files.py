@@ -16,7 +16,7 @@ from torch import nn
 
 from alexnet.errors import UserError
 from alexnet.spec import VARIANTS
-from alexnet.weights import detect, load, save
+from alexnet.weights import detect, load, pickles, save
 from alexnet.weights.formats import load_data
 
 from .helpers import CLASSES, close, forward, images, narrow, same, written
@@ -248,6 +248,16 @@ def test_flipped_bit_in_a_zip():
         load_data(bad, "torch", "w")
 
 
+def test_zip_entries_of_one_name():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("archive/data.pkl", b"\x80\x02}.")
+    with pytest.raises(UserError, match="parts overlap"):
+        load_data(memoryview(file.getvalue()), "torch", "w")
+
+
 def test_overlapping_zip_entries():
     data = written(narrow("torchvision"), "torchvision")
     # All entries point to the first one's content.
@@ -378,6 +388,15 @@ def test_the_same_list_made_into_something_again_and_again(name):
     peak, seconds = measured(data, "torch", "no state dict")
     assert peak < 20e6
     assert seconds < 1
+
+
+def test_short_strings_are_bounded(monkeypatch):
+    """In memory they can take four times as much as in the file."""
+    monkeypatch.setattr(pickles, "_MAX_SHORT", 10_000)
+    for count, match in ((150, "no state dict"), (250, "bytes of short strings")):
+        pickled = b"\x80\x02(" + text("a" * 49 + "\U0001f600") * count + b"t."
+        with pytest.raises(UserError, match=match):
+            load_data(zipped({"data.pkl": pickled}), "torch", "w")
 
 
 def test_a_row_with_a_nest_as_its_keys():
