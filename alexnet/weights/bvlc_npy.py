@@ -8,7 +8,6 @@ conv1 for B, G, R inputs: caffe-tensorflow wrote it from bvlc_alexnet. Files wit
 import io
 import math
 import tokenize
-from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.lib import format as npy
 from alexnet.errors import UserError
 from alexnet.weights.assemble import Found
 from alexnet.weights.names import CAFFE_LAYERS
-from alexnet.weights.pickles import Buildable, load
+from alexnet.weights.pickles import Buildable, Names, load
 
 MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000  # bytes, as in NumPy itself
@@ -34,10 +33,8 @@ def read(file: BinaryIO) -> Found:
         UserError: for a file that is damaged, would run code, or holds something else.
     """
     size = file.seek(0, 2)
-    file.seek(0)
     _skip_header(file)
-    names = _NAMES | {("_codecs", "encode"): _encoder(size)}
-    value = load(file, names, encoding="bytes")  # Python 2's arrays are byte strings
+    value = load(file, _names(size), encoding="bytes")  # Python 2's arrays are byte strings
     if isinstance(value, _Array) and isinstance(value.content, list) and len(value.content) == 1:
         value = value.content[0]
     if not isinstance(value, dict):
@@ -59,6 +56,7 @@ def read(file: BinaryIO) -> Found:
 
 def _skip_header(file: BinaryIO) -> None:
     """Go to the pickle, after a header that says that there is one."""
+    file.seek(0)
     head = io.BytesIO(file.read(_MAX_HEADER + 12))
     try:
         version = npy.read_magic(head)
@@ -134,10 +132,10 @@ class _Array(Buildable):
         self.content = flat.reshape(shape, order="F" if columns else "C")
 
 
-def _encoder(left: int) -> Callable[[Any, Any], bytes]:
-    """The way back from texts, as which Python 3 writes bytes in protocol 2.
+def _names(left: int) -> Names:
+    """Stand-ins for what NumPy names, with `left` bytes for `encode` to make in all.
 
-    It makes no more than `left` bytes in all: a pickle can give it the same text many times.
+    Python 3 writes bytes as text in protocol 2, and a pickle can have one text encoded many times.
     """
 
     def encode(text: Any, encoding: Any) -> bytes:
@@ -149,12 +147,10 @@ def _encoder(left: int) -> Callable[[Any, Any], bytes]:
             raise UserError("corrupt pickle: it makes more bytes than its file has")
         return text.encode("latin-1")
 
-    return encode
-
-
-_NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): None,
-    ("numpy", "dtype"): _Dtype,
-}
+    return {
+        ("numpy.core.multiarray", "_reconstruct"): _Array,
+        ("numpy._core.multiarray", "_reconstruct"): _Array,
+        ("numpy", "ndarray"): None,
+        ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): encode,
+    }

@@ -17,7 +17,7 @@ from alexnet.errors import UserError
 
 MAX_OPCODES = 500_000  # an AlexNet checkpoint with its optimizer has some thousand
 MAX_DEPTH = 32  # containers in containers; an optimizer's state has six
-_MAX_INT_KEYS = 10_000  # they can be chosen to collide in a table, which strings can't
+_MAX_INT_KEYS = 5_000  # they can be chosen to collide in a table, which strings can't
 _MAX_SHORT = 16 << 20  # bytes without the long strings: text may take four times as much in memory
 _LONG = 1 << 16  # bytes from which on the walk skips a string
 _MAX_NAME = 256
@@ -172,6 +172,9 @@ class _Scan:
 
     def effect(self, name: str, takes: int, kind: str) -> None:
         """Do to the stack what an opcode does."""
+        if not takes:
+            self.stack.append((kind, 0))
+            return
         bottom = self.marks.pop() if takes == _ALL else len(self.stack) - takes
         if bottom < 0:
             raise IndexError

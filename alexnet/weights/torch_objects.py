@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -17,7 +17,6 @@ _DTYPES = {
 }  # fmt: skip
 
 Numbers = Callable[[str], np.ndarray]  # a storage's key to its bytes
-Stretch = tuple[int, int]  # where in a file, and how many bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +115,9 @@ def unpack(form: str, file: BinaryIO) -> tuple[Any, ...]:
 
 
 def storages(
-    file: BinaryIO, end: int, kinds: Iterator[tuple[str, np.dtype]]
-) -> Iterator[tuple[str, Stretch]]:
-    """Where storages are, one after the other, each behind its count of numbers."""
+    file: BinaryIO, end: int, kinds: Iterable[tuple[str, np.dtype]]
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Where storages start and their bytes, one after the other, each behind its count."""
     for key, dtype in kinds:
         (count,) = unpack("<q", file)
         start = file.tell()
@@ -128,7 +127,7 @@ def storages(
         file.seek(start + count * dtype.itemsize)
 
 
-def reader(file: BinaryIO, where: dict[str, Stretch]) -> Numbers:
+def reader(file: BinaryIO, where: Mapping[str, tuple[int, int]]) -> Numbers:
     """The way to the bytes of storages, each read once it is asked for."""
 
     def numbers(key: str) -> np.ndarray:

@@ -20,8 +20,15 @@ from alexnet.weights.assemble import Found
 from alexnet.weights.layout import from_torch
 from alexnet.weights.names import TORCHVISION_KEYS, torch_scheme
 from alexnet.weights.pickles import load
-from alexnet.weights.torch_objects import NAMES, Numbers, Storage, as_array, reader, storage_of
-from alexnet.weights.torch_objects import storages as find_storages
+from alexnet.weights.torch_objects import (
+    NAMES,
+    Numbers,
+    Storage,
+    as_array,
+    reader,
+    storage_of,
+    storages,
+)
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the layout before zip
 _MAX_PICKLE = 64 << 20  # bytes; an AlexNet's takes one thousand
@@ -42,11 +49,9 @@ def read(file: BinaryIO) -> Found:
     """
     head = file.read(600)
     file.seek(0)
-    tar = torch_tar.is_tar(head)
+    other = torch_tar.read if torch_tar.is_tar(head) else _read_row
     try:
-        value, numbers = (
-            _read_zip(file) if head[:2] == b"PK" else (torch_tar.read if tar else _read_row)(file)
-        )
+        value, numbers = _read_zip(file) if head[:4] == b"PK\3\4" else other(file)
         numbers = functools.cache(numbers)  # tensors may share a storage
         state = _state_dict(value)
         return from_state_dict({key: as_array(key, each, numbers) for key, each in state.items()})
@@ -163,4 +168,4 @@ def _read_row(file: BinaryIO) -> tuple[Any, Numbers]:
     position = file.tell()
     end = file.seek(0, 2)
     file.seek(position)
-    return value, reader(file, dict(find_storages(file, end, ((k, dtypes[k]) for k in keys))))
+    return value, reader(file, dict(storages(file, end, ((k, dtypes[k]) for k in keys))))

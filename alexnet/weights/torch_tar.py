@@ -8,16 +8,7 @@ import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.weights.pickles import load
-from alexnet.weights.torch_objects import (
-    NAMES,
-    Numbers,
-    Storage,
-    Stretch,
-    Tensor,
-    reader,
-    storages,
-    unpack,
-)
+from alexnet.weights.torch_objects import NAMES, Numbers, Storage, Tensor, reader, storages, unpack
 
 _MEMBERS = {"storages", "tensors", "pickle"}
 
@@ -33,8 +24,8 @@ def read(file: BinaryIO) -> tuple[Any, Numbers]:
     members = _members(file)
     if not set(members) >= _MEMBERS:
         raise UserError("it is a tar file, but not one that torch wrote")
-    where, dtypes = _storages(file, *members["storages"])
-    tensors = _tensors(file, members["tensors"][0], dtypes)
+    where, known = _storages(file, *members["storages"])
+    tensors = _tensors(file, members["tensors"][0], known)
 
     def persistent(identity: Any) -> Tensor:
         tensor = tensors.get(str(identity)) if isinstance(identity, int | str) else None
@@ -46,13 +37,13 @@ def read(file: BinaryIO) -> tuple[Any, Numbers]:
     return load(file, NAMES, persistent), reader(file, where)
 
 
-def _members(file: BinaryIO) -> dict[str, Stretch]:
-    """The archive's regular files by name.
+def _members(file: BinaryIO) -> dict[str, tuple[int, int]]:
+    """Where the archive's regular files start, and their sizes, by name.
 
     tarfile's own walk would follow headers of headers without end; its parser of one is used.
     """
     end = file.seek(0, 2)
-    members: dict[str, Stretch] = {}
+    members: dict[str, tuple[int, int]] = {}
     start = 0
     for _ in range(16):
         file.seek(start)
@@ -71,43 +62,43 @@ def _members(file: BinaryIO) -> dict[str, Stretch]:
 
 def _storages(
     file: BinaryIO, start: int, size: int
-) -> tuple[dict[str, Stretch], dict[str, np.dtype]]:
-    """Where the storages are and their types; parts of them have keys of their own."""
+) -> tuple[dict[str, tuple[int, int]], dict[str, Storage]]:
+    """Where the storages are, and all of them by their keys; parts have keys of their own."""
     file.seek(start)
-    where: dict[str, Stretch] = {}
-    dtypes: dict[str, np.dtype] = {}
+    where: dict[str, tuple[int, int]] = {}
+    known: dict[str, Storage] = {}
     for _ in range(_small(load(file, NAMES))):
         match load(file, NAMES):
-            case (int(key), str(), np.dtype() as dtype):
-                dtypes[str(key)] = dtype
-                where |= storages(file, start + size, iter([(str(key), dtype)]))
+            case (int(number), str(), np.dtype() as dtype):
+                key = str(number)
+                where |= storages(file, start + size, [(key, dtype)])
+                known[key] = Storage(key, dtype)
             case _:
                 raise UserError("corrupt file: invalid storage")
     views = load(file, NAMES)
     for view in views if isinstance(views, list) else ():
         match view:
-            case (int(key), int(root), int(first), int(count)) if str(root) in where:
-                dtype = dtypes[str(key)] = dtypes[str(root)]
-                at, whole = where[str(root)]
-                skipped = min(whole, max(0, first) * dtype.itemsize)
-                part = min(whole - skipped, max(0, count) * dtype.itemsize)
-                where[str(key)] = (at + skipped, part)
+            case (int(key), int(root), int(first), int(count)) if (
+                str(root) in where and first >= 0 and count >= 0
+            ):
+                known[str(key)] = Storage(str(root), known[str(root)].dtype, first, count)
             case _:
                 raise UserError("corrupt file: invalid view of a storage")
-    return where, dtypes
+    return where, known
 
 
-def _tensors(file: BinaryIO, start: int, dtypes: Mapping[str, np.dtype]) -> dict[str, Tensor]:
+def _tensors(file: BinaryIO, start: int, known: Mapping[str, Storage]) -> dict[str, Tensor]:
     """Tensors by their keys: rank, sizes, strides and offset stand as plain numbers."""
     file.seek(start)
     tensors = {}
     for _ in range(_small(load(file, NAMES))):
         match load(file, NAMES):
-            case (int(key), int(storage), _) if str(storage) in dtypes:
+            case (int(key), int(storage), _) if str(storage) in known:
                 rank, _ = unpack("<ii", file)
                 *numbers, offset = unpack(f"<{2 * _small(rank) + 1}q", file)
-                source = Storage(str(storage), dtypes[str(storage)])
-                tensors[str(key)] = Tensor(source, offset, numbers[:rank], numbers[rank:])
+                tensors[str(key)] = Tensor(
+                    known[str(storage)], offset, numbers[:rank], numbers[rank:]
+                )
             case _:
                 raise UserError("corrupt file: invalid tensor")
     return tensors
