@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 from alexnet.errors import UserError, choose
 from alexnet.files import as_path
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from alexnet.spec import VARIANTS, LeCun, Spec, variant
+from alexnet.spec import REVISION, VARIANTS, LeCun, Spec, refuse_outdated, variant
 
 # The values of every field that takes a word.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -290,20 +290,29 @@ def _check_processes(devices: DevicesConfig) -> None:
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The tree as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    """The tree as plain JSON values, with the revision of the tables of layers."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {"tables": REVISION}
 
 
 def from_json(values: dict[str, Any]) -> TrainConfig:
     """The tree from what `to_json` gave.
 
     Raises:
-        UserError: for fields that are missing, unknown or of the wrong type.
+        UserError: for fields that are missing, unknown or of the wrong type, or a variant whose
+            table was another when the run began.
     """
     try:
-        return _build(TrainConfig, values)
+        values = {"tables": 1, **values}
+        tables = int(values.pop("tables"))
+        config = _build(TrainConfig, values)
     except (TypeError, ValueError) as error:
         raise UserError(f"config.json is not one that this version wrote: {error}") from error
+    refuse_outdated(
+        config.model.variant, tables,
+        "its network is that of 'caffe' at 224 pixels, so set variant and image_size to those in "
+        "config.json to go on",
+    )  # fmt: skip
+    return config
 
 
 def _build(kind: Any, values: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.preprocess import Preprocess
-from alexnet.spec import Spec, variant, weight_shapes
+from alexnet.spec import REVISION, Spec, refuse_outdated, variant, weight_shapes
 
 _LISTED = 20  # unexpected names that an error spells out
 
@@ -100,6 +100,7 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
         "channels": spec.channels,
         "image_size": spec.image_size,
         "width": spec.width,
+        "revision": REVISION,
     }
     if without_init(spec_from_json(values)) != without_init(spec):
         raise UserError(f"only named variants can be saved, and this is not '{spec.name}' as named")
@@ -110,8 +111,10 @@ def spec_from_json(values: Mapping[str, Any]) -> Spec:
     """The network that `spec_to_json` described.
 
     Raises:
-        UserError: for fields that are missing, unknown or out of range.
+        UserError: for fields that are missing, unknown or out of range, or an outdated table.
     """
+    values = dict(values)
+    revision = values.pop("revision", 1)
     kinds = {"variant": str, "num_classes": int, "channels": int, "image_size": int, "width": float}
     if set(values) != set(kinds) or any(
         type(values[name]) is not kind and not (kind is float and type(values[name]) is int)
@@ -119,7 +122,12 @@ def spec_from_json(values: Mapping[str, Any]) -> Spec:
     ):
         raise UserError(f"the network's description must have exactly {', '.join(kinds)}")
     if max(values[name] for name in ("num_classes", "channels", "image_size")) > 1 << 20:
-        raise UserError(f"the network's description has sizes past all use: {dict(values)}")
+        raise UserError(f"the network's description has sizes past all use: {values}")
+    if type(revision) is not int or not 1 <= revision <= REVISION:
+        raise UserError(
+            f"its tables are of revision {revision!r:.20}, and {REVISION} is known here"
+        )
+    refuse_outdated(values["variant"], revision, "convert the original ONNX file again")
     sizes = {name: value for name, value in values.items() if name != "variant"}
     return variant(values["variant"], **sizes)
 

@@ -104,10 +104,7 @@ def load_file(
     try:
         if format == "safetensors":
             return _agreeing(canonical.read(read_all(file)), variant, image_size)
-        if format == "onnx":
-            found = onnx_read.read(read_all(file), folder)
-        else:
-            found = _READERS[format](file)
+        found = onnx_read.read(file, folder) if format == "onnx" else _READERS[format](file)
         return complete(found, "", variant, image_size, preprocess)
     except UserError as error:
         raise UserError(f"{where} can't be read as {format}: {error}") from error
@@ -202,7 +199,7 @@ def detect_data(data: memoryview, path: str | Path) -> str:
         return "flax"
     if deep_compression.looks_like(head, len(data)):
         return "deep-compression"
-    if onnx_read.looks_like(data):
+    if onnx_read.looks_like(head):
         return "onnx"
     if caffemodel.looks_like(data):
         return "caffe"

@@ -170,7 +170,7 @@ def fit(
     Raises:
         UserError: where several variants have these shapes, or only other image sizes fit.
     """
-    specs = [_sized(VARIANTS[name], shapes, image_size) for name in allowed]
+    specs = [sized(VARIANTS[name], shapes, image_size) for name in allowed]
     misses = [
         sum(shapes.get(name) != shape for name, shape in weight_shapes(spec).items())
         for spec in specs
@@ -204,7 +204,7 @@ def _name_sizes(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> None:
         )
 
 
-def _sized(base: Spec, shapes: Mapping[str, tuple[int, ...]], image_size: int | None) -> Spec:
+def sized(base: Spec, shapes: Mapping[str, tuple[int, ...]], image_size: int | None) -> Spec:
     """A variant with the sizes that the arrays have."""
 
     def last(name: str) -> int | None:

@@ -5,9 +5,6 @@ Nothing recurses with the file's depth, and no length is believed that the file 
 (Encoding: protobuf.dev/programming-guides/encoding.)
 """
 
-import struct
-from collections.abc import Iterable
-
 import numpy as np
 
 from alexnet.errors import UserError
@@ -19,8 +16,8 @@ _FIXED = {FIXED64: 8, FIXED32: 4}
 Message = dict[int, list[int | memoryview]]  # field number to its values, numbers as ints
 
 
-def parse(data: memoryview) -> Message:
-    """The fields of one message: varints as ints, all else as views of the bytes.
+def parse(data: memoryview, most: int = MAX_FIELDS) -> Message:
+    """The fields of one message, `most` of them: varints as ints, all else as views of the bytes.
 
     Raises:
         UserError: for bytes that are no message.
@@ -44,7 +41,7 @@ def parse(data: memoryview) -> Message:
         else:
             raise UserError("it is not a protobuf message, or a damaged one")
         count += 1
-        if number == 0 or count > MAX_FIELDS:
+        if number == 0 or count > most:
             raise UserError("it is not a protobuf message, or has too many fields")
         message.setdefault(number, []).append(value)
     return message
@@ -121,43 +118,3 @@ def text(message: Message, number: int, default: str = "") -> str:
 def texts(message: Message, number: int) -> list[str]:
     """All values of a string field."""
     return [bytes(value).decode(errors="replace") for value in messages(message, number)]
-
-
-# --- writing ---------------------------------------------------------------------------------
-
-
-def varint(value: int) -> bytes:
-    """A number as protobuf writes it; negative ones as 64-bit two's complement."""
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def number_field(number: int, value: int) -> bytes:
-    """An integer field."""
-    return varint(number << 3 | VARINT) + varint(value)
-
-
-def float_field(number: int, value: float) -> bytes:
-    """An fp32 field."""
-    return varint(number << 3 | FIXED32) + struct.pack("<f", value)
-
-
-def bytes_head(number: int, length: int) -> bytes:
-    """What stands before the `length` bytes of a message, string or packed field."""
-    return varint(number << 3 | BYTES) + varint(length)
-
-
-def bytes_field(number: int, value: bytes | str) -> bytes:
-    """A message or string field."""
-    value = value.encode() if isinstance(value, str) else value
-    return bytes_head(number, len(value)) + value
-
-
-def packed_ints(number: int, values: Iterable[int]) -> bytes:
-    """A packed field of integers."""
-    return bytes_field(number, b"".join(varint(value) for value in values))

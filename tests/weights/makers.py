@@ -266,7 +266,7 @@ def _halves(values: np.ndarray) -> bytes:
 
 
 def onnx_zoo(weights: Weights, edit=None) -> bytes:
-    """bvlcalexnet as the zoo has it: B, G, R, pads in place of ceil, a reshape, a softmax."""
+    """bvlcalexnet as the zoo has it: B, G, R, a pad in place of ceil, a reshape, a softmax."""
     nodes, tensors = [], []
     current = "data_0"
     flat = False
@@ -279,6 +279,7 @@ def onnx_zoo(weights: Weights, edit=None) -> bytes:
     for name, (kernel, bias) in caffe_layout(weights).items():
         tensors += [numpy_helper.from_array(kernel, f"{name}_w_0"),
                     numpy_helper.from_array(bias, f"{name}_b_0")]  # fmt: skip
+    pools = 0
     for name, item in _rows(weights):
         both = [f"{name}_w_0", f"{name}_b_0"]
         match item:
@@ -290,7 +291,9 @@ def onnx_zoo(weights: Weights, edit=None) -> bytes:
             case LRN():
                 add("LRN", size=item.size, alpha=item.alpha, beta=item.beta, bias=item.k)
             case MaxPool():
-                add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
+                pools += 1
+                pads = [0, 0, 1, 1] if pools == 3 else [0, 0, 0, 0]
+                add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=pads)
             case Dense():
                 if not flat:
                     shape = np.array([1, kernel_inputs(weights)], "i8")
