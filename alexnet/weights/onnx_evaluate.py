@@ -22,10 +22,11 @@ from alexnet.weights.names import LEARNED
 from alexnet.weights.onnx_graph import Graph, package
 
 BUDGET = 400 << 20  # bytes that a run may make; weights that the file holds come on top
-_LARGEST = 64 << 20  # bytes that one operator may make of the image
-_WORK = 8_000_000_000  # multiplications and additions in a run; AlexNet has 1.1 at 227 pixels
+_LARGEST = 128 << 20  # bytes that one operator may make of the image
+_WORK = 20_000_000_000  # multiplications and additions in a run; AlexNet has 1.1 at 227 pixels
 _IMAGES = 300.0  # at which LRN's sum of squares counts as much as its k
 _MAX_INT = 1 << 20  # of attributes; a dense layer has 9,216 inputs
+_SLOW = 10  # multiplications that take as long as a number of a window does
 _SHAPED = {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "Equal"}  # by their operands, broadcast
 _OTHERS = {
     "Cast", "Concat", "Constant", "Flatten", "Gather", "Identity", "LogSoftmax", "MatMul", "Pad",
@@ -358,7 +359,7 @@ def _pool(found: Run, node: Any, x: Any) -> list[np.ndarray]:
     strides, pads = _geometry(node, x, window)
     places = _places(found, x, window, strides, pads)
     made = math.prod(x.shape[:2]) * places
-    found.spend(4 * made, work=4 * made * math.prod(window))
+    found.spend(4 * made, work=_SLOW * made * math.prod(window))
     if (
         not maximum
         and any(pads)
@@ -375,7 +376,8 @@ def _lrn(found: Run, node: Any, x: Any) -> list[np.ndarray]:
     size = values["size"]
     if x.ndim != 4 or size < 1:
         raise UserError("its LRN is not over channels")
-    found.spend(8 * x.size * (size + 1), work=4 * x.size * size)
+    padded = x.size // x.shape[1] * (x.shape[1] + size)
+    found.spend(4 * (3 * x.size + padded), work=_SLOW * x.size * size)
     return [reference.normalize(x, size, values["alpha"], values["beta"], values["bias"])]
 
 

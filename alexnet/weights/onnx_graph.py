@@ -26,7 +26,7 @@ from alexnet.weights import wire
 METADATA_KEY = "alexnet-weights"
 MAX_NODES = 5000  # in a graph; torch writes some 300 for AlexNet
 _MAX_NODE, _MAX_NODES = 1 << 16, 4 << 20  # bytes in one of them and in all, weights aside
-_MAX_SIDE = 4096  # pixels
+_MAX_SIDE = 1024  # pixels
 _DTYPES = {1: "<f4", 7: "<i8"}  # TensorProto.DataType
 
 

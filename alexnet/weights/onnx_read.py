@@ -92,20 +92,29 @@ def _recognize(graph: Graph, found: Run, first: str) -> Spec:
         UserError: naming the nearest variant and where the graph parts from it.
     """
     shapes = {name: array.shape for name, array in found.arrays.items()}
-    nearest = (-1, 0.0, "")
+    parted = []
     for spec in _candidates(graph, shapes, first):
-        steps = reference.forward(spec, found.drawn, found.reached)
-        for depth, (layer, expected) in enumerate(steps):
-            apart, words = _apart(found.reached[layer], expected)
-            if apart > TOLERANCE:
-                where = "what comes out" if layer == "logits" else f"what reaches its {layer}"
-                nearest = max(nearest, (depth, -apart, f"'{spec.name}', but {where} {words}"))
-                break
-        else:
+        difference = first_difference(spec, found)
+        if difference is None:
             return spec
-    if not nearest[2]:
+        parted.append((*difference, spec.name))
+    if not parted:
         return fit(shapes, tuple(VARIANTS), graph.side)  # whose shapes are refused later, by name
-    raise UserError(f"its network is none that this program has: nearest is {nearest[2]}")
+    _, _, words, name = max(parted)
+    raise UserError(f"its network is none that this program has: nearest is '{name}', but {words}")
+
+
+def first_difference(spec: Spec, found: Run) -> tuple[int, float, str] | None:
+    """The layer at which a graph parts from a variant: its place, minus how far, and in words."""
+    for place, (layer, expected) in enumerate(reference.forward(spec, found.drawn, found.reached)):
+        where = "what comes out" if layer == "logits" else f"what reaches its {layer}"
+        given = found.reached[layer]
+        if given.shape != expected.shape:
+            return place, -np.inf, f"{where} is {show(given.shape)}, not {show(expected.shape)}"
+        apart = float(np.abs(given - expected).max() / expected.std())
+        if not apart <= TOLERANCE:  # nor for NaN
+            return place, -np.nan_to_num(apart), f"{where} is off by {apart:.2g} of its spread"
+    return None
 
 
 def _candidates(graph: Graph, shapes: dict[str, tuple[int, ...]], first: str) -> Iterator[Spec]:
@@ -124,11 +133,3 @@ def _candidates(graph: Graph, shapes: dict[str, tuple[int, ...]], first: str) ->
             continue
         if weight_shapes(spec) == shapes:
             yield spec
-
-
-def _apart(found: np.ndarray, expected: np.ndarray) -> tuple[float, str]:
-    """How far two tensors are apart, of the spread of one, and the same in words."""
-    if found.shape != expected.shape:
-        return np.inf, f"is {show(found.shape)}, not {show(expected.shape)}"
-    apart = float(np.abs(found - expected).max() / expected.std())
-    return (apart if np.isfinite(apart) else np.inf), f"is off by {apart:.2g} of its spread"
