@@ -75,3 +75,12 @@ def test_only_fields_that_leave_the_numbers_alone_may_change_on_resume():
 def test_a_strange_config_is_refused(broken):
     with pytest.raises(UserError, match=r"config\.json"):
         from_json(broken)
+
+
+def test_a_run_of_the_wrong_zoo_is_refused():
+    """Runs that began before the tables had a revision trained another network by that name."""
+    values = to_json(parse_train(["--variant", "onnx_zoo"]))
+    assert from_json(values).model.variant == "onnx_zoo"
+    del values["tables"]
+    with pytest.raises(UserError, match="27 and 13 where .* 26 and 12.*'caffe' at 224 pixels"):
+        from_json(values)

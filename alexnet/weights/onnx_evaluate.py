@@ -399,10 +399,12 @@ def _dropout(found: Run, node: Any, x: Any, ratio: Any = None, training: Any = N
 
 def _if(found: Run, node: Any, condition: Any) -> list[np.ndarray | None]:
     """Run the branch that the condition, of shapes alone, chooses."""
+    if node.input[0] in found.from_image:
+        raise UserError("it has an 'If' that looks at the image")
     name = "then_branch" if condition.reshape(()) else "else_branch"
     graphs = [attribute.g for attribute in node.attribute if attribute.name == name]
-    if node.input[0] in found.from_image or len(graphs) != 1:
-        raise UserError("it has an 'If' that looks at the image, or has no branches")
+    if len(graphs) != 1:
+        raise UserError("it is damaged: an 'If' has no branches")
     for inner in graphs[0].node:
         if inner.op_type == "If":
             raise UserError("it has an 'If' within another")

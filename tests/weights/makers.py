@@ -317,6 +317,13 @@ def onnx_zoo(weights: Weights, edit=None) -> bytes:
     return model.SerializeToString()
 
 
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
+
+
 def kernel_inputs(weights: Weights) -> int:
     return weights.arrays["fc6.kernel"].shape[0]
 

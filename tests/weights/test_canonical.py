@@ -10,6 +10,7 @@ from alexnet.errors import RunError, UserError
 from alexnet.preprocess import Preprocess
 from alexnet.spec import VARIANTS, LeCun, variant, weight_shapes
 from alexnet.weights import Weights, check, detect, load, save
+from alexnet.weights.core import spec_from_json, spec_to_json
 from alexnet.weights.formats import load_data
 from alexnet.weights.safetensors import header_size
 
@@ -27,6 +28,18 @@ def test_round_trip_keeps_everything(name, tmp_path):
     for field in ("preprocess", "class_names", "source", "mean_image"):
         assert getattr(weights, field) == getattr(again, field)
     assert detect(tmp_path / "w.safetensors") == "safetensors"
+
+
+def test_the_wrong_zoo_is_refused():
+    """Files from before the tables had a revision say onnx_zoo and mean another network."""
+    values = spec_to_json(narrow("onnx_zoo").spec)
+    assert spec_from_json(values).name == "onnx_zoo"
+    with pytest.raises(UserError, match="tables are of revision 3"):
+        spec_from_json(values | {"revision": 3})
+    del values["revision"]
+    with pytest.raises(UserError, match="27 and 13 where .* 26 and 12.*original ONNX file again"):
+        spec_from_json(values)
+    assert spec_from_json(values | {"variant": "caffe"}).name == "caffe"
 
 
 def test_gray_input_and_odd_sizes(tmp_path):

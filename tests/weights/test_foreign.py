@@ -157,7 +157,7 @@ def test_caffe_read_as_another_variant():
 def test_deep_and_endless_protobuf():
     deep = b""
     for _ in range(20_000):
-        deep = b"\x12" + _varint(len(deep)) + deep
+        deep = b"\x12" + makers.varint(len(deep)) + deep
         if len(deep) > 200_000:
             break
     for data in (deep, b"\x12\xff\xff\xff\xff\x0f", b"\x12" + b"\xff" * 20, b"\x0b\x0b", b"\x08"):
@@ -169,13 +169,6 @@ def test_deep_and_endless_protobuf():
 def test_many_tiny_protobuf_fields():
     with pytest.raises(UserError, match="too many fields"):
         load_data(view(b"\x08\x01" * 200_000), "caffe", "w")
-
-
-def _varint(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
-    return out + bytes([value])
 
 
 # --- MatConvNet ------------------------------------------------------------------------------
