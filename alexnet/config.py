@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from alexnet.errors import UserError
 from alexnet.files import as_path
-from alexnet.layers import LeCun, Spec
+from alexnet.layers import REVISION, LeCun, Spec, refuse_outdated
 from alexnet.options import between, check_values, flag, require
 from alexnet.preprocess import (
     IMAGENET_MEAN,
@@ -365,22 +365,32 @@ def _check_path(name: str, text: str | None) -> None:
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The tree as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    """The tree as plain JSON values, with the revision of the tables of layers."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {"tables": REVISION}
 
 
 def from_json(values: Any, where: str = "config.json") -> TrainConfig:
     """The tree from what `to_json` gave, perhaps before some fields were added.
 
     Raises:
-        UserError: for unknown fields and values that no run can have; `where` names the file.
+        UserError: for unknown fields and values that no run can have, or a variant whose table was
+            another when the run began; `where` names the file.
     """
     try:
-        if isinstance(values, dict) and values.get("framework") == "torch":
-            values = {**values, "devices": {}}  # moved from JAX, it may still have JAX's
-        return _build(TrainConfig, values)
-    except (ValueError, UserError) as error:
+        values = {"tables": 1, **values}
+        tables = int(values.pop("tables"))
+        if values.get("framework") == "torch":
+            values["devices"] = {}  # moved from JAX, it may still have JAX's
+        config = _build(TrainConfig, values)
+    except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{where} is not one that this version wrote: {error}") from error
+    refuse_outdated(
+        config.model.variant,
+        tables,
+        "its network is that of 'caffe' at 224 pixels, so set variant and image_size to those in "
+        "config.json to go on",
+    )
+    return config
 
 
 def _build(kind: Any, values: Any) -> Any:

@@ -190,9 +190,43 @@ CAFFENET = Spec(
     ),
 )
 
-# bvlcalexnet in the ONNX model zoo: bvlc_alexnet fed 224 pixels, so that conv1 gives 54x54; the
-# file's pools pad right and bottom by 1, which makes 27, 13 and 6 as rounding up does.
-ONNX_ZOO = dataclasses.replace(CAFFE, name="onnx_zoo", image_size=224)
+# bvlcalexnet in the ONNX model zoo: bvlc_alexnet fed 224 pixels, so that conv1 gives 54x54, with
+# Caffe's rounding up in pool5 alone. The first two pools are not padded, the last one is, by 1 on
+# the right and at the bottom: 26, 12 and 6 (light_bvlc_alexnet.onnx in the onnx package,
+# backend/test/data/light, is its graph). 60,965,224 parameters.
+ONNX_ZOO = Spec(
+    name="onnx_zoo",
+    image_size=224,
+    layers=(
+        Conv("conv1", 96, kernel=11, stride=4, init=Gaussian(0.01)),
+        ReLU(),
+        LRN(size=5, alpha=1e-4, beta=0.75, k=1.0),
+        MaxPool(),
+        Conv("conv2", 256, kernel=5, padding=2, groups=2, init=Gaussian(0.01, bias=0.1)),
+        ReLU(),
+        LRN(size=5, alpha=1e-4, beta=0.75, k=1.0),
+        MaxPool(),
+        Conv("conv3", 384, kernel=3, padding=1, init=Gaussian(0.01)),
+        ReLU(),
+        Conv("conv4", 384, kernel=3, padding=1, groups=2, init=Gaussian(0.01, bias=0.1)),
+        ReLU(),
+        Conv("conv5", 256, kernel=3, padding=1, groups=2, init=Gaussian(0.01, bias=0.1)),
+        ReLU(),
+        MaxPool(ceil=True),
+        Flatten(),
+        Dense("fc6", 4096, init=Gaussian(0.005, bias=0.1)),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc7", 4096, init=Gaussian(0.005, bias=0.1)),
+        ReLU(),
+        Dropout(0.5),
+        Dense("fc8", None, init=Gaussian(0.01)),
+    ),
+)
+
+# The tables' revision, which files that hold a variant's name alone carry along. In the first one
+# onnx_zoo was bvlc_alexnet at 224 pixels: all three pools rounded up.
+REVISION = 2
 
 # NVCaffe's AlexNet-BN, models/alexnet_bn/train_val2.prototxt in borisgin/nvcaffe: batch
 # normalization in place of LRN, after pool1 and pool2 and after the ReLUs of conv3 and conv4,
@@ -300,3 +334,16 @@ def like(base: Spec, other: Spec) -> Spec:
         num_classes=other.num_classes,
         channels=other.channels,
     )
+
+
+def refuse_outdated(name: str, revision: int, advice: str) -> None:
+    """Refuse a variant's name in a file of an older revision, where its table was another.
+
+    Raises:
+        UserError: saying what was wrong, and `advice`.
+    """
+    if name == "onnx_zoo" and revision < 2:
+        raise UserError(
+            "it was saved as variant 'onnx_zoo' by a version whose table was wrong (maps of 27 and "
+            f"13 where the zoo's graph has 26 and 12): {advice}"
+        )

@@ -113,3 +113,12 @@ def test_a_config_from_before_a_field_was_added_gets_its_default():
 def test_a_run_moved_from_jax_by_an_older_version_may_have_jaxs_devices():
     values = to_json(TrainConfig(devices=DevicesConfig(spmd="pmap"))) | {"framework": "torch"}
     assert from_json(values).devices == DevicesConfig()
+
+
+def test_a_run_of_the_wrong_zoo_is_refused():
+    """Runs that began before the tables had a revision trained another network by that name."""
+    values = to_json(parse_train(["--variant", "onnx_zoo"]))
+    assert from_json(values).model.variant == "onnx_zoo"
+    del values["tables"]
+    with pytest.raises(UserError, match="27 and 13 where .* 26 and 12.*'caffe' at 224 pixels"):
+        from_json(values)

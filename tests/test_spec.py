@@ -45,7 +45,7 @@ def test_parameter_counts_and_names(name):
         ("torchvision", 55, 9216, 714.2e6),
         ("paper", 55, 9216, 724.4e6),
         ("single", 55, 9216, 1135.3e6),
-        ("onnx_zoo", 54, 9216, None),
+        ("onnx_zoo", 54, 9216, 654.56e6),
     ],
 )
 def test_geometry_and_multiply_adds(name, conv1, fc6_in, macs):

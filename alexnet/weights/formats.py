@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from alexnet.errors import UserError, choose
-from alexnet.files import atomic_write, open_file, read_all
+from alexnet.files import atomic_write, open_file
 from alexnet.preprocess import Preprocess
 from alexnet.weights import table
 from alexnet.weights.assemble import complete
@@ -54,7 +54,6 @@ _WRITERS = {
     "onnx": "onnx_write",
 }
 WRITABLE = tuple(_WRITERS)
-_WHOLE = ("onnx",)  # readers that take the file's bytes
 _SUFFIXES = {
     ".safetensors": "safetensors", ".pth": "torch", ".pt": "torch", ".onnx": "onnx",
     ".msgpack": "flax",
@@ -117,8 +116,7 @@ def load_file(
     try:
         if format == "safetensors":
             return _agreeing(read(file), variant, image_size)
-        source = read_all(file) if format in _WHOLE else file
-        found = read(source, folder) if format == "onnx" else read(source)
+        found = read(file, folder) if format == "onnx" else read(file)
         return complete(found, "", variant, image_size, preprocess)
     except UserError as error:
         raise UserError(f"{where} can't be read as {format}: {error}") from error

@@ -171,7 +171,7 @@ def fit(
     Raises:
         UserError: where several variants have these shapes, or only other image sizes fit.
     """
-    specs = [_sized(VARIANTS[name], shapes, image_size) for name in allowed]
+    specs = [sized(VARIANTS[name], shapes, image_size) for name in allowed]
     misses = [len(_misfits(spec, shapes)) for spec in specs]
     shaped = [spec for spec, missed in zip(specs, misses, strict=True) if not missed]
     fitting = [spec for spec in shaped if _is_scaled(spec, VARIANTS[spec.name])] or shaped
@@ -221,7 +221,7 @@ def _name_sizes(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> None:
         )
 
 
-def _sized(base: Spec, shapes: Mapping[str, tuple[int, ...]], image_size: int | None) -> Spec:
+def sized(base: Spec, shapes: Mapping[str, tuple[int, ...]], image_size: int | None) -> Spec:
     """A variant with the sizes that the arrays have."""
 
     def last(name: str) -> int | None:

@@ -1,111 +1,83 @@
 """An ONNX file as data: its operators in order, its constants and its one input.
 
-Read here and not by the `onnx` package: no code of its own, no copy of the weights. The numbers
-of fields are those of onnx/onnx.proto.
+The operators are parsed by the `onnx` package. The weights are not, as that would copy them twice:
+they are views of the file. Sizes and counts are checked before anything is built from them. The
+numbers of fields are those of onnx/onnx.proto.
 """
 
+import contextlib
 import io
+import json
 import math
-from collections.abc import Iterator, Sequence
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.files import open_file
+from alexnet.files import is_remote, open_file
 from alexnet.weights import wire
 
-MAX_SIDE = 4096  # kernel, stride, padding and image size, in pixels
-SMALL = 64  # numbers in the largest constant that arithmetic on shapes needs
+METADATA_KEY = "alexnet-weights"
+MAX_NODES = 5000  # in a graph; torch writes some 300 for AlexNet
+_MAX_NODE, _MAX_NODES = 1 << 16, 4 << 20  # bytes in one of them and in all, weights aside
+_MAX_SIDE = 1024  # pixels
 _DTYPES = {1: "<f4", 7: "<i8"}  # TensorProto.DataType
 
 
-@dataclass(frozen=True)
-class Branch:
-    """One side of an `If`: operators, and the name of what comes out."""
+def package() -> ModuleType:
+    """The `onnx` package, which is an extra.
 
-    nodes: list["Node"]
-    output: str
-
-
-@dataclass(frozen=True)
-class Node:
-    """One operator: its type, inputs, outputs and attributes, the last as messages.
-
-    Of an `If` the inputs are the condition and all that its branches take from outside.
+    Raises:
+        UserError: where it is not installed.
     """
-
-    op: str
-    inputs: list[str]
-    outputs: list[str]
-    attributes: dict[str, wire.Message]
-    branches: tuple[Branch, ...] = ()  # of an `If`: where the condition holds, and where not
-
-    def ints(self, name: str, default: list[int]) -> list[int]:
-        """An attribute of integers, or of one."""
-        message = self.attributes.get(name, {})
-        values = wire.ints(message, 8) or wire.ints(message, 3) or default
-        if not all(-MAX_SIDE <= value <= MAX_SIDE for value in values):
-            raise UserError(f"it is damaged: {self.op} has {name} {values[:4]}")
-        return values
-
-    def number(self, name: str, default: float) -> float:
-        """An attribute of one fp32 number."""
-        return wire.one_float(self.attributes.get(name, {}), 2, default)
-
-    def text(self, name: str, default: str) -> str:
-        """An attribute of one string."""
-        return wire.text(self.attributes.get(name, {}), 4, default)
-
-    def equal(self, name: str, default: int) -> int:
-        """A size that is the same in height and width."""
-        values = self.ints(name, [default])
-        if len(set(values)) != 1 or values[0] < 1:
-            raise UserError(f"its {self.op} has an uneven {name}: {values[:4]}")
-        return values[0]
-
-    def pads(self) -> tuple[int, int]:
-        """Padding before and after, the same in height and width."""
-        pads = self.ints("pads", [0, 0, 0, 0])
-        if self.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-            raise UserError(f"its {self.op} is padded by a rule that no variant has")
-        if len(pads) != 4 or min(pads) < 0 or pads[0] != pads[1] or pads[2] != pads[3]:
-            raise UserError(f"its {self.op} is padded unevenly: {pads[:8]}")
-        return pads[0], pads[2]
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError(
+            "ONNX files need the package onnx, which is not installed: run "
+            "`pip install -c constraints.txt -e '.[onnx]'`"
+        ) from error
+    return onnx
 
 
-class Tensors:
+class Tensors(Mapping[str, np.ndarray]):
     """The constants of a graph by name, made arrays when asked for."""
 
-    def __init__(self, messages: dict[str, wire.Message], folder: Path | None) -> None:
+    def __init__(self, messages: dict[str, memoryview], folder: Path | None) -> None:
         """`folder` is where the file lies, and with it the one that it may keep weights in."""
         self._messages, self._folder = messages, folder
         self._left: dict[str, int] = {}  # bytes of other files that were not read yet
-        self._used: set[str] = set()
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._messages
+    def __contains__(self, name: object) -> bool:
+        return name in self._messages  # and nothing is read
 
-    def array(self, name: str) -> np.ndarray:
-        """A constant, which counts as used from then on.
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._messages)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """A constant.
 
         Raises:
-            UserError: where there is none, or its numbers are not where they should be.
+            UserError: where its numbers are of another type, or not where they should be.
         """
-        if name not in self._messages:
-            raise UserError(f"its weights {name[:50]!r} are not in the file, or computed")
-        self._used.add(name)
-        message = self._messages[name]
-        kind = wire.one_int(message, 2, 0)
+        message = wire.parse(self._messages[name])
+        kind, shape = wire.one_int(message, 2, 0), wire.ints(message, 1)
         if kind not in _DTYPES:
             raise UserError(f"its {name[:50]!r} is neither fp32 nor int64 (data type {kind})")
-        shape = wire.ints(message, 1)
         if len(shape) > 8 or any(n < 0 for n in shape):
             raise UserError(f"it is damaged: {name[:50]!r} has no shape")
         raw = wire.messages(message, 9)
         if wire.one_int(message, 14, 0) or 13 in message:
-            data = self._beside(name, message, math.prod(shape), _DTYPES[kind])
+            data = self._beside(message, math.prod(shape), _DTYPES[kind])
         elif raw:
             data = np.frombuffer(raw[-1], _DTYPES[kind])
         elif kind == 1:
@@ -116,24 +88,11 @@ class Tensors:
             raise UserError(f"it is damaged: the shape of {name[:50]!r} is not its size")
         return data.reshape(shape)
 
-    def small(self, name: str) -> np.ndarray | None:
-        """A constant of up to `SMALL` numbers; None for others."""
-        message = self._messages.get(name)
-        if message is None or wire.one_int(message, 2, 0) not in _DTYPES:
-            return None
-        shape = wire.ints(message, 1)
-        few = all(0 <= n <= SMALL for n in shape) and math.prod(shape) <= SMALL
-        return self.array(name) if few else None
+    def is_float(self, name: str) -> bool:
+        """Whether a constant may be a weight: all but integers, which are shapes mostly."""
+        return _DTYPES.get(wire.one_int(wire.parse(self._messages[name]), 2, 0)) != "<i8"
 
-    def unused(self) -> tuple[str, ...]:
-        """The constants that nothing took; those of integers, shapes mostly, don't count."""
-        return tuple(
-            name
-            for name, message in self._messages.items()
-            if name not in self._used and _DTYPES.get(wire.one_int(message, 2, 0)) != "<i8"
-        )
-
-    def _beside(self, name: str, message: wire.Message, count: int, dtype: str) -> np.ndarray:
+    def _beside(self, message: wire.Message, count: int, dtype: str) -> np.ndarray:
         """`count` numbers from a file in the same folder, where large exports keep weights."""
         entries = map(wire.parse, wire.messages(message, 13))
         place = {wire.text(entry, 1): wire.text(entry, 2) for entry in entries}
@@ -145,10 +104,11 @@ class Tensors:
                 "read: save it as one file (torch.onnx.export: external_data=False)"
             )
         length = count * np.dtype(dtype).itemsize
-        with open_file(self._folder / location) as file:
+        with _open_plain(self._folder / location) as file:
             size = file.seek(0, io.SEEK_END)
             left = self._left.get(location, size) - length  # no byte makes two arrays
-            if not 0 <= start <= size - length or left < 0:
+            fits = 0 <= start <= size - length and int(place.get("length", length)) == length
+            if not fits or left < 0:
                 raise UserError(f"{location} is cut short, or not the one that belongs to it")
             self._left[location] = left
             file.seek(start)
@@ -158,93 +118,129 @@ class Tensors:
         return data
 
 
+@contextlib.contextmanager
+def _open_plain(path: Path) -> Iterator[BinaryIO]:
+    """A regular file that an untrusted file names: no link is followed, and no FIFO waited for."""
+    if is_remote(path):
+        with open_file(path) as file:
+            yield file
+        return
+    flags = [getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")]
+    try:
+        descriptor = os.open(path, os.O_RDONLY | sum(flags))
+        with open(descriptor, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UserError(f"can't read {path}: it is not a regular file")
+            yield file
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}") from error
+
+
 @dataclass(frozen=True)
 class Graph:
-    """What a file describes; the image is (batch, channels, size, size), batch 1 where any."""
+    """One network as a file describes it; its image is (batch, channels, side, side)."""
 
     image: str  # the input's name
-    batch: int
+    batch: int  # 0 where it is free
     channels: int
-    image_size: int
-    nodes: list[Node]
+    side: int
+    output: str
+    opset: int
+    nodes: Sequence[Any]  # onnx.NodeProto
     tensors: Tensors
+    producer: str
+    metadata: dict[str, Any]  # what `onnx_write` says of the weights; empty in other files
 
 
-def read_graph(message: wire.Message, folder: Path | None) -> Graph:
-    """The graph of a GraphProto.
+def read_graph(data: memoryview, folder: Path | None) -> Graph:
+    """The network in a ModelProto.
 
     Raises:
-        UserError: for one that is damaged, or does not take one square image.
+        UserError: for a file that is damaged, too large, or does not take one square image.
     """
-    nodes = [_node(wire.parse(part), inner=False) for part in wire.messages(message, 1)]
-    tensors = {wire.text(t, 8): t for t in map(wire.parse, wire.messages(message, 5))}
-    for node in every(nodes):
-        if node.op == "Constant" and node.outputs:
-            tensors |= _constant(node)
-    inputs = [wire.parse(part) for part in wire.messages(message, 11)]
+    onnx = package()
+    model = wire.parse(data)
+    graphs = wire.messages(model, 7)
+    if len(graphs) != 1:
+        raise UserError("it is not an ONNX model: it has no graph, or several")
+    fields = wire.parse(graphs[0], 4 * MAX_NODES)
+    tensors = {wire.text(wire.parse(piece), 8): piece for piece in wire.messages(fields, 5)}
+    small = []
+    for piece in wire.messages(fields, 1):
+        if len(piece) > _MAX_NODE:
+            tensors |= _large_constant(piece)
+        else:
+            small.append(piece)
+    if len(small) > MAX_NODES or sum(map(len, small)) > _MAX_NODES:
+        raise UserError(f"it has {len(small):,} operators, more than AlexNet needs")
     # Before IR version 4 weights are inputs too.
-    inputs = [value for value in inputs if wire.text(value, 1) not in tensors]
-    if len(inputs) != 1:
-        raise UserError(f"it has {len(inputs)} inputs, where AlexNet has one")
-    dims = _dims(inputs[0])
-    if len(dims) != 4 or dims[2] != dims[3] or not all(1 <= n <= MAX_SIDE for n in dims[1:]):
+    inputs = [v for v in wire.messages(fields, 11) if wire.text(wire.parse(v), 1) not in tensors]
+    outputs = wire.messages(fields, 12)
+    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]) > _MAX_NODE:
+        raise UserError(
+            f"it has {len(inputs)} inputs and {len(outputs)} outputs, where AlexNet has one each"
+        )
+    image = _parsed(onnx.ValueInfoProto, inputs[0])
+    nodes = [_parsed(onnx.NodeProto, piece) for piece in small]
+    if not all(map(_is_text, (*nodes, image))):
+        raise UserError("it is damaged: a name in it is no text")
+    dims = [dim.dim_value for dim in image.type.tensor_type.shape.dim]
+    sized = len(dims) == 4 and dims[2] == dims[3] and all(1 <= n <= _MAX_SIDE for n in dims[1:])
+    if not sized:
         raise UserError(f"its input has shape {dims[:6]}, and N, channels, size, size is needed")
-    sizes = (max(1, dims[0]), dims[1], dims[2])
-    return Graph(wire.text(inputs[0], 1), *sizes, nodes, Tensors(tensors, folder))
+    return Graph(
+        image.name, max(0, dims[0]), *dims[1:3], wire.text(wire.parse(outputs[0]), 1),
+        _opset(model), nodes, Tensors(tensors, folder), wire.text(model, 2), _metadata(model),
+    )  # fmt: skip
 
 
-def every(nodes: Sequence[Node]) -> Iterator[Node]:
-    """The nodes, and those in their branches."""
-    for node in nodes:
-        yield node
-        for branch in node.branches:
-            yield from branch.nodes
+def _parsed(kind: Any, piece: memoryview) -> Any:
+    try:
+        return kind.FromString(piece)
+    except Exception as error:  # DecodeError, of protobuf, which is not imported here
+        raise UserError("it is damaged: a part of it can't be parsed") from error
 
 
-def _node(message: wire.Message, inner: bool) -> Node:
-    """One operator; branches inside of branches are left out, and nothing reads them."""
-    attributes = {wire.text(a, 1): a for a in map(wire.parse, wire.messages(message, 5))}
-    op, inputs = wire.text(message, 4), wire.texts(message, 1)
-    branches: tuple[Branch, ...] = ()
-    if op == "If" and not inner:
-        branches = tuple(_branch(attributes.get(f"{side}_branch", {})) for side in ("then", "else"))
-        for branch in branches:
-            own = {name for node in branch.nodes for name in node.outputs}
-            inputs += [n for node in branch.nodes for n in node.inputs if n and n not in own]
-    return Node(op, inputs, wire.texts(message, 2), attributes, branches)
+def _is_text(part: Any) -> bool:
+    """Whether the names in an operator are text: protobuf gives bytes where they are not UTF-8."""
+    if not hasattr(part, "op_type"):
+        return isinstance(part.name, str)
+    names = (part.op_type, part.domain, *part.input, *part.output)
+    inner = (node for attribute in part.attribute for node in attribute.g.node)
+    named = (*part.attribute, *(value for a in part.attribute for value in a.g.output))
+    return all(isinstance(name, str) for name in names) and all(map(_is_text, (*inner, *named)))
 
 
-def _branch(attribute: wire.Message) -> Branch:
-    graphs = wire.messages(attribute, 6)
-    if not graphs:
-        raise UserError("it is damaged: an If has no branches")
-    graph = wire.parse(graphs[-1])
-    outputs = [wire.text(wire.parse(part), 1) for part in wire.messages(graph, 12)]
-    nodes = [_node(wire.parse(part), inner=True) for part in wire.messages(graph, 1)[:SMALL]]
-    return Branch(nodes, outputs[0] if len(outputs) == 1 else "")
+def _large_constant(piece: memoryview) -> dict[str, memoryview]:
+    """The tensor of a Constant that is an operator in name only, by the name of its output."""
+    node = wire.parse(piece)
+    attributes = [wire.parse(part) for part in wire.messages(node, 5)]
+    values = [part for attribute in attributes for part in wire.messages(attribute, 5)]
+    if wire.text(node, 4) != "Constant" or len(values) != 1 or len(wire.texts(node, 2)) != 1:
+        raise UserError(f"it is damaged: an operator of it takes {len(piece):,} bytes")
+    return {wire.text(node, 2): values[0]}
 
 
-def _constant(node: Node) -> dict[str, wire.Message]:
-    """The tensor of a Constant, whichever way it is written down, by the name of its output."""
-    values = wire.messages(node.attributes.get("value", {}), 5)
-    if values:
-        return {node.outputs[0]: wire.parse(values[-1])}
-    for name, number, kind in (
-        ("value_ints", 8, 7), ("value_int", 3, 7), ("value_floats", 7, 1), ("value_float", 2, 1)
-    ):  # fmt: skip
-        if name in node.attributes:
-            read = wire.floats if kind == 1 else wire.ints
-            numbers = np.array(read(node.attributes[name], number), _DTYPES[kind])
-            dims = [len(numbers)] if name.endswith("s") else []
-            return {node.outputs[0]: {1: dims, 2: [kind], 9: [memoryview(numbers.tobytes())]}}
+def _opset(model: wire.Message) -> int:
+    """The version of ONNX's own operators."""
+    imports = map(wire.parse, wire.messages(model, 8))
+    versions = [wire.one_int(entry, 2, 1) for entry in imports if wire.text(entry, 1) in _DOMAINS]
+    return versions[-1] if versions else 1
+
+
+_DOMAINS = ("", "ai.onnx")
+
+
+def _metadata(model: wire.Message) -> dict[str, Any]:
+    for part in wire.messages(model, 14):
+        entry = wire.parse(part)
+        if wire.text(entry, 1) == METADATA_KEY:
+            try:
+                values = json.loads(wire.text(entry, 2))
+                names = values["class_names"]
+                if isinstance(values["spec"], dict) and isinstance(values["preprocess"], dict):
+                    return values | {"class_names": None if names is None else map(str, names)}
+            except (ValueError, KeyError, TypeError, RecursionError):
+                pass
+            raise UserError("it is damaged: its description of the preprocessing is unreadable")
     return {}
-
-
-def _dims(value: wire.Message) -> list[int]:
-    """The sizes in a ValueInfoProto, 0 for those that are free."""
-    for kind in wire.messages(value, 2)[-1:]:
-        for tensor in wire.messages(wire.parse(kind), 1)[-1:]:
-            for shape in wire.messages(wire.parse(tensor), 2)[-1:]:
-                parts = map(wire.parse, wire.messages(wire.parse(shape), 1))
-                return [wire.one_int(dim, 1, 0) for dim in parts]
-    return []

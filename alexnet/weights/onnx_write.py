@@ -1,22 +1,23 @@
 """The network and its weights as an ONNX file, opset 13: NCHW images in, logits out.
 
 Any number of images goes in. LRN over groups of channels and adaptive pooling, which ONNX lacks,
-become reshapes and products. The numbers of fields are those of onnx/onnx.proto.
+become reshapes and products. The `onnx` package makes all but the weights, which go from their
+arrays to the file: inside its messages they would be copied twice.
 """
 
 import json
 import math
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    BatchNorm,
     Conv,
     Dense,
-    Dropout,
     Flatten,
     MaxPool,
     ReLU,
@@ -26,14 +27,14 @@ from alexnet.layers import (
 from alexnet.preprocess import to_json as preprocess_to_json
 from alexnet.weights import table
 from alexnet.weights.core import Weights
-from alexnet.weights.layout import Stored, blocks, to_torch
-from alexnet.weights.names import TORCH_KEYS
-from alexnet.weights.wire import bytes_field, bytes_head, float_field, number_field, packed_ints
+from alexnet.weights.layout import blocks, to_torch
+from alexnet.weights.names import torch_keys
+from alexnet.weights.onnx_graph import METADATA_KEY, package
+from alexnet.weights.reference import bin_matrix
 
-METADATA_KEY = "alexnet-weights"
 OPSET, IR_VERSION = 13, 8
-_FLOAT, _INT64 = 1, 7  # TensorProto.DataType
-Attribute = int | float | tuple[int, ...]
+# Fields of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 
 
 def write(file: BinaryIO, weights: Weights) -> None:
@@ -42,24 +43,44 @@ def write(file: BinaryIO, weights: Weights) -> None:
     Args:
         file: open for writing.
         weights: what to write.
+
+    Raises:
+        UserError: where the package `onnx` is not installed.
     """
-    graph, constants = _graph(weights)
-    tensors = [_tensor_head(TORCH_KEYS[array.name], array) for array in to_torch(weights)]
-    sizes = [len(head) + size for head, size in tensors]
-    total = len(graph) + sum(len(bytes_head(5, size)) + size for size in sizes) + len(constants)
-    file.write(
-        number_field(1, IR_VERSION)
-        + bytes_field(2, "alexnet")
-        + bytes_field(8, number_field(2, OPSET))
-        + bytes_field(14, bytes_field(1, METADATA_KEY) + bytes_field(2, _describe(weights)))
-        + bytes_head(7, total)
-        + graph
-        + constants
+    onnx = package()
+    model = onnx.ModelProto(
+        ir_version=IR_VERSION,
+        producer_name="alexnet",
+        opset_import=[onnx.helper.make_opsetid("", OPSET)],
+        metadata_props=[onnx.StringStringEntryProto(key=METADATA_KEY, value=_describe(weights))],
     )
-    for array, (head, size) in zip(to_torch(weights), tensors, strict=True):
-        file.write(bytes_head(5, len(head) + size) + head)
+    graph = _graph(onnx, weights).SerializeToString()
+    heads, names = [], torch_keys(weights.spec)
+    for array in to_torch(weights):
+        tensor = onnx.TensorProto(
+            name=names[array.name], data_type=onnx.TensorProto.FLOAT, dims=array.shape
+        )
+        size = 4 * math.prod(array.shape)
+        head = tensor.SerializeToString() + _field(_RAW_DATA, size)
+        heads.append(_field(_INITIALIZER, len(head) + size) + head)
+    total = len(graph) + sum(map(len, heads)) + sum(a.nbytes for a in weights.arrays.values())
+    file.write(model.SerializeToString() + _field(_GRAPH, total) + graph)
+    for array, head in zip(to_torch(weights), heads, strict=True):
+        file.write(head)
         for block in blocks(array.values):
             file.write(block)
+
+
+def _field(number: int, length: int) -> bytes:
+    """What stands before the `length` bytes of a field (protobuf.dev/programming-guides/encoding).
+
+    Its key and length are numbers of seven bits a byte, the lowest first.
+    """
+    out = bytearray([number << 3 | 2])
+    while length > 0x7F:
+        out.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([*out, length])
 
 
 def _describe(weights: Weights) -> str:
@@ -73,63 +94,30 @@ def _describe(weights: Weights) -> str:
     )
 
 
-def _tensor_head(name: str, array: Stored) -> tuple[bytes, int]:
-    """A TensorProto up to its data, and the data's size in bytes."""
-    size = 4 * math.prod(array.shape)
-    dims = packed_ints(1, array.shape)
-    return dims + number_field(2, _FLOAT) + bytes_field(8, name) + bytes_head(9, size), size
-
-
-def _constant(name: str, values: np.ndarray) -> bytes:
-    """A small tensor as a whole initializer."""
-    kind = _FLOAT if values.dtype == np.float32 else _INT64
-    tensor = packed_ints(1, values.shape) + number_field(2, kind) + bytes_field(8, name)
-    return bytes_field(5, tensor + bytes_field(9, values.tobytes()))
-
-
-def _graph(weights: Weights) -> tuple[bytes, bytes]:
-    """The graph's fields without the weights: nodes, name, input and output; and constants."""
-    spec = weights.spec
-    out = bytearray()
-    constants = bytearray()
+def _graph(onnx: Any, weights: Weights) -> Any:
+    """The onnx.GraphProto without the weights."""
+    spec, helper = weights.spec, onnx.helper
+    nodes, constants = [], []
     current = "image"
     for row in trace(spec):
         for op, inputs, attributes, values in _nodes(row):
-            constants += b"".join(_constant(name, array) for name, array in values.items())
+            constants += [onnx.numpy_helper.from_array(v, name) for name, v in values.items()]
             names = [current if name is None else name for name in inputs]
-            current = f"{row.name}_{op.lower()}_{len(out)}"
-            out += bytes_field(1, _node(op, names, current, attributes))
-    out += bytes_field(1, _node("Identity", [current], "logits", {})) + bytes_field(2, "alexnet")
-    side = spec.image_size
-    out += bytes_field(11, _value("image", (spec.channels, side, side)))
-    out += bytes_field(12, _value("logits", (spec.num_classes,)))
-    return bytes(out), bytes(constants)
+            current = f"{row.name}_{op.lower()}_{len(nodes)}"
+            nodes.append(helper.make_node(op, names, [current], current, **attributes))
+    nodes.append(helper.make_node("Identity", [current], ["logits"], "logits"))
+    shapes = {
+        "image": ["N", spec.channels, spec.image_size, spec.image_size],
+        "logits": ["N", spec.num_classes],
+    }
+    image, logits = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    )
+    return helper.make_graph(nodes, "alexnet", [image], [logits], constants)
 
 
-def _value(name: str, shape: tuple[int, ...]) -> bytes:
-    """A ValueInfoProto of fp32 with a free first axis, N."""
-    dims = bytes_field(1, bytes_field(2, "N"))
-    dims += b"".join(bytes_field(1, number_field(1, size)) for size in shape)
-    tensor = number_field(1, _FLOAT) + bytes_field(2, dims)
-    return bytes_field(1, name) + bytes_field(2, bytes_field(1, tensor))
-
-
-def _node(op: str, inputs: list[str], output: str, attributes: dict[str, Attribute]) -> bytes:
-    out = b"".join(bytes_field(1, name) for name in inputs) + bytes_field(2, output)
-    out += bytes_field(3, output) + bytes_field(4, op)
-    return out + b"".join(bytes_field(5, _attribute(*item)) for item in attributes.items())
-
-
-def _attribute(name: str, value: Attribute) -> bytes:
-    """An AttributeProto: FLOAT is type 1, INT 2, INTS 7."""
-    if isinstance(value, float):
-        return bytes_field(1, name) + float_field(2, value) + number_field(20, 1)
-    if isinstance(value, int):
-        return bytes_field(1, name) + number_field(3, value) + number_field(20, 2)
-    return bytes_field(1, name) + packed_ints(8, value) + number_field(20, 7)
-
-
-Nodes = Iterator[tuple[str, list[str | None], dict[str, Attribute], dict[str, np.ndarray]]]
+Nodes = Iterator[tuple[str, list[str | None], dict[str, Any], dict[str, np.ndarray]]]
 
 
 def _nodes(row: Row) -> Nodes:
@@ -148,6 +136,17 @@ def _nodes(row: Row) -> Nodes:
             yield "Relu", [None], {}, {}
         case LRN():
             yield from _lrn_nodes(row, layer)
+        case BatchNorm():
+            own = [f"{row.name}.{part}" for part in ("weight", "bias")]
+            statistics = [f"{row.name}.{part}" for part in ("running_mean", "running_var")]
+            plain = {name: np.full(row.in_shape[-1:], n, "<f4") for n, name in enumerate(own[::-1])}
+            attributes = {"epsilon": layer.epsilon}
+            yield (
+                "BatchNormalization",
+                [None, *own, *statistics],
+                attributes,
+                ({} if layer.affine else plain),
+            )
         case MaxPool():
             overhang = layer.overhang(row.in_shape[0])
             yield "MaxPool", [None], {
@@ -158,8 +157,6 @@ def _nodes(row: Row) -> Nodes:
             yield from _average_nodes(row, layer)
         case Flatten():
             yield "Flatten", [None], {"axis": 1}, {}
-        case Dropout():
-            pass
 
 
 def _lrn_nodes(row: Row, layer: LRN) -> Nodes:
@@ -188,12 +185,3 @@ def _average_nodes(row: Row, layer: AdaptiveAvgPool) -> Nodes:
     rows, columns = f"{row.name}.rows", f"{row.name}.columns"
     yield "MatMul", [rows, None], {}, {rows: bins}
     yield "MatMul", [None, columns], {}, {columns: np.ascontiguousarray(bins.T)}
-
-
-def bin_matrix(size: int, bins: int) -> np.ndarray:
-    """The (bins, size) matrix of adaptive average pooling along one axis, with torch's edges."""
-    matrix = np.zeros((bins, size), "<f4")
-    for i in range(bins):
-        start, end = i * size // bins, -(-(i + 1) * size // bins)
-        matrix[i, start:end] = 1 / (end - start)
-    return matrix

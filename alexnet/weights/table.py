@@ -23,6 +23,7 @@ from alexnet.layers import (
     MaxPool,
     ReLU,
     Spec,
+    refuse_outdated,
     trace,
     variables,
 )
@@ -97,6 +98,7 @@ def from_json_1(values: Any) -> Spec:
     for size in _SIZES:
         _check(size, values[size], int, 1, MAX_FEATURES if size == "num_classes" else MAX_SIDE)
     _check("width", values["width"], float, 0.0, 1.0)
+    refuse_outdated(values["variant"], 1, "convert the original ONNX file again")
     sizes = {name: value for name, value in values.items() if name != "variant"}
     return variant(values["variant"], **sizes)
 

@@ -6,8 +6,6 @@ Nothing recurses with the file's depth, and no length is believed that the file 
 """
 
 import os
-import struct
-from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -22,7 +20,7 @@ Message = dict[int, list[int | memoryview]]  # field number to its values, numbe
 
 
 def parse(data: memoryview, most: int = MAX_FIELDS) -> Message:
-    """The fields of one message: varints as ints, all else as views of the bytes.
+    """The fields of one message, `most` of them: varints as ints, all else as views of the bytes.
 
     Raises:
         UserError: for bytes that are no message, or have more than `most` fields.
@@ -145,43 +143,3 @@ def text(message: Message, number: int, default: str = "") -> str:
 def texts(message: Message, number: int) -> list[str]:
     """All values of a string field."""
     return [bytes(value).decode(errors="replace") for value in messages(message, number)]
-
-
-# --- writing ---------------------------------------------------------------------------------
-
-
-def varint(value: int) -> bytes:
-    """A number as protobuf writes it; negative ones as 64-bit two's complement."""
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def number_field(number: int, value: int) -> bytes:
-    """An integer field."""
-    return varint(number << 3 | VARINT) + varint(value)
-
-
-def float_field(number: int, value: float) -> bytes:
-    """An fp32 field."""
-    return varint(number << 3 | FIXED32) + struct.pack("<f", value)
-
-
-def bytes_head(number: int, length: int) -> bytes:
-    """What stands before the `length` bytes of a message, string or packed field."""
-    return varint(number << 3 | BYTES) + varint(length)
-
-
-def bytes_field(number: int, value: bytes | str) -> bytes:
-    """A message or string field."""
-    value = value.encode() if isinstance(value, str) else value
-    return bytes_head(number, len(value)) + value
-
-
-def packed_ints(number: int, values: Iterable[int]) -> bytes:
-    """A packed field of integers."""
-    return bytes_field(number, b"".join(varint(value) for value in values))

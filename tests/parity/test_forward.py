@@ -126,9 +126,21 @@ def test_control_wrong_layers_are_noticed(name, kind, changes, at):
 
 
 def test_control_floor_for_ceil_is_noticed():
-    broken = _swap("onnx_zoo", MaxPool, ceil=False)
     with pytest.raises(TypeError, match="contracting"):  # fc6 no longer fits the smaller map
-        forward(make_pair("onnx_zoo", jax_spec=broken), False)
+        forward(make_pair("onnx_zoo", jax_spec=_swap("onnx_zoo", MaxPool, ceil=False)), False)
+
+
+def test_control_ceil_for_floor_is_noticed():
+    """The zoo's first two pools round down, to 26 and 12."""
+    ours, theirs = forward(
+        make_pair("onnx_zoo", jax_spec=_swap("onnx_zoo", MaxPool, ceil=True)), False
+    )
+    assert [theirs[name].shape[1] for name in ("conv1", "pool1", "pool2", "pool5")] == [
+        54, 26, 12, 6,
+    ]  # fmt: skip
+    assert ours["pool1"].shape[1] == 27
+    measured = worst_by_std({"fc8": ours["fc8"]}, {"fc8": theirs["fc8"]})
+    assert report("control ceil for floor", measured, FORWARD_BOUND) > 100 * FORWARD_BOUND
 
 
 def test_control_moved_dropout_is_noticed():

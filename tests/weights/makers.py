@@ -241,7 +241,7 @@ def matconvnet(weights: Weights, compressed: bool = True, mean: str = "image", e
 
 
 def onnx_zoo(weights: Weights, edit=None) -> bytes:
-    """bvlcalexnet as the zoo has it: B, G, R, pads in place of ceil, a reshape, a softmax."""
+    """bvlcalexnet as the zoo has it: B, G, R, a pad in place of ceil, a reshape, a softmax."""
     nodes, tensors = [], []
     current = "data_0"
     flat = False
@@ -254,6 +254,7 @@ def onnx_zoo(weights: Weights, edit=None) -> bytes:
     for name, (kernel, bias) in caffe_layout(weights).items():
         tensors += [numpy_helper.from_array(kernel, f"{name}_w_0"),
                     numpy_helper.from_array(bias, f"{name}_b_0")]  # fmt: skip
+    pools = 0
     for name, item in _rows(weights):
         both = [f"{name}_w_0", f"{name}_b_0"]
         match item:
@@ -265,7 +266,9 @@ def onnx_zoo(weights: Weights, edit=None) -> bytes:
             case LRN():
                 add("LRN", size=item.size, alpha=item.alpha, beta=item.beta, bias=item.k)
             case MaxPool():
-                add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
+                pools += 1
+                pads = [0, 0, 1, 1] if pools == 3 else [0, 0, 0, 0]
+                add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=pads)
             case Dense():
                 if not flat:
                     shape = np.array([1, kernel_inputs(weights)], "i8")
@@ -287,6 +290,13 @@ def onnx_zoo(weights: Weights, edit=None) -> bytes:
     if edit:
         edit(model)
     return model.SerializeToString()
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
 
 
 def kernel_inputs(weights: Weights) -> int:

@@ -17,18 +17,20 @@ def test_nothing_to_do():
     same(weights, adapt(weights, "paper", 227))
 
 
-def test_the_zoo_is_caffe_at_224():
-    weights = narrow("onnx_zoo")
-    moved = adapt(weights, "caffe")
-    assert (moved.spec.name, moved.spec.image_size) == ("caffe", 224)
-    x = np.random.default_rng(0).standard_normal((1, 224, 224, 3), np.float32)
+def test_caffe_at_227_is_the_zoo_at_227():
+    """55 pixels after conv1 are pooled alike, rounded up or down: to 27 and 13."""
+    weights = narrow("caffe")
+    moved = adapt(weights, "onnx_zoo")
+    assert (moved.spec.name, moved.spec.image_size) == ("onnx_zoo", 227)
+    x = np.random.default_rng(0).standard_normal((1, 227, 227, 3), np.float32)
     close(forward(weights, x), forward(moved, x))
-    same(weights, adapt(moved, "onnx_zoo"))
+    same(weights, adapt(moved, "caffe"))
 
 
 @pytest.mark.parametrize(
     ("have", "want", "size", "message"),
     [
+        ("onnx_zoo", "caffe", None, "max pool, stride 2, to 26' where that has .* to 27'"),
         ("onnx_zoo", "caffe", 227, "to 27' where|to 13|convolution|max pool"),
         ("onnx_zoo", "paper", None, "LRN of 5.* k 1, groups 1' where that has .* k 2, groups 2"),
         ("onnx_zoo", "torchvision", None, "padding 0.*padding 2"),
@@ -47,8 +49,8 @@ def test_what_is_not_exact_is_refused_with_the_reason(have, want, size, message)
 
 
 def test_the_refusal_names_what_would_work():
-    with pytest.raises(UserError, match="'caffe' for 224 pixels or kept as they are"):
-        adapt(narrow("onnx_zoo"), "caffe", 227)
+    with pytest.raises(UserError, match="'onnx_zoo' for 227 pixels or kept as they are"):
+        adapt(narrow("caffe"), "caffe", 224)
 
 
 def test_adaptive_pooling_takes_any_size():

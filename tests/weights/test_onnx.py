@@ -127,7 +127,12 @@ def _fp16(model):
 def _misshapen(model):
     array = numpy_helper.to_array(_tensor(model, "conv3_w_0"))
     _tensor(model, "conv3_w_0").CopyFrom(numpy_helper.from_array(array[:, :2], "conv3_w_0"))
+
+
+def _left_over(model):
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(2, "f4"), "left over"))
+    value = numpy_helper.from_array(np.zeros(2, "f4"))
+    model.graph.node.append(helper.make_node("Constant", [], ["computed"], value=value))
 
 
 def _huge(model):
@@ -135,25 +140,38 @@ def _huge(model):
     _tensor(model, "conv1_w_0").dims.extend([1 << 60, 1 << 60])
 
 
+OFF = "what reaches its {} is off by"
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (_external, "in '/etc/passwd', and only a file in the same folder"),
-        (_circle, "runs in a circle"),
-        (_branch, "divides, as AlexNet's does not"),
+        (_circle, "two operators of it make 'data_0'"),
+        (_branch, "divides: nothing needs what 'Relu' makes"),
         (_fp16, "neither fp32 nor int64"),
         (_huge, "not its size"),
-        (_misshapen, r"unexpected left over; conv3.kernel \(conv3_w_0\) is 3x3x2x8, not 3x3x4x8"),
-        (lambda m: _attribute(m, "LRN", "alpha", 2e-5), "step 3 is 'LRN of 5, 2e-05"),
-        (lambda m: _attribute(m, "LRN", "bias", 2.0), "step 3 is 'LRN of 5.* k 2,"),
+        (_misshapen, "its conv3 has a kernel of 8x2x3x3 in 1 groups and 8 biases for an image of"),
+        (_left_over, "unexpected left over, computed"),
+        (lambda m: _attribute(m, "LRN", "alpha", 2e-5), OFF.format("conv2")),
+        (lambda m: _attribute(m, "LRN", "alpha", 1.001e-4), OFF.format("conv2")),
+        (lambda m: _attribute(m, "LRN", "beta", 0.751, 1), OFF.format("conv3")),
+        (lambda m: _attribute(m, "LRN", "bias", 2.0), OFF.format("conv2")),
         (lambda m: _attribute(m, "Conv", "auto_pad", "SAME_UPPER"), "padded by a rule"),
         (lambda m: _attribute(m, "Conv", "dilations", [2, 2]), "dilated"),
-        (lambda m: _attribute(m, "Conv", "pads", [2, 2, 2, 2]), "step 1 is '11x11.*padding 2"),
-        (lambda m: _attribute(m, "MaxPool", "pads", [1, 1, 1, 1]), "pool with padding"),
-        (lambda m: _attribute(m, "Gemm", "alpha", 0.5), "scales or transposes"),
+        (lambda m: _attribute(m, "Conv", "pads", [2, 2, 2, 2]), OFF.format("conv2")),
+        (lambda m: _attribute(m, "Conv", "strides", [4, 3]), "'Reshape' can't be run"),
+        (lambda m: _attribute(m, "MaxPool", "pads", [1, 1, 1, 1]), OFF.format("conv2")),
+        (lambda m: _attribute(m, "MaxPool", "pads", [1, 1, 0, 0], 2), OFF.format("fc6")),
+        (lambda m: _attribute(m, "Gemm", "alpha", 0.5), OFF.format("fc7")),
+        (lambda m: _attribute(m, "Gemm", "beta", 0.5, 2), "what comes out is off by"),
+        (lambda m: _attribute(m, "Gemm", "transA", 1), "transposes the image"),
+        (lambda m: _attribute(m, "Softmax", "axis", 0), "softmax is not over classes"),
         (lambda m: _attribute(m, "Relu", "x", 1, 0) or setattr(m.graph.node[1], "op_type", "Elu"),
          "'Elu', which AlexNet lacks"),
-        (lambda m: setattr(m.graph.node[1], "op_type", "Softmax"), "after its softmax, with .Max"),
+        (lambda m: setattr(m.graph.node[1], "op_type", "Softmax"), OFF.format("conv2")),
+        (lambda m: setattr(m.graph.node[1], "op_type", "Identity"), OFF.format("conv2")),
+        (lambda m: setattr(m.graph.node[1], "domain", "custom"), "'Relu', which AlexNet lacks"),
         (lambda m: m.graph.input.append(m.graph.input[0]), "it has 2 inputs"),
         (lambda m: m.graph.ClearField("initializer"), "not in the file"),
         (lambda m: m.ClearField("graph"), "no graph"),
@@ -166,21 +184,17 @@ def test_other_graphs_are_refused(edit, message):
 
 def test_ceil_mode_is_the_same_as_padding():
     def edit(model):
-        for node in model.graph.node:
-            if node.op_type == "MaxPool":
-                for attribute in list(node.attribute):
-                    if attribute.name == "pads":
-                        node.attribute.remove(attribute)
-                node.attribute.append(helper.make_attribute("ceil_mode", 1))
+        _attribute(model, "MaxPool", "pads", [0, 0, 0, 0], 2)
+        _attribute(model, "MaxPool", "ceil_mode", 1, 2)
 
     weights = narrow("onnx_zoo")
     same(weights, load_data(view(makers.onnx_zoo(weights, edit)), "onnx", "w"))
 
     def floor(model):
         edit(model)
-        _attribute(model, "MaxPool", "ceil_mode", 0)
+        _attribute(model, "MaxPool", "ceil_mode", 0, 2)
 
-    with pytest.raises(UserError, match="to 26"):
+    with pytest.raises(UserError, match="'Reshape' can't be run: cannot reshape array of size 100"):
         load_data(view(makers.onnx_zoo(weights, floor)), "onnx", "w")
 
 

@@ -1,0 +1,418 @@
+"""A run of an ONNX graph, operator by operator, on random images and with random weights.
+
+It tells what the network computes, whatever its weights are: they are taken out on the way. Only
+operators that AlexNet is written in are run, and the size of what each one makes is checked
+before. The `onnx` package's reference evaluator runs them, but for convolutions and pools, which
+take it seconds, and LRN, which it gets wrong (onnx 1.23: over as many channels as images).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from alexnet.errors import UserError
+from alexnet.weights import reference
+from alexnet.weights.core import show
+from alexnet.weights.layout import from_torch
+from alexnet.weights.names import LEARNED
+from alexnet.weights.onnx_graph import Graph, package
+
+BUDGET = 400 << 20  # bytes that a run may make; weights that the file holds come on top
+_LARGEST = 128 << 20  # bytes that one operator may make of the image
+_WORK = 20_000_000_000  # multiplications and additions in a run; AlexNet has 1.1 at 227 pixels
+_IMAGES = 300.0  # at which LRN's sum of squares counts as much as its k
+_MAX_INT = 1 << 20  # of attributes; a dense layer has 9,216 inputs
+_SLOW = 10  # multiplications that take as long as a number of a window does
+_SHAPED = {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "Equal"}  # by their operands, broadcast
+_OTHERS = {
+    "Cast", "Concat", "Constant", "Flatten", "Gather", "Identity", "LogSoftmax", "MatMul", "Pad",
+    "Reciprocal", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Split", "Sqrt", "Squeeze",
+    "Transpose", "Unsqueeze",
+}  # fmt: skip
+_CASTS = {1: 4, 6: 4, 7: 8, 9: 1, 11: 8}  # TensorProto.DataType to bytes
+_ENDS = {"Softmax", "LogSoftmax"}
+
+
+@dataclass
+class Run:
+    """What a run found: the weights, and what reached each layer that has some."""
+
+    graph: Graph
+    images: np.ndarray
+    left: int  # bytes that it may still make
+    work: int  # multiplications and additions that it may still do
+    random: np.random.Generator
+    from_image: frozenset[str]  # names of what depends on the image
+    values: dict[str, np.ndarray | None] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)  # the file's, canonical
+    names: dict[str, str] = field(default_factory=dict)  # canonical to the file's
+    drawn: dict[str, np.ndarray] = field(default_factory=dict)  # those of the run
+    reached: dict[str, np.ndarray] = field(default_factory=dict)  # layer, or "logits", to its input
+    unbiased: dict[str, str] = field(default_factory=dict)  # a product's name to its dense layer
+
+    def value(self, name: str) -> np.ndarray | None:
+        """A tensor by name; None for an input that is left out."""
+        if name and name not in self.values:
+            if name not in self.graph.tensors:
+                raise UserError(f"its {name[:50]!r} is not in the file, or comes too late in it")
+            self.values[name] = self.graph.tensors[name]
+        return self.values[name] if name else None
+
+    def spend(self, size: int, largest: int = _LARGEST, work: int = 0) -> None:
+        """Count bytes that are about to be made, and work to be done."""
+        self.work -= work
+        if size > min(self.left, largest) or self.work < 0:
+            raise UserError("its graph makes more of the image than AlexNet does")
+        self.left -= size
+
+    def learn(self, name: str, source: str, array: np.ndarray, transpose: bool) -> np.ndarray:
+        """Take an array as a layer's, and return a random one to run the layer with."""
+        if array.dtype != np.float32 or source in self.from_image:
+            raise UserError(f"the weights of its {name} are not fp32 constants")
+        if 0 in array.strides:  # computed, and not as large as this in the file
+            self.spend(array.nbytes, self.left)
+        drawn = self.random.random(array.shape, np.float32)
+        drawn -= np.float32(0.5)
+        fan_in = array[0].size if transpose else len(array)
+        drawn *= np.float32((24 / fan_in) ** 0.5 if array.ndim > 1 else 100)  # variance 2 / fan_in
+        key = f"{name}.{'kernel' if array.ndim > 1 else 'bias'}"
+        if key in self.arrays:
+            raise UserError(f"its {name} has two biases")
+        self.names[key] = source
+        self.arrays[key] = from_torch(key, array) if transpose else array
+        self.drawn[key] = from_torch(key, drawn) if transpose else drawn
+        return drawn
+
+    def next_layer(self, conv: bool, x: np.ndarray) -> str:
+        """The name of the conv or dense layer that comes next, and is given x."""
+        wanted = [layer.name for layer in LEARNED if (layer.kind == "conv") == conv]
+        left = [name for name in wanted if name not in self.reached]
+        if not left:
+            kind = "conv" if conv else "dense"
+            raise UserError(f"it has more than the {len(wanted)} {kind} layers of AlexNet")
+        self.reached[left[0]] = x
+        return left[0]
+
+
+def run(graph: Graph, batch: int) -> tuple[Run, tuple[str, ...]]:
+    """Run a graph on random images; what was found, and the names of constants left over.
+
+    Raises:
+        UserError: for a graph with other operators or more work than AlexNet, that can't be run,
+            or that makes something of the image which its output does not need.
+    """
+    live, from_image, unused = _follow(graph)
+    random = np.random.default_rng(0)
+    images = random.random((batch, graph.channels, graph.side, graph.side), np.float32)
+    images = (images - np.float32(0.5)) * np.float32(2 * _IMAGES)
+    found = Run(graph, images, BUDGET, _WORK, random, from_image, {graph.image: images})
+    found.spend(images.nbytes)
+    output = graph.output
+    if live and live[-1].op_type in _ENDS and live[-1].output[0] == output:
+        output = _before_softmax(live.pop())
+    uses = Counter(name for node in live for name in _taken(node))
+    with np.errstate(all="ignore"):
+        for node in live:
+            _step(found, node)
+            for name in _taken(node):
+                uses[name] -= 1
+                if not uses[name] and name != output:
+                    found.values.pop(name, None)
+    found.reached["logits"] = found.value(output)
+    return found, unused
+
+
+def _taken(node: Any) -> Iterator[str]:
+    """Names of all that an operator takes, in its branches too."""
+    yield from filter(None, node.input)
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from filter(None, inner.input)
+        yield from (value.name for value in attribute.g.output)
+
+
+def _follow(graph: Graph) -> tuple[list[Any], frozenset[str], tuple[str, ...]]:
+    """The operators that the output needs, what depends on the image, and constants left over."""
+    made_by: dict[str, int] = {}
+    for place, node in enumerate(graph.nodes):
+        for name in filter(None, node.output):
+            if name in made_by or name == graph.image or name in graph.tensors:
+                raise UserError(f"two operators of it make {name[:50]!r}")
+            made_by[name] = place
+    needed: set[str] = set()
+    wanted, live = [graph.output], set()
+    while wanted:
+        name = wanted.pop()
+        place = made_by.get(name)
+        if name not in needed and place is not None and place not in live:
+            live.add(place)
+            wanted += _taken(graph.nodes[place])
+        needed.add(name)
+    from_image = {graph.image}
+    unused = [name for name in graph.tensors if name not in needed and graph.tensors.is_float(name)]
+    for place, node in enumerate(graph.nodes):
+        if node.op_type != "Shape" and not from_image.isdisjoint(_taken(node)):
+            from_image.update(node.output)
+            if place not in live:
+                raise UserError(f"its graph divides: nothing needs what {_show(node)} makes")
+        if node.op_type == "Constant" and place not in live:
+            floats = any(a.t.data_type not in (0, 7) or a.f or a.floats for a in node.attribute)
+            unused += list(node.output) * floats
+    return [graph.nodes[place] for place in sorted(live)], frozenset(from_image), tuple(unused)
+
+
+def _show(node: Any) -> str:
+    return repr(node.op_type[:50])
+
+
+def _before_softmax(node: Any) -> str:
+    axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
+    if not set(axes) <= {1, -1} or len(node.input) != 1:
+        raise UserError("its softmax is not over classes")
+    return node.input[0]
+
+
+def _step(found: Run, node: Any) -> None:
+    """Run one operator."""
+    op = node.op_type
+    if node.domain not in ("", "ai.onnx") or op not in {*_OWN, *_SHAPED, *_OTHERS}:
+        raise UserError(f"it has an operation {_show(node)}, which AlexNet lacks")
+    inputs = [found.value(name) for name in node.input]
+    try:
+        if op == "MatMul" and inputs[0].ndim == 2 and node.input[0] in found.from_image:
+            results = _product(found, node, *inputs)
+        elif op == "Add" and found.unbiased.keys() & set(node.input):
+            results = _biased(found, node, *inputs)
+        elif op in _OWN:
+            results = _OWN[op](found, node, *inputs)
+        else:
+            results = _evaluate(found, node, inputs)
+    except UserError:
+        raise
+    except Exception as error:  # any, of a library given untrusted operands
+        raise UserError(f"its {_show(node)} can't be run: {_reason(error)}") from error
+    for name, value in zip(node.output, results, strict=False):
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fib":
+            raise UserError(f"its {_show(node)} makes no numbers")
+        found.values[name] = value
+
+
+def _reason(error: Exception) -> str:
+    text = "".join(c if c.isprintable() else " " for c in str(error)[:100])
+    return text or type(error).__name__
+
+
+def _evaluate(found: Run, node: Any, inputs: list[np.ndarray | None]) -> Sequence[Any]:
+    """Run an operator by the package's reference evaluator."""
+    onnx = package()
+    from onnx.reference import ReferenceEvaluator
+
+    for attribute in node.attribute:
+        bounds = node.op_type == "Slice" or (node.op_type == "Constant")
+        numbers = () if bounds else (attribute.i, *attribute.ints)
+        if attribute.HasField("g") or attribute.graphs or any(abs(n) > _MAX_INT for n in numbers):
+            raise UserError(f"its {_show(node)} has an odd {attribute.name[:50]!r}")
+    if node.op_type == "Reshape" and len(inputs) == 1:  # before version 5
+        shape = np.array(_attributes(node)["shape"], np.int64)
+        inputs, node = [*inputs, shape], onnx.helper.make_node("Reshape", ["x", "n"], node.output)
+    constant = found.from_image.isdisjoint(node.input)
+    found.spend(_most(node, inputs), found.left if constant else _LARGEST)
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
+    part = onnx.GraphProto(node=[node], output=outputs)
+    evaluator = ReferenceEvaluator(part, opsets={"": max(7, found.graph.opset)})
+    return evaluator.run(None, dict(zip(node.input, inputs, strict=True)))
+
+
+def _most(node: Any, inputs: Sequence[np.ndarray | None]) -> int:
+    """An upper bound of the bytes that an operator makes."""
+    given = [x for x in inputs if x is not None]
+    size = sum(x.size for x in given)
+    match node.op_type:
+        case "Cast":
+            return size * _CASTS[_attributes(node)["to"]]
+        case "Gather":
+            size = given[0].size * max(1, given[1].size)
+        case "MatMul":  # of the image with a matrix; products cost as much as numbers
+            lines = math.prod(given[0].shape[:-1]) * math.prod(given[1].shape[:-2])
+            size = lines * given[1].shape[-1] * (1 + given[0].shape[-1] // 16)
+        case "Pad":
+            size = _padded(node, inputs)
+        case op if op in _SHAPED:
+            size = math.prod(np.broadcast_shapes(*(x.shape for x in given)))
+    return size * max((x.itemsize for x in given), default=8)
+
+
+def _padded(node: Any, inputs: Sequence[np.ndarray | None]) -> int:
+    attributes = _attributes(node)
+    pads = inputs[1] if len(inputs) > 1 else attributes.get("pads", attributes.get("paddings"))
+    pads = np.asarray(pads).reshape(-1).tolist()
+    half = len(pads) // 2
+    axes = range(half) if len(inputs) < 4 or inputs[3] is None else inputs[3].reshape(-1).tolist()
+    sizes = list(inputs[0].shape)
+    for axis, before, after in zip(axes, pads[:half], pads[half:], strict=True):
+        sizes[axis] += abs(before) + abs(after)
+    return math.prod(sizes)
+
+
+# --- operators that are run here: each takes its inputs and gives its outputs -----------------
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    get = package().helper.get_attribute_value
+    return {attribute.name: get(attribute) for attribute in node.attribute}
+
+
+def _geometry(node: Any, x: np.ndarray, window: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Strides and padding of a convolution or a pool."""
+    values = _attributes(node)
+    rank = len(window)
+    if x.ndim != rank + 2 or {*values.get("dilations", [1])} != {1}:
+        raise UserError(f"its {_show(node)} is dilated, or not for images")
+    if values.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise UserError(f"its {_show(node)} is padded by a rule that no variant has")
+    strides, pads = (
+        list(values.get("strides", [1] * rank)),
+        list(values.get("pads", [0] * 2 * rank)),
+    )
+    if len(strides) != rank or len(pads) != 2 * rank or min(strides) < 1 or min(pads) < 0:
+        raise UserError(f"its {_show(node)} is damaged: strides {strides[:6]}, pads {pads[:6]}")
+    if values.get("ceil_mode"):  # as much padding as the last window that starts inside needs
+        for axis, size in enumerate(x.shape[2:]):
+            over = -(size + pads[axis] + pads[axis + rank] - window[axis]) % strides[axis]
+            starts = size + pads[axis] + pads[axis + rank] + over - window[axis]
+            pads[axis + rank] += over if starts < size + pads[axis] else 0
+    return strides, pads
+
+
+def _places(found: Run, x: np.ndarray, window: Sequence[int], strides: list, pads: list) -> int:
+    """Windows of an image; what is padded counts as made."""
+    rank = len(window)
+    sizes = [x.shape[2 + i] + pads[i] + pads[i + rank] for i in range(rank)]
+    found.spend(4 * math.prod(x.shape[:2]) * math.prod(sizes))
+    return math.prod((n - k) // s + 1 for n, k, s in zip(sizes, window, strides, strict=True))
+
+
+def _conv(found: Run, node: Any, x: Any, kernel: Any, bias: Any = None) -> list[np.ndarray]:
+    name = found.next_layer(True, x)
+    if bias is None or bias.ndim != 1 or kernel.ndim != 4:
+        raise UserError(f"its {name} has no bias, or is not for images")
+    groups, (strides, pads) = (
+        _attributes(node).get("group", 1),
+        _geometry(node, x, kernel.shape[2:]),
+    )
+    fits = groups > 0 and x.shape[1] == kernel.shape[1] * groups and len(kernel) % groups == 0
+    if not fits or len(bias) != len(kernel):
+        raise UserError(
+            f"its {name} has a kernel of {show(kernel.shape)} in {groups} groups and "
+            f"{bias.size} biases for an image of {show(x.shape)}"
+        )
+    places = _places(found, x, kernel.shape[2:], strides, pads) * len(x)
+    made = 4 * places * (kernel[0].size * groups + len(kernel))
+    found.spend(made, work=places * kernel.size)
+    kernel = found.learn(name, node.input[1], kernel, transpose=True)
+    bias = found.learn(name, node.input[2], bias, transpose=False)
+    return [reference.convolve(x, kernel, bias, strides, pads, groups)]
+
+
+def _gemm(found: Run, node: Any, x: Any, kernel: Any, bias: Any = None) -> list[np.ndarray]:
+    name, values = found.next_layer(False, x), _attributes(node)
+    transposed = bool(values.get("transB"))
+    if bias is None or kernel.ndim != 2 or values.get("transA"):
+        raise UserError(f"its {name} has no bias, or transposes the image")
+    if x.ndim != 2:
+        raise UserError(f"its {name} takes {show(x.shape)} numbers, which are not flattened")
+    if kernel.shape[transposed] != x.shape[1] or bias.size != kernel.shape[1 - transposed]:
+        raise UserError(f"its {name} is damaged: the kernel does not fit {x.shape[1]} inputs")
+    found.spend(4 * len(x) * bias.size, work=len(x) * kernel.size)
+    kernel = found.learn(name, node.input[1], kernel, transposed)
+    bias = found.learn(name, node.input[2], bias.reshape(-1), transpose=False)
+    result = (x @ (kernel.T if transposed else kernel)) * np.float32(values.get("alpha", 1.0))
+    return [result + bias * np.float32(values.get("beta", 1.0))]
+
+
+def _product(found: Run, node: Any, x: Any, kernel: Any) -> list[np.ndarray]:
+    """A dense layer that gets its bias later."""
+    name = found.next_layer(False, x)
+    if kernel.ndim != 2 or len(kernel) != x.shape[1]:
+        raise UserError(f"its {name} is damaged: the kernel does not fit {x.shape[1]} inputs")
+    found.spend(4 * len(x) * kernel.shape[1], work=len(x) * kernel.size)
+    found.unbiased[node.output[0]] = name
+    return [x @ found.learn(name, node.input[1], kernel, transpose=False)]
+
+
+def _biased(found: Run, node: Any, *operands: Any) -> list[np.ndarray]:
+    product = int(node.input[0] not in found.unbiased)
+    x, bias, source = operands[product], operands[1 - product], node.input[1 - product]
+    name = found.unbiased.pop(node.input[product])
+    if bias.size != x.shape[1] or len(operands) != 2:
+        raise UserError(f"its {name} is damaged: the bias does not fit {x.shape[1]} outputs")
+    return [x + found.learn(name, source, bias.reshape(-1), transpose=False)]
+
+
+def _pool(found: Run, node: Any, x: Any) -> list[np.ndarray]:
+    values = _attributes(node)
+    window, maximum = values["kernel_shape"], node.op_type == "MaxPool"
+    strides, pads = _geometry(node, x, window)
+    places = _places(found, x, window, strides, pads)
+    made = math.prod(x.shape[:2]) * places
+    found.spend(4 * made, work=_SLOW * made * math.prod(window))
+    if (
+        not maximum
+        and any(pads)
+        and (values.get("ceil_mode") or not values.get("count_include_pad"))
+    ):
+        raise UserError("it has an average pool that leaves out padding, as no variant has")
+    view = reference.windows(reference.pad(x, pads, -np.inf if maximum else 0.0), window, strides)
+    axes = tuple(range(-len(window), 0))
+    return [view.max(axes) if maximum else view.mean(axes, dtype=np.float32)]
+
+
+def _lrn(found: Run, node: Any, x: Any) -> list[np.ndarray]:
+    values = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0} | _attributes(node)
+    size = values["size"]
+    if x.ndim != 4 or size < 1:
+        raise UserError("its LRN is not over channels")
+    padded = x.size // x.shape[1] * (x.shape[1] + size)
+    found.spend(4 * (3 * x.size + padded), work=_SLOW * x.size * size)
+    return [reference.normalize(x, size, values["alpha"], values["beta"], values["bias"])]
+
+
+def _filled(found: Run, node: Any, shape: Any) -> list[np.ndarray]:
+    """ConstantOfShape, as a view of one number: a file of nothing else takes no memory yet."""
+    fill = package().numpy_helper.to_array
+    value = _attributes(node).get("value")
+    number = np.zeros(1, np.float32) if value is None else fill(value)
+    if shape.size > 8 or number.size != 1 or min(shape.reshape(-1).tolist(), default=0) < 0:
+        raise UserError("its 'ConstantOfShape' has no shape")
+    return [np.broadcast_to(number.reshape(()), shape.reshape(-1).tolist())]
+
+
+def _dropout(found: Run, node: Any, x: Any, ratio: Any = None, training: Any = None) -> list:
+    if training is not None and training.any():
+        raise UserError("it drops units at random, as AlexNet does in training only")
+    return [x]
+
+
+def _if(found: Run, node: Any, condition: Any) -> list[np.ndarray | None]:
+    """Run the branch that the condition, of shapes alone, chooses."""
+    if node.input[0] in found.from_image:
+        raise UserError("it has an 'If' that looks at the image")
+    name = "then_branch" if condition.reshape(()) else "else_branch"
+    graphs = [attribute.g for attribute in node.attribute if attribute.name == name]
+    if len(graphs) != 1:
+        raise UserError("it is damaged: an 'If' has no branches")
+    for inner in graphs[0].node:
+        if inner.op_type == "If":
+            raise UserError("it has an 'If' within another")
+        _step(found, inner)
+    return [found.value(output.name) for output in graphs[0].output]
+
+
+_OWN = {
+    "AveragePool": _pool, "ConstantOfShape": _filled, "Conv": _conv, "Dropout": _dropout,
+    "Gemm": _gemm, "If": _if, "LRN": _lrn, "MaxPool": _pool,
+}  # fmt: skip

@@ -1,0 +1,121 @@
+"""The forward pass of a table in NumPy: a yardstick for networks that arrive as graphs.
+
+For one or two images in NCHW, with arrays in canonical layout except that fc6's rows are in C, H, W
+order, as in the files that it is compared with.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from alexnet.errors import UserError
+from alexnet.layers import (
+    LRN,
+    AdaptiveAvgPool,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    MaxPool,
+    ReLU,
+    Spec,
+)
+
+
+def forward(
+    spec: Spec, arrays: Mapping[str, np.ndarray], reached: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """What should reach each learned layer after the first, and at the end the `logits`.
+
+    Each layer goes on from what did reach it, so that rounding does not add up.
+
+    Args:
+        spec: the network.
+        arrays: kernels HWIO and (in, out), and biases, by canonical name.
+        reached: the input of each learned layer, by its name, (batch, channels, height, width) or
+            (batch, features).
+
+    Raises:
+        UserError: for a kind of layer that has no NumPy form here.
+    """
+    x: np.ndarray | None = None
+    for layer in spec:
+        if isinstance(layer, Conv | Dense):
+            if x is not None:
+                yield layer.name, x
+            x = reached[layer.name]
+            kernel, bias = arrays[f"{layer.name}.kernel"], arrays[f"{layer.name}.bias"]
+        match layer:
+            case Conv():
+                pads, strides = (layer.padding,) * 4, (layer.stride,) * 2
+                x = convolve(x, kernel.transpose(3, 2, 0, 1), bias, strides, pads, layer.groups)
+            case Dense():
+                x = x @ kernel + bias
+            case ReLU():
+                x = np.maximum(x, 0)
+            case LRN():
+                parts = np.split(x, layer.groups, axis=1)
+                rule = (layer.size, layer.alpha, layer.beta, layer.k)
+                x = np.concatenate([normalize(part, *rule) for part in parts], axis=1)
+            case MaxPool():
+                pads = (0, 0, *(layer.overhang(size) for size in x.shape[2:]))
+                padded = pad(x, pads, -np.inf)
+                x = windows(padded, (layer.window,) * 2, (layer.stride,) * 2).max((-2, -1))
+            case AdaptiveAvgPool():
+                rows, columns = (bin_matrix(size, layer.size) for size in x.shape[2:])
+                x = rows @ x @ columns.T
+            case Flatten():
+                x = x.reshape(len(x), -1)
+            case Dropout():
+                pass
+            case _:
+                raise UserError(f"a graph can't be compared with a {type(layer).__name__} layer")
+    yield "logits", x
+
+
+def pad(x: np.ndarray, pads: Sequence[int], value: float = 0.0) -> np.ndarray:
+    """Pixels around the images; `pads` are those before each axis, then those after each."""
+    half = len(pads) // 2
+    around = [(0, 0), (0, 0), *zip(pads[:half], pads[half:], strict=True)]
+    return np.pad(x, around, constant_values=value)
+
+
+def windows(x: np.ndarray, window: Sequence[int], strides: Sequence[int]) -> np.ndarray:
+    """A view of all windows: (batch, channels, *places, *window)."""
+    view = sliding_window_view(x, tuple(window), tuple(range(2, x.ndim)))
+    return view[(slice(None), slice(None), *(slice(None, None, step) for step in strides))]
+
+
+def convolve(
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    groups: int,
+) -> np.ndarray:
+    """A convolution with an OIHW kernel."""
+    view = windows(pad(x, pads), kernel.shape[2:], strides)
+    parts = [
+        np.tensordot(part, own, ([1, 4, 5], [1, 2, 3]))
+        for part, own in zip(np.split(view, groups, 1), np.split(kernel, groups), strict=True)
+    ]
+    return np.ascontiguousarray((np.concatenate(parts, axis=3) + bias).transpose(0, 3, 1, 2))
+
+
+def normalize(x: np.ndarray, size: int, alpha: float, beta: float, k: float) -> np.ndarray:
+    """LRN over all channels; an even window leans to the channels after, as ONNX has it."""
+    before = (size - 1) // 2
+    squares = np.pad(x * x, ((0, 0), (before, size - 1 - before), (0, 0), (0, 0)))
+    sums = sliding_window_view(squares, size, 1).sum(-1)
+    return x / (np.float32(k) + np.float32(alpha / size) * sums) ** np.float32(beta)
+
+
+def bin_matrix(size: int, bins: int) -> np.ndarray:
+    """The (bins, size) matrix of adaptive average pooling along one axis, with torch's edges."""
+    matrix = np.zeros((bins, size), "<f4")
+    for i in range(bins):
+        start, end = i * size // bins, -(-(i + 1) * size // bins)
+        matrix[i, start:end] = 1 / (end - start)
+    return matrix
