@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from alexnet.errors import UserError
 from alexnet.files import as_path
-from alexnet.layers import REVISION, LeCun, Spec, refuse_outdated
+from alexnet.layers import LeCun, Spec
 from alexnet.options import between, check_values, flag, require
 from alexnet.preprocess import (
     IMAGENET_MEAN,
@@ -23,7 +23,7 @@ from alexnet.preprocess import (
     Normalize,
     Preprocess,
 )
-from alexnet.spec import VARIANTS, variant
+from alexnet.spec import REVISION, VARIANTS, refuse_outdated, variant
 
 if TYPE_CHECKING:  # the data package needs NumPy, which --help does not wait for
     import numpy as np

@@ -23,11 +23,10 @@ from alexnet.layers import (
     MaxPool,
     ReLU,
     Spec,
-    refuse_outdated,
     trace,
     variables,
 )
-from alexnet.spec import VARIANTS, like, variant
+from alexnet.spec import VARIANTS, like, refuse_outdated, variant
 
 KINDS: dict[str, type] = {
     kind.__name__: kind

@@ -6,6 +6,7 @@ Nothing recurses with the file's depth, and no length is believed that the file 
 """
 
 import os
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np

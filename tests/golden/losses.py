@@ -25,7 +25,7 @@ STEPS = 20
 
 
 def narrow(name: str) -> TrainConfig:
-    """A recipe as it is, but for the size of network, image and batch, and for data of one's own."""
+    """A recipe as it is, but for sizes, and for data that is there."""
     config = recipe(name)
     model = dataclasses.replace(
         config.model, width=0.0625, image_size=min_image_size(VARIANTS[config.model.variant])
