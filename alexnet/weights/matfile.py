@@ -20,7 +20,7 @@ from alexnet.errors import UserError
 
 _SLACK, _MAX_RATIO = 8 << 20, 4  # the most that is unpacked, in bytes and in times the file
 _MAX_PARTS = 20_000  # matrices and field names; a model with names for 1000 classes has some 3000
-_MAX_DEPTH = 8
+_MAX_VARIABLES, _MAX_DEPTH = 100, 8
 _MAX_FIELDS, _MAX_NAME = 100, 64  # of a struct, and bytes of a name with the zero at its end
 _PIECE = 1 << 14  # bytes that are unpacked at a time, to a thousand times as many at most
 _MATRIX, _COMPRESSED = 14, 15
@@ -67,6 +67,8 @@ def _variable(file: BinaryIO, left: int) -> Iterator[bytes]:
         yield tag
     try:
         for start in range(0, length, _PIECE):
+            if stream and stream.eof:
+                raise UserError("it is damaged: a variable's compressed data ends too early")
             piece = file.read(min(_PIECE, length - start))
             yield stream.decompress(piece) if stream else piece
     except zlib.error as error:
@@ -116,6 +118,7 @@ class _Scan:
 
     def variable(self, data: memoryview) -> None:
         """Refuse a variable whose parts don't fill it, or that holds what weights don't need."""
+        self._count(_MAX_PARTS // _MAX_VARIABLES)
         kind, content, end = _element(data, 0)
         if kind != _MATRIX or end != len(data):
             raise UserError("it is damaged: a variable is no matrix, or does not end")
