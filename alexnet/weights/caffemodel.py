@@ -40,7 +40,7 @@ _SILENT = {  # nothing at evaluation, or not part of the network
 
 @dataclass(frozen=True)
 class _Fields:
-    """Where a layer's message has its parts."""
+    """The numbers of the parts of a layer's message."""
 
     name: int
     type: int
@@ -184,7 +184,7 @@ def _step(layer: _Parsed, above: list[Layer], image_size: int) -> list[Layer]:
         case "LRN":
             lrn = layer.part(fields.lrn)
             if wire.one_int(lrn, 4, 0):
-                raise UserError(f"its layer {layer.name[:50]!r} normalises within channels")
+                raise UserError(f"its layer {layer.name[:50]!r} normalizes within channels")
             return [LRN(wire.one_int(lrn, 1, 5), wire.one_float(lrn, 2, 1.0),
                         wire.one_float(lrn, 3, 0.75), wire.one_float(lrn, 5, 1.0))]  # fmt: skip
         case "Pooling":

@@ -108,7 +108,7 @@ def _pop(index):
     [
         (_set((3, "lrn", "k"), 2.0), r"nearest is 'caffe', but step 3 is 'LRN .* k 2,.*has.* k 1,"),
         (_set((3, "lrn", "alpha"), 5e-4), "step 3 is 'LRN of 5, 0.0005"),
-        (_set((3, "lrn", "norm_region"), 1), "normalises within channels"),
+        (_set((3, "lrn", "norm_region"), 1), "normalizes within channels"),
         (_set((4, "pooling", "stride"), 1), "step 4 is '3x3 max pool, stride 1"),
         (_set((4, "pooling", "pool"), 1), "not AlexNet's max pooling"),
         (_set((5, "convolution", "group"), 1), r"step 5 .*groups 1.*groups 2"),
