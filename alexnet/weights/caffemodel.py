@@ -24,6 +24,7 @@ from alexnet.weights.network import pool, recognise
 _V1_LAYERS, _V2_LAYERS = 2, 100  # fields of NetParameter
 # AlexNet has some 25 layers of some 10 fields; each layer is compared with those above it.
 _MAX_LAYERS, _MAX_FIELDS, _MAX_NET = 100, 100, 1000
+_MAX_PART = 10_000  # bytes of a layer's parameters, blobs aside: a few numbers and names
 _MAX_SIDE = 4096  # kernel, stride, padding and image size, in pixels
 # Types of layers by V1's numbers, in V2's words.
 _V1_TYPES = {
@@ -69,6 +70,10 @@ class _Parsed:
     def part(self, number: int) -> wire.Message:
         """One of the messages in it, empty where it has none."""
         parts = wire.messages(self.message, number)
+        if parts and len(parts[-1]) > _MAX_PART:
+            raise UserError(
+                f"it is damaged: the parameters of layer {self.name[:50]!r} are too long"
+            )
         return _parse(parts[-1]) if parts else {}
 
 

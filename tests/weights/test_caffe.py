@@ -180,6 +180,16 @@ def test_caffe_with_very_many_layers(number, count):
     assert time.process_time() - start < 0.5
 
 
+def test_caffe_with_very_many_numbers():
+    """A packed field of equal kernel sizes; a hundred layers of ten such fields took a minute."""
+    sizes = b"".join(_field(number, b"\x03" * 90_000) for number in (3, 4, 6, 9, 10, 11, 12, 13))
+    conv = _field(1, b"c") + _field(2, b"Convolution") + _field(106, sizes + b"\x08\x01")
+    start = time.process_time()
+    with pytest.raises(UserError, match="parameters of layer 'c' are too long"):
+        load_data(view(_field(100, conv) * 90), "caffe", "w")
+    assert time.process_time() - start < 1
+
+
 def test_caffe_with_very_many_empty_fields():
     """In the network, in layers, in their parts and blobs: a few bytes would become a hundred."""
     empty = b"\x12\x00" * 500_000
