@@ -71,9 +71,7 @@ class _Parsed:
         """One of the messages in it, empty where it has none."""
         parts = wire.messages(self.message, number)
         if parts and len(parts[-1]) > _MAX_PART:
-            raise UserError(
-                f"it is damaged: the parameters of layer {self.name[:50]!r} are too long"
-            )
+            raise UserError(f"its layer {self.name[:50]!r} has too many parameters")
         return _parse(parts[-1]) if parts else {}
 
 
