@@ -54,7 +54,7 @@ def _named(spec: Spec, name: str, image_size: int) -> Spec | None:
 
 
 def _any_size(spec: Spec) -> bool:
-    """Whether the network was made for images of any size, by adaptive pooling."""
+    """Tell networks for images of any size, by their adaptive pooling."""
     return any(isinstance(layer, AdaptiveAvgPool) for layer in spec)
 
 
@@ -66,7 +66,7 @@ def _resized(weights: Weights, target: Spec) -> Preprocess:
 
 
 def _alternatives(spec: Spec) -> str:
-    """What the weights can be: every variant that computes the same."""
+    """A clause with every variant that computes the same."""
     same = []
     for name in VARIANTS:
         other = _named(spec, name, spec.image_size)
@@ -87,8 +87,8 @@ def fold_preprocess(weights: Weights, target: Preprocess) -> Weights:
         target: the preprocessing wanted; all but mean and std must be as it is.
 
     Raises:
-        UserError: where that can't be: resizing or colours differ, a mean image is subtracted, or
-            conv1 pads its input with zeros, which would stand for another colour.
+        UserError: where that can't be: resizing or colors differ, a mean image is subtracted, or
+            conv1 pads its input with zeros, which would stand for another color.
     """
     source, wanted = (to_json(each) for each in (weights.preprocess, target))
     for field in ("resize_rule", "resize_to", "crop", "channel_order"):

@@ -31,7 +31,9 @@ from alexnet.weights.names import CAFFE_LAYERS
 from alexnet.weights.network import pool, recognise
 
 _V1_LAYERS, _V2_LAYERS = 2, 100  # fields of NetParameter
-_MAX_LAYERS, _MAX_FIELDS = 100, 100  # AlexNet has some 25 layers of some 10 fields
+# AlexNet has some 25 layers of some 10 fields; each layer is compared with those above it.
+_MAX_LAYERS, _MAX_FIELDS, _MAX_NET = 100, 100, 1000
+_MAX_PART = 10_000  # bytes of a layer's parameters, blobs aside: a few numbers and names
 _MAX_SIDE = 4096  # kernel, stride, padding and image size, in pixels
 # Types of layers by V1's numbers, in V2's words.
 _V1_TYPES = {
@@ -48,7 +50,7 @@ _SILENT = {  # nothing at evaluation, or not part of the network
 
 @dataclass(frozen=True)
 class _Fields:
-    """Where a layer's message has its parts."""
+    """The numbers of the parts of a layer's message."""
 
     name: int
     type: int
@@ -77,7 +79,9 @@ class _Parsed:
     def part(self, number: int) -> wire.Message:
         """One of the messages in it, empty where it has none."""
         parts = wire.messages(self.message, number)
-        return wire.parse(parts[-1]) if parts else {}
+        if parts and len(parts[-1]) > _MAX_PART:
+            raise UserError(f"its layer {self.name[:50]!r} has too many parameters")
+        return _parse(parts[-1]) if parts else {}
 
 
 def read(file: BinaryIO) -> Found:
@@ -86,7 +90,7 @@ def read(file: BinaryIO) -> Found:
     Raises:
         UserError: for a file that is damaged, or another network.
     """
-    net = wire.parse(read_all(file))
+    net = _parse(read_all(file), _MAX_NET)
     layers = _layers(net)
     image_size = _image_size(net, layers)
     arrays: dict[str, np.ndarray] = {}
@@ -112,6 +116,11 @@ def read(file: BinaryIO) -> Found:
     )  # fmt: skip
 
 
+def _parse(data: memoryview, most: int = _MAX_FIELDS) -> wire.Message:
+    """A message of few fields: each takes a hundred times its bytes in memory."""
+    return wire.parse(data, most)
+
+
 def _layers(net: wire.Message) -> list[_Parsed]:
     found: list[_Parsed] = []
     for number, fields in ((_V1_LAYERS, _V1), (_V2_LAYERS, _V2)):
@@ -119,7 +128,7 @@ def _layers(net: wire.Message) -> list[_Parsed]:
         if len(parts) > _MAX_LAYERS:
             raise UserError(f"it has {len(parts)} layers: no AlexNet has more than {_MAX_LAYERS}")
         for part in parts:
-            message = wire.parse(part, _MAX_FIELDS)
+            message = _parse(part)
             if fields is _V1:
                 if 1 in message:
                     raise UserError(
@@ -149,7 +158,7 @@ def _collect(
         return
     for part, blob in zip(("kernel", "bias"), blobs, strict=False):
         key = f"{name}.{part}"
-        array = _blob(layer.name, wire.parse(blob))
+        array = _blob(layer.name, _parse(blob))
         if part == "bias":
             array = array.reshape(-1)
         elif not name.startswith("conv") and array.ndim == 4 and array.shape[:2] == (1, 1):
@@ -164,7 +173,7 @@ def _blob(name: str, blob: wire.Message) -> np.ndarray:
         raise UserError(f"its layer {name[:50]!r} has fp64 weights, not fp32")
     data = wire.floats(blob, 5)
     if 7 in blob:
-        shape = wire.ints(wire.parse(wire.messages(blob, 7)[-1]), 1)
+        shape = wire.ints(_parse(wire.messages(blob, 7)[-1]), 1)
     else:
         shape = [wire.one_int(blob, number, 0) for number in (1, 2, 3, 4)]
     if len(shape) > 8 or any(n < 0 for n in shape) or math.prod(shape) != len(data):
@@ -187,7 +196,7 @@ def _step(layer: _Parsed, above: list[Layer], image_size: int) -> list[Layer]:
         case "LRN":
             lrn = layer.part(fields.lrn)
             if wire.one_int(lrn, 4, 0):
-                raise UserError(f"its layer {layer.name[:50]!r} normalises within channels")
+                raise UserError(f"its layer {layer.name[:50]!r} normalizes within channels")
             return [LRN(wire.one_int(lrn, 1, 5), wire.one_float(lrn, 2, 1.0),
                         wire.one_float(lrn, 3, 0.75), wire.one_float(lrn, 5, 1.0))]  # fmt: skip
         case "Pooling":
@@ -230,11 +239,11 @@ def _image_size(net: wire.Message, layers: list[_Parsed]) -> int:
     """The input's height and width, where the file tells; else Caffe's 227."""
     sizes = wire.ints(net, 4)[2:4]
     for shape in wire.messages(net, 8)[:1]:
-        sizes = wire.ints(wire.parse(shape), 1)[2:4]
+        sizes = wire.ints(_parse(shape), 1)[2:4]
     for layer in layers:
         if layer.type == "Input":
             for shape in wire.messages(layer.part(143), 1)[:1]:
-                sizes = wire.ints(wire.parse(shape), 1)[2:4]
+                sizes = wire.ints(_parse(shape), 1)[2:4]
         crop = wire.one_int(layer.part(layer.fields.transform), 3, 0)
         sizes = sizes or ([crop, crop] if crop else [])
     if len(set(sizes)) > 1 or not all(1 <= size <= _MAX_SIDE for size in sizes):

@@ -194,7 +194,7 @@ def detect(path: str | Path) -> str:
 
 
 def detect_file(file: BinaryIO, path: str | Path) -> str:
-    """What `detect` does, for a seekable file that is open at its start, and is left there."""
+    """The format of a seekable file that is open at its start, and is left there; see `detect`."""
     format = format_of(file, path)
     if format is None:
         raise UserError(

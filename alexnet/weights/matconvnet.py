@@ -95,7 +95,7 @@ def _layer(
         window, stride = _equal(layer, "pool", name), _equal(layer, "stride", name)
         top, bottom, left, right = _four(layer, name)
         if (top, bottom) != (left, right):
-            raise UserError(f"its pool {name!r} is padded unevenly")
+            raise UserError(f"its pool {name[:50]!r} is padded unevenly")
         return [pool(above, image_size, window, stride, (top, bottom))]
     if kind_name in _SILENT:
         return []
@@ -175,7 +175,7 @@ def _four(layer: dict[str, Any], name: str) -> tuple[int, int, int, int]:
 
 
 def _preprocess(normalization: dict[str, Any], spec: Spec) -> tuple[Preprocess | None, bool]:
-    """The preprocessing, and whether it subtracts a mean image instead of a mean colour."""
+    """The preprocessing, and whether it subtracts a mean image instead of a mean color."""
     image = normalization.get("averageImage")
     if not isinstance(image, np.ndarray) or image.size < spec.channels:
         return None, False

@@ -13,7 +13,7 @@ import numpy as np
 
 from alexnet.errors import UserError
 
-MAX_FIELDS = 1000  # in one message; AlexNet's largest has some hundred
+MAX_FIELDS = 100_000  # in one message; AlexNet's largest has some hundred
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: 8, FIXED32: 4}
 

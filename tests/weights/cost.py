@@ -1,4 +1,4 @@
-"""What a conversion of the full network costs: `python -m tests.weights.cost`, on Linux.
+"""Cost of converting the full network: `python -m tests.weights.cost`, on Linux.
 
 Prints a Markdown table: processor time and memory of reading every format and of writing every
 format that is written, 61 million numbers each, in a process of its own and beyond its imports.

@@ -116,7 +116,7 @@ def _pop(index):
     [
         (_set((3, "lrn", "k"), 2.0), r"nearest is 'caffe', but step 3 is 'LRN .* k 2,.*has.* k 1,"),
         (_set((3, "lrn", "alpha"), 5e-4), "step 3 is 'LRN of 5, 0.0005"),
-        (_set((3, "lrn", "norm_region"), 1), "normalises within channels"),
+        (_set((3, "lrn", "norm_region"), 1), "normalizes within channels"),
         (_set((4, "pooling", "stride"), 1), "step 4 is '3x3 max pool, stride 1"),
         (_set((4, "pooling", "pool"), 1), "not AlexNet's max pooling"),
         (_set((5, "convolution", "group"), 1), r"step 5 .*groups 1.*groups 2"),
@@ -186,6 +186,16 @@ def test_caffe_with_very_many_layers(number, count):
     with pytest.raises(UserError, match=r"no AlexNet has more than 100|too many fields"):
         load_data(view(_field(number, pooling) * count), "caffe", "w")
     assert time.process_time() - start < 0.5
+
+
+def test_caffe_with_very_many_numbers():
+    """A packed field of equal kernel sizes; a hundred layers of ten such fields took a minute."""
+    sizes = b"".join(_field(number, b"\x03" * 90_000) for number in (3, 4, 6, 9, 10, 11, 12, 13))
+    conv = _field(1, b"c") + _field(2, b"Convolution") + _field(106, sizes + b"\x08\x01")
+    start = time.process_time()
+    with pytest.raises(UserError, match="layer 'c' has too many parameters"):
+        load_data(view(_field(100, conv) * 90), "caffe", "w")
+    assert time.process_time() - start < 1
 
 
 def test_caffe_with_very_many_empty_fields():
