@@ -46,7 +46,7 @@ def print_native(spec: Spec) -> bool:
 
 
 def devices(config: TrainConfig) -> dict[str, Any]:
-    """The devices of all processes: platform, kind, count, and bytes of memory (None on CPU).
+    """The devices of all processes: platform, kind and count.
 
     Raises:
         UserError: where they can't share the batch or the mesh that the configuration asks for.
@@ -54,12 +54,10 @@ def devices(config: TrainConfig) -> dict[str, Any]:
     found = jax.devices()
     mesh = parallel.device_mesh(found, *parallel.mesh_shape(config.devices.mesh, len(found)))
     parallel.check_sizes(config, config.spec(num_classes=1000), mesh)
-    memory = jax.local_devices()[0].memory_stats() or {}
     return {
         "version": jax.__version__,
         "platform": found[0].platform,
         "kind": found[0].device_kind,
         "count": len(found),
         "processes": jax.process_count(),
-        "memory": memory.get("bytes_limit"),
     }
