@@ -64,7 +64,8 @@ def check(seen: dict[str, Any], config: TrainConfig, root: Path = Path("/")) -> 
     if "error" in seen:
         return [Finding("devices", WRONG, seen["error"], seen.get("fix", ""))]
     framework, platform = config.framework, seen["platform"]
-    found = f"{seen['count']} {seen['kind']} device(s), {framework} {seen['version']}"
+    noun = "device" if seen["count"] == 1 else "devices"
+    found = f"{seen['count']} {seen['kind']} {noun}, {framework} {seen['version']}"
     if seen["processes"] > 1:
         found += f", {seen['processes']} processes"
     findings = [Finding("devices", OK, found)]
