@@ -33,7 +33,7 @@ TABLES = {
 
 
 def report(options: str, folder: Path | None) -> dict:
-    """What `alexnet compile --json` prints for these options."""
+    """The output of `alexnet compile --json` for these options."""
     kept = folder and folder / f"{options.replace('--', '').replace(' ', '_')}.json"
     if kept and kept.exists():
         return json.loads(kept.read_text())

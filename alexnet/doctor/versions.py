@@ -32,7 +32,7 @@ def check(config: TrainConfig) -> list[Finding]:
 
 
 def _packages(needs: list[Requirement], fix: str) -> list[Finding]:
-    """What this project needs, what that in turn needs, and JAX's parts for accelerators."""
+    """Check what this project needs, what that in turn needs, and JAX's accelerator parts."""
     every = [(PROJECT, need, fix) for need in needs]
     for need in filter(lambda need: _installed(need.name), needs):
         every += [(need.name, inner, fix) for inner in _needs(need.name, need.extras)]
@@ -51,7 +51,7 @@ def _packages(needs: list[Requirement], fix: str) -> list[Finding]:
 
 
 def _needs(name: str, extras: set[str]) -> Iterator[Requirement]:
-    """What a distribution needs here, with these extras of its own."""
+    """Requirements of a distribution that hold here, with these extras of its own."""
     for text in metadata.requires(name) or ():
         need = Requirement(text)
         if need.marker and not any(need.marker.evaluate({"extra": e}) for e in extras | {""}):

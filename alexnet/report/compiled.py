@@ -1,4 +1,4 @@
-"""What compiling the training step for a TPU slice told, as tables."""
+"""`alexnet compile`: the compiler's numbers as tables."""
 
 from collections.abc import Mapping
 from typing import Any
