@@ -45,7 +45,7 @@ def as_path(text: str | PurePath) -> Path:
 
 
 def is_remote(path: str | PurePath) -> bool:
-    """Whether a path is on Google Cloud Storage."""
+    """Tell a path on Google Cloud Storage from a local one."""
     return str(path).startswith(REMOTE)
 
 

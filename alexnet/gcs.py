@@ -23,6 +23,7 @@ import gcsfs
 import google.auth.exceptions
 import requests
 from etils import epath  # noqa: F401  (for `files.as_path`)
+from fsspec.asyn import sync_wrapper
 
 _NO_OBJECT = "there is no such object"
 _NO_CREDENTIALS = (
@@ -51,6 +52,8 @@ class Storage(gcsfs.GCSFileSystem):
         except Exception as error:
             raise explained(error, *_object(path, args)) from error
 
+    call = sync_wrapper(_call)
+
     def _open(self, path: str, mode: str = "rb", **options: Any) -> gcsfs.core.GCSFile:
         file = super()._open(path, mode, **options)
         if mode == "rb" and file.details["type"] == "directory":  # would read as an empty file
@@ -77,8 +80,11 @@ class Storage(gcsfs.GCSFileSystem):
         except FileNotFoundError:
             return False  # gcsfs says so whatever the error is
 
-    async def _expand_path(self, path: Any, *args: Any, **options: Any) -> list[str]:
-        return await super()._expand_path(path, *args, **{**options, "assume_literal": True})
+    async def _expand_path(self, path: Any, recursive: bool = False, **_: Any) -> list[str]:
+        paths = {self._strip_protocol(one) for one in ([path] if isinstance(path, str) else path)}
+        for folder in tuple(paths) if recursive else ():
+            paths.update(await self._find(folder, withdirs=True))
+        return sorted(paths)
 
     async def _rm_files(self, paths: list[str]) -> list:
         deleted = (self._rm_file(path) for path in paths)  # a batch's errors are no sentences
@@ -103,13 +109,14 @@ def storage() -> Storage:
 
 
 def explained(error: Exception, bucket: str, name: str) -> OSError:
-    """The error of pathlib's kind that says what a failed request came to.
+    """Translate what a request failed with: gcsfs raises aiohttp's, Google's and its own errors.
 
     Returns:
         FileNotFoundError, PermissionError, ConnectionError or another OSError, with `strerror`.
     """
     url = f"gs://{bucket}/{name}"
     said = str(error).strip().rpartition("\n")[2][:_LONGEST]
+    said = "".join(filter(str.isprintable, said))
     if isinstance(error, FileNotFoundError):
         reason = _NO_OBJECT if name else f"there is no bucket gs://{bucket}"
         return FileNotFoundError(errno.ENOENT, reason, url)

@@ -24,7 +24,7 @@ class Processes:
     stop_signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)  # for the loop to catch
 
     def describe(self) -> str:
-        """Which of the processes this is, in words."""
+        """This process's place among the others, in words."""
         return "process 0 of 1"
 
     def gather(self, numbers: Sequence[int]) -> np.ndarray:
@@ -41,7 +41,10 @@ class Processes:
         return received
 
     def explain(self, error: Exception) -> str | None:
-        """What an error in a step says of the other processes; None where it is about others."""
+        """Say what an error in a step means for the run; None where it has another cause.
+
+        Such an error comes up where another process has ended.
+        """
         return None
 
     def leave(self, code: int) -> None:
@@ -52,7 +55,7 @@ class Processes:
 
 
 def together(processes: Processes, work: Callable[[], T]) -> T:
-    """What the work gives, once every process has done it; if it fails in one, none goes on.
+    """Do the work, and wait until every process has; if it fails in one, none goes on.
 
     Raises:
         UserError, RunError: what the work raised; in the others, that it did.

@@ -1,31 +1,23 @@
-"""What a compiled program sends between devices, read from its HLO text."""
+"""The exchanges between devices in a compiled program, read from its HLO text."""
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
-KINDS = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-)
+KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
 
 # One instruction: its type, its kind, and whether it is the first half of an asynchronous one.
 _INSTRUCTION = re.compile(
     r"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<type>\([^\"]*?\)|[^\s\"]+) "
-    rf"(?:ragged-)?(?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\((?P<rest>.*)"
+    rf"(?:ragged-)?(?P<kind>{KINDS})(?P<start>-start)?\((?P<rest>.*)"
 )
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{\s*$")
-_CHANNEL = re.compile(r"channel_id=(\d+)")
+_LAYOUT = re.compile(r"\{[^}]*\}|/\*.*?\*/")
+_STARTED = re.compile(r"\((?:\(.*?\)|\S+), (?P<result>\(.*?\)|[^\s)]+)")  # (inputs, results, ...)
 _ARRAY = re.compile(r"([a-z]\w*)\[([^\]]*)\]")
 
 
-@dataclass(frozen=True)
-class Collective:
+class Collective(NamedTuple):
     """One exchange between the devices of a group.
 
     Attributes:
@@ -39,20 +31,6 @@ class Collective:
     bytes: int
     group_size: int
 
-    @property
-    def sent(self) -> float:
-        """The fewest bytes that each device has to send, whatever the algorithm.
-
-        All-reduce 2 (n - 1)/n of its bytes, the others (n - 1)/n (Thakur, Rabenseifner and Gropp
-        2005, section 4); a permute or broadcast hands on all of them.
-        """
-        if self.group_size == 1:
-            return 0
-        if self.kind in ("collective-permute", "collective-broadcast"):
-            return self.bytes
-        passes = 2 if self.kind == "all-reduce" else 1
-        return passes * self.bytes * (self.group_size - 1) / self.group_size
-
 
 def collectives(hlo_text: str) -> list[Collective]:
     """The collectives of a compiled program, in the text's order, each counted once.
@@ -64,67 +42,30 @@ def collectives(hlo_text: str) -> list[Collective]:
     Args:
         hlo_text: what `compiled.as_text()` gives.
     """
-    found, seen, devices = [], set(), _devices(hlo_text)
-    for computation, instruction in _instructions(hlo_text):
-        if (one := _spread(instruction)) in seen:
+    sizes = re.findall(r"(?:replica_count|num_partitions)=(\d+)", hlo_text.split("\n", 1)[0])
+    devices, computation, found, seen = math.prod(map(int, sizes)), "", [], set()
+    for line in hlo_text.splitlines():
+        if header := _COMPUTATION.match(line):
+            computation = header["name"]
+        if not (one := _INSTRUCTION.match(line)):
             continue
-        if one:
-            seen.add(one)
-        kind, group = instruction["kind"], _group_size(instruction["rest"], devices)
-        size = _bytes(_result_type(instruction))
-        if kind == "reduce-scatter":
-            size *= group
-        elif computation.startswith("all-reduce-scatter"):  # a fusion that keeps one share
+        kind, group, type_ = one["kind"], _group_size(one["rest"], devices), one["type"]
+        if "async_collective_fusion_config" in one["rest"]:
+            # Copies differ in layout. The channel alone is no sign of one: all collectives that a
+            # `shard_map` asks for may have the same.
+            marks = re.findall(r'channel_id=\d+|chain_id="\d+"', one["rest"])
+            copy = (kind, tuple(_ARRAY.findall(type_)), tuple(marks))
+            if copy in seen:
+                continue
+            seen.add(copy)
+        if one["start"] and kind != "all-reduce":  # whose start has the type of its result
+            type_ = _STARTED.match(_LAYOUT.sub("", type_))["result"]
+        size = _bytes(type_) * (group if kind == "reduce-scatter" else 1)
+        if computation.startswith("all-reduce-scatter"):  # a fusion that keeps one share
             kind = "reduce-scatter"
         if group > 1:  # alone, a device has nobody to exchange with
             found.append(Collective(kind, size, group))
     return found
-
-
-def _instructions(hlo_text: str) -> Iterator[tuple[str, re.Match]]:
-    """Every instruction that starts a collective, with the name of the computation it is in."""
-    computation = ""
-    for line in hlo_text.splitlines():
-        if header := _COMPUTATION.match(line):
-            computation = header["name"]
-        elif instruction := _INSTRUCTION.match(line):
-            yield computation, instruction
-
-
-def _spread(instruction: re.Match) -> tuple | None:
-    """What the copies of an instruction that is spread over fusions share; None if it is not.
-
-    Copies differ in layout. The channel alone is no sign of one: all collectives that a
-    `shard_map` asks for may have the same.
-    """
-    rest = instruction["rest"]
-    if "async_collective_fusion_config" not in rest:
-        return None
-    channel, chain = _CHANNEL.search(rest), re.search(r'chain_id="(\d+)"', rest)
-    arrays = tuple(_ARRAY.findall(instruction["type"]))
-    return instruction["kind"], arrays, channel and channel[1], chain and chain[1]
-
-
-def _devices(hlo_text: str) -> int:
-    """How many devices the program runs on, from its first line."""
-    header = hlo_text.split("\n", 1)[0]
-    counts = re.findall(r"(?:replica_count|num_partitions)=(\d+)", header)
-    return math.prod(map(int, counts))
-
-
-def _result_type(instruction: re.Match) -> str:
-    """The type of what comes out; a start's is (inputs, results, ...), but for all-reduce."""
-    type_ = instruction["type"]
-    if not instruction["start"] or instruction["kind"] == "all-reduce":
-        return type_
-    depth, elements = 0, [""]
-    for character in type_[1:-1]:
-        depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
-            elements.append("")
-        else:
-            elements[-1] += character
-    return elements[1]
 
 
 def _bytes(type_: str) -> int:

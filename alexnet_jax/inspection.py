@@ -47,7 +47,7 @@ def print_native(spec: Spec) -> bool:
 
 
 def devices(config: TrainConfig) -> dict[str, Any]:
-    """The devices of all processes: platform, kind, count, and bytes of memory (None on CPU).
+    """The devices of all processes: platform, kind and count.
 
     Raises:
         UserError: where they can't share the batch or the mesh that the configuration asks for.
@@ -56,12 +56,10 @@ def devices(config: TrainConfig) -> dict[str, Any]:
     mesh = parallel.device_mesh(found, *parallel.mesh_shape(config.devices.mesh, len(found)))
     spec = config.spec(num_classes=1000)
     parallel.check_sizes(spec, config.data.batch_size, config.devices, mesh)
-    memory = jax.local_devices()[0].memory_stats() or {}
     return {
         "version": jax.__version__,
         "platform": found[0].platform,
         "kind": found[0].device_kind,
         "count": len(found),
         "processes": jax.process_count(),
-        "memory": memory.get("bytes_limit"),
     }

@@ -11,10 +11,8 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,38 +34,28 @@ from alexnet_jax.step import TrainState
 GiB = 2**30
 
 
-@dataclass(frozen=True)
-class Chip:
-    """A generation of TPU, in the numbers that Google publishes at `source`."""
+class Chip(NamedTuple):
+    """A generation of TPU, in the numbers that Google publishes below `DOCS`."""
 
     bf16_flops: float  # a second
     hbm: int  # bytes
     hbm_bandwidth: float  # bytes a second
     most_chips: int  # in one slice
     shapes: str  # of slices, in words
-    source: str
-    options: Mapping[str, Any] = field(default_factory=dict)  # for libtpu
 
 
-_DOCS = "https://docs.cloud.google.com/tpu/docs/"
+DOCS = "https://docs.cloud.google.com/tpu/docs/"
 _PLANE, _CUBE = "AxB, as 2x2, 4x4 or 8x16", "AxBxC, as 2x2x1, 2x2x2 or 4x4x8"
 
-# Memory is published in GB, but what libtpu has of it (31.25 GiB of "32 GB") says GiB. Unless told
-# "megacore", libtpu takes a v4 chip for two devices, which JAX on a v4 does not.
-CHIPS: Mapping[str, Chip] = MappingProxyType(
-    {
-        "v4": Chip(
-            275e12, 32 * GiB, 1200e9, 4096, _CUBE, _DOCS + "v4", {"chip_config_name": "megacore"}
-        ),
-        "v5e": Chip(197e12, 16 * GiB, 819e9, 256, _PLANE, _DOCS + "v5e"),
-        "v5p": Chip(459e12, 95 * GiB, 2765e9, 6144, _CUBE, _DOCS + "v5p"),
-        "v6e": Chip(918e12, 32 * GiB, 1638e9, 256, _PLANE, _DOCS + "v6e"),
-    }
-)
+# Memory is published in GB, but what libtpu has of it (31.25 GiB of "32 GB") says GiB.
+CHIPS: Mapping[str, Chip] = {
+    "v4": Chip(275e12, 32 * GiB, 1200e9, 4096, _CUBE),
+    "v5e": Chip(197e12, 16 * GiB, 819e9, 256, _PLANE),
+    "v5p": Chip(459e12, 95 * GiB, 2765e9, 6144, _CUBE),
+    "v6e": Chip(918e12, 32 * GiB, 1638e9, 256, _PLANE),
+}
 
-
-# For libtpu, before it is loaded: it is not to look for TPUs or complain of none, and other
-# processes may have it loaded too, as none of them is for a TPU's only use.
+# For libtpu, before it is loaded: it is not to look for TPUs, nor to be the only process with it.
 _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -108,7 +96,7 @@ def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[s
     lowered = lower_step(config, spec, mesh)
     chip = CHIPS[generation]
     limits = {"available": available_memory(devices[0]), "published": chip.hbm}
-    report = _conditions(config, spec, topology, mesh) | {"source": chip.source}
+    report = _conditions(config, spec, topology, mesh) | {"source": DOCS + generation}
     start = time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -173,7 +161,8 @@ def slice_devices(topology: str) -> tuple[str, Sequence[jax.Device]]:
             "`pip install -c constraints.txt -e '.[tpu]'` (jax[tpu])"
         )
     os.environ.update(_ENVIRONMENT)
-    options = dict(chip.options)
+    # By default libtpu takes a v4 chip for two devices, which JAX on a v4 does not.
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if generation == "v4" else {}
     if chips == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
@@ -255,22 +244,16 @@ def _sizes(message: str) -> list[int]:
 
 
 def _conditions(config: TrainConfig, spec: Spec, topology: str, mesh: Mesh) -> dict[str, Any]:
+    devices = mesh.devices.flat
     return {
-        "topology": topology,
-        "device": mesh.devices.flat[0].device_kind,
-        "chips": mesh.size,
-        "hosts": len({device.process_index for device in mesh.devices.flat}),
-        "variant": spec.name,
-        "recipe": config.recipe,
-        "parameters": spec.num_params,
-        "image_size": spec.image_size,
-        "num_classes": spec.num_classes,
-        "precision": config.model.precision,
-        "batch_size": config.data.batch_size,
-        "spmd": config.devices.spmd,
-        "mesh": dict(mesh.shape),
+        "topology": topology, "device": devices[0].device_kind, "chips": mesh.size,
+        "hosts": len({device.process_index for device in devices}),
+        "variant": spec.name, "recipe": config.recipe, "parameters": spec.num_params,
+        "image_size": spec.image_size, "num_classes": spec.num_classes,
+        "precision": config.model.precision, "batch_size": config.data.batch_size,
+        "spmd": config.devices.spmd, "mesh": dict(mesh.shape),
         "versions": {name: version(name) for name in ("jax", "libtpu")},
-    }
+    }  # fmt: skip
 
 
 def _memory(stats: Any) -> dict[str, int]:
@@ -289,14 +272,8 @@ def _by_kind(found: Sequence[Collective]) -> list[dict[str, Any]]:
     """Collectives of one kind and group size added up."""
     groups = defaultdict(list)
     for one in found:
-        groups[one.kind, one.group_size].append(one)
+        groups[one.kind, one.group_size].append(one.bytes)
     return [
-        {
-            "kind": kind,
-            "group_size": size,
-            "count": len(ones),
-            "bytes": sum(one.bytes for one in ones),
-            "sent": sum(one.sent for one in ones),
-        }
-        for (kind, size), ones in sorted(groups.items())
+        {"kind": kind, "group_size": size, "count": len(sizes), "bytes": sum(sizes)}
+        for (kind, size), sizes in sorted(groups.items())
     ]

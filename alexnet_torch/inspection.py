@@ -67,7 +67,7 @@ def _model(spec: Spec) -> AlexNet:
 
 
 def devices(config: TrainConfig) -> dict[str, Any]:
-    """The devices of all processes: platform, kind, count, and bytes of memory (None on CPU)."""
+    """The devices of all processes: platform, kind and count."""
     on_gpu = torch.cuda.is_available()
     grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
     processes = torch.distributed.get_world_size() if grouped else 1
@@ -77,5 +77,4 @@ def devices(config: TrainConfig) -> dict[str, Any]:
         "kind": torch.cuda.get_device_name() if on_gpu else "cpu",
         "count": processes,  # each uses one
         "processes": processes,
-        "memory": torch.cuda.mem_get_info()[0] if on_gpu else None,
     }

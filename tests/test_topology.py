@@ -18,6 +18,7 @@ from alexnet_jax import parallel, topology
 from alexnet_jax.engine import prepare
 from alexnet_jax.hlo import Collective, collectives
 from alexnet_jax.model import AlexNet
+from tests import tpu_table
 from tests.conftest import first_batches
 
 needs_libtpu = pytest.mark.skipif(
@@ -102,6 +103,12 @@ FORMS = {
         "  %cpd = f32[8]{0} collective-permute-done(%cps)",
         [Collective("collective-permute", 32, 4)],
     ),
+    "an asynchronous all-gather of two in a TPU's layouts": (
+        "  %ags = ((f32[8,1]{1,0:T(8,128)(2,1)S(1)}, /*index=1*/bf16[4]{0:T(256)}), "
+        "(f32[16,1]{1,0:T(8,128)}, bf16[8]{0}), u32[]{:S(2)}) all-gather-start(%a, %b), "
+        "channel_id=1, replica_groups={{0,1}}, dimensions={0}",
+        [Collective("all-gather", 64 + 16, 2)],
+    ),
     "an all-to-all in parts": (
         "  %a2a = (f32[2]{0}, f32[2]{0}) all-to-all(%a, %b), replica_groups={{0,1},{2,3}}",
         [Collective("all-to-all", 16, 2)],
@@ -163,10 +170,9 @@ def test_collectives_in_fusions_count_once():
 
 
 def test_what_each_device_must_send():
-    sent = {kind: Collective(kind, 800, 4).sent for kind in ("all-reduce", "all-gather")}
+    sent = {kind: tpu_table.sent(kind, 800, 4) for kind in ("all-reduce", "all-gather")}
     assert sent == {"all-reduce": 1200, "all-gather": 600}
-    assert Collective("collective-permute", 800, 4).sent == 800
-    assert Collective("all-reduce", 800, 1).sent == 0
+    assert tpu_table.sent("collective-permute", 800, 4) == 800
 
 
 def narrow(batch_size=32, precision="fp32", variant="paper", **devices):

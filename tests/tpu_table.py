@@ -33,7 +33,7 @@ TABLES = {
 
 
 def report(options: str, folder: Path | None) -> dict:
-    """What `alexnet compile --json` prints for these options."""
+    """The output of `alexnet compile --json` for these options."""
     kept = folder and folder / f"{options.replace('--', '').replace(' ', '_')}.json"
     if kept and kept.exists():
         return json.loads(kept.read_text())
@@ -42,6 +42,18 @@ def report(options: str, folder: Path | None) -> dict:
     if kept:
         kept.write_text(text)
     return json.loads(text)
+
+
+def sent(kind: str, count: int, group_size: int) -> float:
+    """The fewest bytes that each device has to send for an exchange, whatever the algorithm.
+
+    All-reduce 2 (n - 1)/n of its bytes, the others (n - 1)/n (Thakur, Rabenseifner and Gropp 2005,
+    section 4); a permute or broadcast hands on all of them.
+    """
+    if kind in ("collective-permute", "collective-broadcast"):
+        return count
+    passes = 2 if kind == "all-reduce" else 1
+    return passes * count * (group_size - 1) / group_size
 
 
 COLUMNS = """options | arguments | temporaries | total, MiB | GFLOP | GB accessed |
@@ -55,14 +67,14 @@ def row(options: str, found: dict) -> str:
         sum(one["bytes"] for one in found["collectives"] if one["kind"] == kind)
         for kind in ("all-reduce", "all-gather", "reduce-scatter")
     ]
-    sent = sum(one["sent"] for one in found["collectives"])
+    total = sum(sent(one["kind"], one["bytes"], one["group_size"]) for one in found["collectives"])
     seconds = [computed[f"seconds_by_{name}"] for name in ("flops", "arguments_and_outputs")]
     values = [
         f"`{options}`",
         *(f"{memory[name] / 2**20:,.0f}" for name in ("arguments", "temporaries", "total")),
         f"{found['flops'] / 1e9:,.0f}",
         f"{found['bytes_accessed'] / 1e9:.2f}",
-        *(f"{count / 1e6:.1f}" for count in (*exchanged, sent)),
+        *(f"{count / 1e6:.1f}" for count in (*exchanged, total)),
         *(f"{1000 * value:.2f}" for value in seconds),
         f"{found['compile_seconds']:.0f}",
     ]

@@ -1,1 +1,1 @@
-"""`alexnet doctor`: whether a run can go well on this machine, looked at before it starts."""
+"""`alexnet doctor`: checks of this machine for a run, before it starts."""

@@ -1,4 +1,4 @@
-"""Whether the data set is there, whole, and readable by the pipeline that training uses."""
+"""The data set: present, whole, and readable by the pipeline that training uses."""
 
 import dataclasses
 import resource
@@ -21,12 +21,12 @@ from alexnet.data.tfds import OTHER_FILES
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding
 
 SAMPLED = 32  # examples decoded of each of the two sources
-_SHOWN = 3
+_SHOWN = 3  # broken files that are named
 _READERS = 16
 
 
 def check(dataset: Dataset, config: TrainConfig) -> list[Finding]:
-    """Sizes, shards where there are any, and some examples decoded.
+    """Check sizes, shards where there are any, and some examples by decoding them.
 
     Raises:
         UserError: for a batch larger than the training set.
@@ -34,71 +34,54 @@ def check(dataset: Dataset, config: TrainConfig) -> list[Finding]:
     steps = steps_per_epoch(dataset, config.data.batch_size)
     found = (
         f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.eval):,} test examples, "
-        f"{dataset.num_classes:,} classes, {steps:,} steps an epoch"
+        f"{dataset.num_classes:,} classes, {steps:,} {'step' if steps == 1 else 'steps'} an epoch"
     )
     findings = [Finding("data", OK, found)]
     if dataset.name.startswith("tfds:"):
-        findings += shards(dataset)
-    if any(finding.status == WRONG for finding in findings):
+        findings.append(shards(dataset))
+    if findings[-1].status == WRONG:
         return findings
     return [*findings, examples(dataset, config)]
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """A file of a prepared data set, and where its records are in its source."""
-
-    path: Path
-    source: Source
-    first: int
-    last: int
-
-
-def shards(dataset: Dataset) -> list[Finding]:
-    """Whether every shard is there and gives its first and its last record."""
+def shards(dataset: Dataset) -> Finding:
+    """Read the first and the last record of every shard."""
     every = [shard for source in (dataset.train, dataset.eval) for shard in _shards_of(source)]
-    if short := _too_few_open_files(len(every)):
-        return [short]  # reading on would only show that
+    need = len(every) + OTHER_FILES
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # raised already as far as it can be
+    if allowed not in (resource.RLIM_INFINITY, max(need, allowed)):
+        found = (
+            f"training keeps {len(every):,} shards open, besides some {OTHER_FILES} other files, "
+            f"but this shell allows {allowed:,} open files"
+        )
+        return Finding("shards", WRONG, found, f"as root: ulimit -H -n {need}; ulimit -n {need}")
     with ThreadPoolExecutor(_READERS) as pool:
         problems = [problem for problem in pool.map(_shard_problem, every) if problem]
     if not problems:
-        found = f"all {len(every):,} are whole: first and last record read"
-        return [Finding("shards", OK, found)]
-    found = f"{len(problems):,} of {len(every):,} can't be read: {_some(problems)}"
+        return Finding("shards", OK, f"all {len(every):,} are whole: first and last record read")
+    found = f"{len(problems):,} of {len(every):,} can't be read: {'; '.join(problems[:_SHOWN])}"
     fix = "copy these files again, or prepare the data set again: docs/data.md says how"
-    return [Finding("shards", WRONG, found, fix)]
+    return Finding("shards", WRONG, found, fix)
 
 
-def _shards_of(source: Any) -> Iterator[_Shard]:
-    """The shards of a split, by the lengths that its dataset_info.json gives."""
+def _shards_of(source: Any) -> Iterator[tuple[Path, Source, range]]:
+    """The files of a split, and which records each has by its dataset_info.json."""
     records, first = source.records, 0
     for part in records.dataset_info.splits[records.split].file_instructions:
-        yield _Shard(Path(part.filename), source, first, first + part.take - 1)
+        yield Path(part.filename), source, range(first, first + part.take)
         first += part.take
 
 
-def _shard_problem(shard: _Shard) -> str | None:
-    if not shard.path.is_file():
-        return f"{shard.path} is missing"
+def _shard_problem(shard: tuple[Path, Source, range]) -> str | None:
+    path, source, records = shard
+    if not path.is_file():
+        return f"{path} is missing"
     try:
-        for index in (shard.first, shard.last):
-            shard.source[index]
+        for index in (*records[:1], *records[-1:]):
+            source[index]
     except Exception as error:  # the readers of each format raise errors of their own
-        return f"{shard.path}: {error}"
+        return f"{path}: {error}"
     return None
-
-
-def _too_few_open_files(count: int) -> Finding | None:
-    """Training keeps every shard open; opening the data raised the limit as far as it can be."""
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = count + OTHER_FILES
-    if allowed == resource.RLIM_INFINITY or need <= allowed:
-        return None
-    found = (
-        f"training keeps {count:,} shards open, besides some {OTHER_FILES} other files, but this "
-        f"shell allows {allowed:,} open files"
-    )
-    return Finding("shards", WRONG, found, f"as root: ulimit -H -n {need}; ulimit -n {need}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +104,7 @@ class _Sample:
 
 
 def examples(dataset: Dataset, config: TrainConfig) -> Finding:
-    """Some examples of both sources through the pipeline, as training and evaluation do it."""
+    """Send some examples of both sources through the pipeline, as training and evaluation do."""
     sample = dataclasses.replace(dataset, train=_Sample(dataset.train), eval=_Sample(dataset.eval))
     bad, bad_eval = BadImages(), BadImages()
     small, seed = _one_batch(config, len(sample.train)), config.run.seed
@@ -132,7 +115,7 @@ def examples(dataset: Dataset, config: TrainConfig) -> Finding:
     sentences = [*bad.sentences, *bad_eval.sentences]
     if not sentences:
         return Finding("examples", OK, f"{count} decoded")
-    found = f"{len(sentences)} of {count} can't be decoded: {_some(sentences)}"
+    found = f"{len(sentences)} of {count} can't be decoded: {'; '.join(sentences[:_SHOWN])}"
     if config.data.on_bad_image == "skip":
         return Finding("examples", WARNING, f"{found}; training leaves them out")
     fix = "replace or delete such files, or leave them out: --on-bad-image skip"
@@ -142,8 +125,3 @@ def examples(dataset: Dataset, config: TrainConfig) -> Finding:
 def _one_batch(config: TrainConfig, batch_size: int) -> Loading:
     """Loading of batches of this size that does not stop at a bad image."""
     return dataclasses.replace(config.loading(), batch_size=batch_size, on_bad_image="skip")
-
-
-def _some(sentences: list[str]) -> str:
-    more = len(sentences) - _SHOWN
-    return "; ".join(sentences[:_SHOWN]) + (f"; and {more:,} more" if more > 0 else "")

@@ -1,16 +1,22 @@
-"""The devices that a framework sees, and those that it should."""
+"""The devices that a framework sees, and those that it should.
+
+Run as a program, this asks a framework for its devices: it reads a run's configuration as JSON and
+prints one line of JSON. That takes a process of its own, as a runtime may hang or crash.
+"""
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from alexnet.config import TrainConfig, to_json
+from alexnet.config import TrainConfig, from_json, to_json
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding, install
+from alexnet.engine import import_framework
+from alexnet.errors import UserError
+from alexnet.processes import connect
 
 TIME_LIMIT = 120  # seconds; a TPU slice's first answer may take one of the two minutes
 
@@ -19,12 +25,12 @@ _TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_ACCE
 
 
 def probe(config: TrainConfig, seconds: float = TIME_LIMIT) -> dict[str, Any]:
-    """What `devices` in the framework's `inspection` gives, asked in another process.
+    """Ask a framework for its devices, by `inspection.devices`, in another process.
 
     Where that fails or takes more than `seconds`: `error`, a sentence, and `fix`.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "alexnet.doctor.probe"],
+        [sys.executable, "-m", "alexnet.doctor.devices"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True,
         env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
@@ -48,7 +54,7 @@ def probe(config: TrainConfig, seconds: float = TIME_LIMIT) -> dict[str, Any]:
 
 
 def check(seen: dict[str, Any], config: TrainConfig, root: Path = Path("/")) -> list[Finding]:
-    """The devices seen, and a warning where the machine has better ones.
+    """Tell the devices seen, and warn where the machine has better ones.
 
     Args:
         seen: from `probe`.
@@ -58,7 +64,8 @@ def check(seen: dict[str, Any], config: TrainConfig, root: Path = Path("/")) -> 
     if "error" in seen:
         return [Finding("devices", WRONG, seen["error"], seen.get("fix", ""))]
     framework, platform = config.framework, seen["platform"]
-    found = f"{seen['count']} {seen['kind']} device(s), {framework} {seen['version']}"
+    noun = "device" if seen["count"] == 1 else "devices"
+    found = f"{seen['count']} {seen['kind']} {noun}, {framework} {seen['version']}"
     if seen["processes"] > 1:
         found += f", {seen['processes']} processes"
     findings = [Finding("devices", OK, found)]
@@ -70,7 +77,7 @@ def check(seen: dict[str, Any], config: TrainConfig, root: Path = Path("/")) -> 
 
 
 def has_tpu(root: Path = Path("/")) -> bool:
-    """Whether there is a TPU: its device file (vfio ones are anybody's), or its settings."""
+    """Look for a TPU's device file (vfio ones are anybody's), or its settings."""
     vendors = root.glob("sys/bus/pci/devices/*/vendor")
     vfio = any(root.glob("dev/vfio/[0-9]*"))
     return (
@@ -81,14 +88,11 @@ def has_tpu(root: Path = Path("/")) -> bool:
 
 
 def has_gpu(root: Path = Path("/")) -> bool:
-    """Whether there is an NVIDIA GPU: its device file, or the driver says so."""
+    """Look for an NVIDIA GPU's device file, or, as WSL has none, ask the driver."""
     if any(root.glob("dev/nvidia[0-9]*")):
         return True
-    smi = shutil.which("nvidia-smi")  # WSL has no such file
-    if smi is None:
-        return False
     try:
-        listed = subprocess.run([smi, "-L"], capture_output=True, timeout=20, check=False).stdout
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
         return False
     return listed.startswith(b"GPU")
@@ -108,3 +112,20 @@ def _unused(device: str, framework: str, version: str) -> Finding:
     else:
         fix = f"pip install --force-reinstall torch=={version.partition('+')[0]}"
     return Finding("devices", WARNING, found, fix)
+
+
+def _look(config: TrainConfig) -> dict[str, Any]:
+    inspection = import_framework(config.framework, "inspection")
+    processes = connect(config)
+    try:
+        return inspection.devices(config)
+    finally:
+        processes.leave(0)
+
+
+if __name__ == "__main__":
+    try:
+        answer = _look(from_json(json.load(sys.stdin)))
+    except UserError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))

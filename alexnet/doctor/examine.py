@@ -5,7 +5,7 @@ from typing import Any
 
 from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset
-from alexnet.doctor import data, devices, room, versions
+from alexnet.doctor import data, devices, disk, versions
 from alexnet.doctor.finding import WRONG, Finding
 from alexnet.errors import RunError, UserError
 
@@ -13,7 +13,7 @@ _CLASSES = 1000  # where the data set can't be opened: ImageNet's
 
 
 def examine(config: TrainConfig) -> list[Finding]:
-    """What this machine has for the run that the configuration describes, and what it lacks."""
+    """Check this machine for the run that the configuration describes."""
     seen: dict[str, Any] = {}
     datasets: list[Dataset] = []
 
@@ -25,16 +25,16 @@ def examine(config: TrainConfig) -> list[Finding]:
         datasets.append(config.open_dataset())
         return data.check(datasets[0], config)
 
-    def spec():
-        return config.spec(datasets[0].num_classes if datasets else _CLASSES)
+    def check_space() -> list[Finding]:
+        classes = datasets[0].num_classes if datasets else _CLASSES
+        return disk.check_space(config, config.spec(classes))
 
     checks: dict[str, Callable[[], list[Finding]]] = {
         "packages": lambda: versions.check(config),
         "devices": check_devices,
         "data": check_data,
-        "work directory": lambda: [room.check_workdir(config, seen.get("processes", 1))],
-        "disk": lambda: [room.check_disk(config, spec())],
-        "memory": lambda: room.check_memory(config, spec(), seen),
+        "work directory": lambda: [disk.check_workdir(config, seen.get("processes", 1))],
+        "disk": check_space,
     }
     return [finding for name, check in checks.items() for finding in _guarded(name, check)]
 

@@ -1,4 +1,4 @@
-"""What a check found: one line of the doctor's table."""
+"""A finding: one line of the doctor's table."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,3 @@ class Finding:
 def install(extra: str) -> str:
     """The command that installs what an extra of this project needs."""
     return f"pip install -c constraints.txt -e '.[{extra}]'"
-
-
-def size(count: float) -> str:
-    """Bytes in words."""
-    unit, bytes_ = next(
-        (u for u in (("GiB", 2**30), ("MiB", 2**20)) if count >= u[1]), ("KiB", 1024)
-    )
-    return f"{count / bytes_:.1f} {unit}"

@@ -1,17 +1,15 @@
-"""Whether the installed packages fit together, by what each of them says that it needs."""
+"""Installed packages against the versions that this project and its packages ask for."""
 
 import platform
 from collections.abc import Iterator
 from importlib import metadata
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from alexnet.config import TrainConfig
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding, install
-from alexnet.files import is_remote
 
 PROJECT = "alexnet-two-frameworks"
 # JAX's extras for accelerators, and this project's that install them.
@@ -19,49 +17,41 @@ _JAX_EXTRAS = {"tpu": "tpu", "cuda13": "cuda", "cuda12": "cuda"}
 
 
 def check(config: TrainConfig) -> list[Finding]:
-    """Python and packages against their bounds, and the traps that no bounds tell of."""
+    """Check what is installed, by the packages' own bounds and by those that none states."""
     extras = {config.framework}
     if config.data.dataset.startswith("tfds:"):
         extras.add("tfds")
-    if is_remote(config.run.workdir or "") or "gs://" in config.data.dataset:
+    if "gs://" in f"{config.run.workdir} {config.data.dataset} {config.model.init_from}":
         extras.add("gcs")
     try:
         needs = list(_needs(PROJECT, extras))
     except metadata.PackageNotFoundError:
         found = "this project is not installed, so the bounds of its packages are not known"
         return [Finding("packages", WARNING, found, install(config.framework))]
-    return [
-        _python(),
-        *_packages(needs, install(",".join(sorted(extras)))),
-        *(_jax_traps() if config.framework == "jax" else ()),
-    ]
-
-
-def _python() -> Finding:
-    version, bounds = platform.python_version(), metadata.metadata(PROJECT)["Requires-Python"]
-    if SpecifierSet(bounds).contains(version, prereleases=True):
-        return Finding("python", OK, version)
-    return Finding(
-        "python", WRONG, f"{version}, but this project needs {bounds}",
-        "make a virtual environment with another: python3.12 -m venv .venv",
-    )  # fmt: skip
+    return [*_packages(needs, install(",".join(sorted(extras)))), *_unstated()]
 
 
 def _packages(needs: list[Requirement], fix: str) -> list[Finding]:
-    """What this project needs, and what that in turn needs."""
-    problems = [_problem(PROJECT, need) for need in needs]
-    for need in needs:
-        if _installed(need.name):
-            problems += [_problem(need.name, inner) for inner in _needs(need.name, need.extras)]
-    if found := dict.fromkeys(problem for problem in problems if problem):
-        return [Finding("packages", WRONG, problem, fix) for problem in found]
-    named = [f"{need.name} {_installed(need.name)}" for need in needs if need.marker]
-    found = f"{', '.join(named)}; all {len(needs)} are within their bounds"
+    """Check what this project needs, what that in turn needs, and JAX's accelerator parts."""
+    every = [(PROJECT, need, fix) for need in needs]
+    for need in filter(lambda need: _installed(need.name), needs):
+        every += [(need.name, inner, fix) for inner in _needs(need.name, need.extras)]
+    if any(need.name == "jax" for need in needs) and _installed("jax"):
+        always = {need.name for need in _needs("jax", set())}
+        for theirs, ours in _JAX_EXTRAS.items():
+            parts = [need for need in _needs("jax", {theirs}) if need.name not in always]
+            every += [("jax", need, install(ours)) for need in parts if _installed(need.name)]
+    # Of those who ask for the same, the first one's command counts.
+    wrong = {_problem(by, need): fix for by, need, fix in reversed(every) if _problem(by, need)}
+    if wrong:
+        return [Finding("packages", WRONG, problem, fix) for problem, fix in wrong.items()]
+    named = "".join(f", {need.name} {_installed(need.name)}" for need in needs if need.marker)
+    found = f"Python {platform.python_version()}{named}; all {len(needs)} are within their bounds"
     return [Finding("packages", OK, found)]
 
 
 def _needs(name: str, extras: set[str]) -> Iterator[Requirement]:
-    """What a distribution needs here, with these extras of its own."""
+    """Requirements of a distribution that hold here, with these extras of its own."""
     for text in metadata.requires(name) or ():
         need = Requirement(text)
         if need.marker and not any(need.marker.evaluate({"extra": e}) for e in extras | {""}):
@@ -82,33 +72,17 @@ def _installed(name: str) -> Version | None:
 def _problem(by: str, need: Requirement) -> str | None:
     """In words, how an installed package is not what another one needs."""
     version = _installed(need.name)
-    bounds = f"{need.name}{need.specifier}"
-    if version is None:
-        return f"{need.name} is not installed; {by} needs {bounds}"
-    if need.specifier.contains(version, prereleases=True):
+    if version and need.specifier.contains(version, prereleases=True):
         return None
-    return f"{need.name} is {version}; {by} needs {bounds}"
+    return f"{need.name} is {version or 'not installed'}; {by} needs {need.name}{need.specifier}"
 
 
-def _jax_traps() -> Iterator[Finding]:
+def _unstated() -> Iterator[Finding]:
+    """Versions that don't fit together though their own bounds allow it."""
     jax, jaxlib, flax = (_installed(name) for name in ("jax", "jaxlib", "flax"))
     if jax and jaxlib and jax != jaxlib:
         found = f"jax is {jax}, jaxlib {jaxlib}: they are tested as one version"
         yield Finding("packages", WARNING, found, f"pip install jaxlib=={jax}")
     if jax and flax and flax <= Version("0.12.8") and jax >= Version("0.11.1"):
-        yield Finding(
-            "packages", WRONG, f"flax {flax} needs jax below 0.11.1, which its own bounds leave "
-            f"out; jax is {jax}", "pip install --upgrade 'flax>0.12.8,<0.13'",
-        )  # fmt: skip
-    yield from _jax_plugins() if jax else ()
-
-
-def _jax_plugins() -> Iterator[Finding]:
-    """Installed parts of JAX for accelerators that are not of JAX's version."""
-    always = {need.name for need in _needs("jax", set())}
-    for jax_extra, extra in _JAX_EXTRAS.items():
-        for need in _needs("jax", {jax_extra}):
-            if need.name in always or not _installed(need.name):
-                continue
-            if problem := _problem(f"jax[{jax_extra}] {_installed('jax')}", need):
-                yield Finding("packages", WRONG, problem, install(extra))
+        found = f"flax {flax} needs jax below 0.11.1, which its own bounds leave out; jax is {jax}"
+        yield Finding("packages", WRONG, found, "pip install --upgrade 'flax>0.12.8,<0.13'")

@@ -1,4 +1,4 @@
-"""What compiling the training step for a TPU slice told, as tables."""
+"""`alexnet compile`: the compiler's numbers as tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -69,11 +69,11 @@ def _collectives_table(report: Mapping[str, Any]) -> Any:
 
     table = Table(title="exchanged with other chips, a step", title_justify="left")
     table.add_column("kind")
-    for name in ("group of", "count", "bytes", "computed: sent a chip, at least"):
+    for name in ("group of", "count", "bytes"):
         table.add_column(name, justify="right")
     for row in report["collectives"]:
         numbers = (str(row["group_size"]), str(row["count"]))
-        table.add_row(row["kind"], *numbers, _size(row["bytes"]), _size(row["sent"]))
+        table.add_row(row["kind"], *numbers, _size(row["bytes"]))
     return table
 
 

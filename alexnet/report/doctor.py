@@ -5,22 +5,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from alexnet.doctor.finding import OK, WRONG, Finding
+from alexnet.doctor.finding import OK, WARNING, WRONG, Finding
 
 _LOG_WIDTH = 200
-_STYLES = {OK: "green", "warning": "yellow", WRONG: "red"}
+_STYLES = {OK: "green", WARNING: "yellow", WRONG: "red"}
 
 
 def findings_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """`findings`, a dict a line with `check`, `status`, `found` and `fix`; `passed`."""
-    return {
-        "findings": [dataclasses.asdict(finding) for finding in findings],
-        "passed": passed(findings),
-    }
+    return {"findings": list(map(dataclasses.asdict, findings)), "passed": passed(findings)}
 
 
 def passed(findings: Sequence[Finding]) -> bool:
-    """Whether nothing is wrong; warnings don't count."""
+    """Tell if nothing is wrong; warnings don't count."""
     return all(finding.status != WRONG for finding in findings)
 
 
@@ -30,9 +27,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="this machine, for this run", title_justify="left")
-    for column in ("check", "", "found"):
-        table.add_column(column)
+    table = Table("check", "", "found", title="this machine, for this run", title_justify="left")
     for finding in findings:
         status = Text(finding.status, _STYLES[finding.status])
         table.add_row(finding.check, status, Text(finding.found))
@@ -42,6 +37,11 @@ def print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.fix:
             console.print(f"{finding.check}: {finding.fix}", markup=False, soft_wrap=True)
-    wrong = sum(finding.status == WRONG for finding in findings)
-    warnings = sum(finding.status not in (OK, WRONG) for finding in findings)
-    console.print(f"{wrong or 'nothing'} wrong, {warnings or 'no'} warning(s)")
+    console.print(_summary([finding.status for finding in findings]))
+
+
+def _summary(statuses: Sequence[str]) -> str:
+    """The last line: "all checks passed", "1 warning", or "2 problems, 1 warning"."""
+    counts = {"problem": statuses.count(WRONG), "warning": statuses.count(WARNING)}
+    parts = [f"{n} {noun}{'s' if n > 1 else ''}" for noun, n in counts.items() if n]
+    return ", ".join(parts) or "all checks passed"

@@ -1,4 +1,4 @@
-"""What the tests of the doctor share."""
+"""Shared by the tests of the doctor."""
 
 from alexnet.commands.train import parse_train
 from alexnet.config import TrainConfig

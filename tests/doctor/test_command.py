@@ -5,12 +5,13 @@ import json
 import pytest
 
 from alexnet import cli
-from alexnet.doctor import devices, examine, room, versions
-from alexnet.doctor.finding import WRONG
+from alexnet.doctor import devices, disk, examine, versions
+from alexnet.doctor.finding import OK, WARNING, WRONG, Finding
+from alexnet.report.doctor import print_findings
 from tests.doctor.helpers import CPU
 from tests.test_imports import ALL, modules_after
 
-CHECKS = ["packages", "devices", "data", "work directory", "disk", "memory"]
+CHECKS = ["packages", "devices", "data", "work directory", "disk"]
 
 
 @pytest.fixture
@@ -23,8 +24,8 @@ def test_nothing_wrong(probed, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["doctor", "--framework", "torch"]) == 0
     printed = capsys.readouterr().out
-    assert "nothing wrong" in printed
-    for name in (*CHECKS, "python", "examples", "1,438 training"):
+    assert printed.endswith("all checks passed\n")
+    for name in (*CHECKS, "Python 3.", "examples", "1,438 training"):
         assert name in printed
     assert list(tmp_path.iterdir()) == []
 
@@ -44,7 +45,7 @@ def test_every_check_is_made_whatever_the_others_meet(probed, capsys, monkeypatc
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(versions, "check", fail)
-    monkeypatch.setattr(room, "available_memory", fail)
+    monkeypatch.setattr(disk, "check_space", fail)
     monkeypatch.setattr(devices, "probe", fail)
     options = ["--dataset", f"folder:{tmp_path / 'nothing'}", "--workdir", "/proc/run"]
     assert cli.main(["doctor", "--json", *options]) == 1
@@ -53,15 +54,29 @@ def test_every_check_is_made_whatever_the_others_meet(probed, capsys, monkeypatc
     assert "ZeroDivisionError: oops" in findings["packages"]["found"]
     assert "there is no folder" in findings["data"]["found"]
     wrong = [name for name, f in findings.items() if f["status"] == WRONG]
-    assert wrong == CHECKS  # /proc has no free disk, either
+    assert wrong == CHECKS
 
 
 def test_warnings_do_not_fail(probed, capsys, monkeypatch):
-    monkeypatch.setattr(room, "available_memory", lambda: 1000)
+    warning = Finding("packages", WARNING, "old", "pip install new")
+    monkeypatch.setattr(versions, "check", lambda _: [warning])
     assert cli.main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    assert "nothing wrong, 1 warning(s)" in printed
-    assert "memory: a smaller --batch-size" in printed
+    assert printed.endswith("packages: pip install new\n1 warning\n")
+
+
+@pytest.mark.parametrize(
+    ("statuses", "line"),
+    [
+        ([OK, OK], "all checks passed"),
+        ([OK, WARNING], "1 warning"),
+        ([WRONG, OK, WARNING, WARNING], "1 problem, 2 warnings"),
+        ([WRONG, WRONG], "2 problems"),
+    ],
+)
+def test_the_last_line_counts(statuses, line, capsys):
+    print_findings([Finding("x", status, "y") for status in statuses])
+    assert capsys.readouterr().out.splitlines()[-1] == line
 
 
 def test_the_run_that_is_checked_is_the_one_described(probed, capsys, tmp_path):

@@ -43,7 +43,7 @@ def test_data_that_comes_along(name):
 def test_an_image_folder(tmp_path):
     findings = look_at("--dataset", f"folder:{photo_folder(tmp_path)}")
     assert statuses(findings) == {"data": OK, "examples": OK}
-    assert "6 training and 6 test examples, 2 classes, 1 steps" in findings[0].found
+    assert "6 training and 6 test examples, 2 classes, 1 step an epoch" in findings[0].found
 
 
 @pytest.mark.parametrize(("policy", "status"), [("raise", WRONG), ("skip", WARNING)])

@@ -1,6 +1,5 @@
 """Devices that are there, unused, hanging or broken."""
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ def machine(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
 
     def build(**files):
         for path, text in files.items():
@@ -37,7 +36,7 @@ def machine(tmp_path, monkeypatch):
 def test_the_devices_of_this_machine(framework):
     seen = devices.probe(config("--framework", framework, "--batch-size", "8"))
     assert "error" not in seen, seen
-    assert (seen["platform"], seen["memory"]) == ("cpu", None)
+    assert seen["platform"] == "cpu"
     assert seen["count"] == (8 if framework == "jax" else 1)
 
 
@@ -126,11 +125,10 @@ def test_a_setting_that_hides_the_device_is_named(machine, monkeypatch):
     assert findings[1].fix == "unset JAX_PLATFORMS"
 
 
-def test_a_gpu_known_to_its_driver_only(machine, monkeypatch, tmp_path):
+def test_a_gpu_known_to_its_driver_only(machine, tmp_path):
+    root = machine()
+    assert not devices.has_gpu(root)
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA'\n")
     smi.chmod(0o755)
-    root = machine()
-    assert not devices.has_gpu(root)
-    monkeypatch.setattr(shutil, "which", lambda name: str(smi))
     assert devices.has_gpu(root)

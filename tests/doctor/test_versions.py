@@ -38,11 +38,11 @@ def test_these_packages_fit_together(framework):
     ("broken", "found", "fix"),
     [
         ({"numpy": "1.26.4"}, "numpy is 1.26.4; alexnet-two-frameworks needs numpy", "[jax]"),
-        ({"optax": None}, "optax is not installed", "[jax]"),
+        ({"optax": None}, "optax is not installed; alexnet-two-frameworks needs optax", "[jax]"),
         ({"jaxlib": "0.9.0"}, "jaxlib is 0.9.0; jax needs jaxlib", "[jax]"),
         ({"flax": "0.12.8", "jax": "0.11.2", "jaxlib": "0.11.2"}, "needs jax below 0.11.1", "flax"),
-        ({"libtpu": "0.0.1"}, "libtpu is 0.0.1; jax[tpu]", "[tpu]"),
-        ({"jax_cuda13_plugin": "0.7.0"}, "jax-cuda13-plugin is 0.7.0; jax[cuda13]", "[cuda]"),
+        ({"libtpu": "0.0.1"}, "libtpu is 0.0.1; jax needs libtpu", "[tpu]"),
+        ({"jax_cuda13_plugin": "0.7.0"}, "jax-cuda13-plugin is 0.7.0; jax needs", "[cuda]"),
     ],
 )
 def test_packages_that_do_not_fit(installed, broken, found, fix):
@@ -63,12 +63,6 @@ def test_jaxlib_of_another_version_that_jax_allows_is_a_warning(installed):
     expected = [] if older == metadata.version("jax") else [WARNING]
     found = [f.status for f in versions.check(config()) if f.status != OK]
     assert found == expected
-
-
-def test_python_of_another_version(monkeypatch):
-    monkeypatch.setattr("platform.python_version", lambda: "3.14.0")
-    findings = versions.check(config())
-    assert statuses(findings)["python"] == WRONG
 
 
 def test_a_checkout_that_was_not_installed(monkeypatch):
