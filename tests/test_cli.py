@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import pytest
 
 import alexnet
-from alexnet import cli
+from alexnet import cli, weights
 from alexnet.commands.train import parse_train
 from alexnet.config import TrainConfig
+from alexnet.init import initial_weights
 from alexnet.options import _comments, flag, parse
+from alexnet.preprocess import Preprocess
 from alexnet.recipes import RECIPES
-from alexnet.spec import VARIANTS
+from alexnet.spec import VARIANTS, variant
 from alexnet.workdir import write_config
 from tests.conftest import ROOT
 
@@ -161,6 +163,23 @@ def test_options_of_convert_may_stand_anywhere(tmp_path, capsys):
     for words in ([a, b, "--step", "3"], [a, "--step", "3", b], ["--step=3", a, b]):
         assert cli.main(["convert", *words]) == 2
         assert "--step names a checkpoint of a run" in capsys.readouterr().err
+
+
+def test_photographs_are_looked_at_before_anything_is_written(tmp_path, capsys):
+    spec = variant("torchvision", num_classes=10, image_size=64, width=0.0625)
+    preprocess = Preprocess(resize_to=64, crop=64)
+    weights.save(
+        tmp_path / "a.safetensors", weights.Weights(initial_weights(spec, 0), spec, preprocess)
+    )
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    command = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.pth"), "--verify"]
+    for broken in (False, True):
+        if broken:
+            (photos / "a.jpg").write_bytes(b"no picture")
+        assert cli.main([*command, "--images", str(photos)]) == 2
+        assert f"--images {photos}" in capsys.readouterr().err
+        assert not (tmp_path / "b.pth").exists()
 
 
 def test_recipes(capsys):
