@@ -105,6 +105,8 @@ def test_help_shows_the_recipes_defaults(capsys):
     assert cli.main(["train", "--recipe", "paper", "--help"]) == 0
     paper = capsys.readouterr().out
     assert "(default: 25.0 51.0 79.0)" in paper
+    assert cli.main(["train", "--resume", "--workdir", "nowhere", "--help"]) == 0
+    capsys.readouterr()
     assert "Dataset and preprocessing:" in paper
     assert "--recipe {" + ",".join(RECIPES) + "}" in paper
     assert cli.main(["compile", "--help"]) == 0
@@ -133,7 +135,7 @@ MISTAKES = {
     "train --steps many": "--steps: 'many' is not a whole number; see `alexnet train --help`",
     "train --learning-rate fast": "'fast' is not a number",
     "train --steps": "--steps: expected one argument",
-    "train word": "unexpected argument 'word'",
+    "recipes word": "unexpected argument 'word'; see `alexnet recipes --help`",
     "train --recipe papr": "did you mean 'paper'",
     "summary --variant papr": "did you mean 'paper'",
     "summary --image-size 100000": "--image-size is 100000",
