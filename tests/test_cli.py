@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import pytest
 
 import alexnet
-from alexnet import cli
+from alexnet import cli, weights
 from alexnet.commands.train import parse_train
 from alexnet.config import TrainConfig
+from alexnet.init import initial_weights
 from alexnet.options import _comments, flag, parse
+from alexnet.preprocess import Preprocess
 from alexnet.recipes import RECIPES
-from alexnet.spec import VARIANTS
+from alexnet.spec import VARIANTS, variant
 from alexnet.workdir import write_config
 from tests.conftest import ROOT
 
@@ -103,6 +105,8 @@ def test_help_shows_the_recipes_defaults(capsys):
     assert cli.main(["train", "--recipe", "paper", "--help"]) == 0
     paper = capsys.readouterr().out
     assert "(default: 25.0 51.0 79.0)" in paper
+    assert cli.main(["train", "--resume", "--workdir", "nowhere", "--help"]) == 0
+    capsys.readouterr()
     assert "Dataset and preprocessing:" in paper
     assert "--recipe {" + ",".join(RECIPES) + "}" in paper
     assert cli.main(["compile", "--help"]) == 0
@@ -131,7 +135,7 @@ MISTAKES = {
     "train --steps many": "--steps: 'many' is not a whole number; see `alexnet train --help`",
     "train --learning-rate fast": "'fast' is not a number",
     "train --steps": "--steps: expected one argument",
-    "train word": "unexpected argument 'word'",
+    "recipes word": "unexpected argument 'word'; see `alexnet recipes --help`",
     "train --recipe papr": "did you mean 'paper'",
     "summary --variant papr": "did you mean 'paper'",
     "summary --image-size 100000": "--image-size is 100000",
@@ -161,6 +165,23 @@ def test_options_of_convert_may_stand_anywhere(tmp_path, capsys):
     for words in ([a, b, "--step", "3"], [a, "--step", "3", b], ["--step=3", a, b]):
         assert cli.main(["convert", *words]) == 2
         assert "--step names a checkpoint of a run" in capsys.readouterr().err
+
+
+def test_photographs_are_looked_at_before_anything_is_written(tmp_path, capsys):
+    spec = variant("torchvision", num_classes=10, image_size=64, width=0.0625)
+    preprocess = Preprocess(resize_to=64, crop=64)
+    weights.save(
+        tmp_path / "a.safetensors", weights.Weights(initial_weights(spec, 0), spec, preprocess)
+    )
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    command = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.pth"), "--verify"]
+    for broken in (False, True):
+        if broken:
+            (photos / "a.jpg").write_bytes(b"no picture")
+        assert cli.main([*command, "--images", str(photos)]) == 2
+        assert f"--images {photos}" in capsys.readouterr().err
+        assert not (tmp_path / "b.pth").exists()
 
 
 def test_recipes(capsys):

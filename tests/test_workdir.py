@@ -6,6 +6,7 @@ import pytest
 from alexnet import workdir
 from alexnet.errors import UserError
 from alexnet.recipes import recipe
+from alexnet.schedule import learning_rate
 
 
 def config_in(path, **run):
@@ -56,7 +57,63 @@ def test_resume_is_of_the_same_run(tmp_path):
         workdir.prepare(config_in(tmp_path / "none", resume=True))
 
 
-@pytest.mark.parametrize("text", ["{", '{"model": 3, "nope": 1}', "[1]"])
+def changed(path, **fields):
+    """The configuration in a directory, resumed with other values of some fields."""
+    base, parts = config_in(path, resume=True), {}
+    for part in ("model", "data", "optim", "run"):
+        found = getattr(base, part)
+        own = {name: value for name, value in fields.items() if hasattr(found, name)}
+        parts[part] = dataclasses.replace(found, **own)
+    return dataclasses.replace(base, **parts)
+
+
+def test_a_refused_resume_names_both_values_and_a_way_out(tmp_path):
+    workdir.prepare(config_in(tmp_path))
+    with pytest.raises(UserError) as refused:
+        workdir.prepare(changed(tmp_path, batch_size=64, flip=True, mean=(1.0,)))
+    for words in ("--batch-size was 32, not 64", "--flip was off, not on", "--mean was 77.9, not",
+                  f"alexnet convert {tmp_path} START", "--init-from START"):  # fmt: skip
+        assert words in str(refused.value)
+    with pytest.raises(UserError, match="--recipe was digits, not paper"):
+        workdir.prepare(dataclasses.replace(changed(tmp_path), recipe="paper"))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "plateau"])
+@pytest.mark.parametrize("length", [{"epochs": 16.0}, {"epochs": None, "steps": 900}])
+def test_the_length_may_change_unless_the_schedule_depends_on_it(schedule, length, tmp_path):
+    """Half of a cosine over 8 epochs is another curve than the first quarter of one over 16."""
+    workdir.prepare(dataclasses.replace(changed(tmp_path, schedule=schedule, resume=False)))
+    workdir.prepare(changed(tmp_path, schedule=schedule, epochs=8.0))  # the same, given again
+    if schedule == "cosine":
+        with pytest.raises(UserError, match=r"--epochs was 8, not .* depends on the total"):
+            workdir.prepare(changed(tmp_path, schedule=schedule, **length))
+    else:
+        workdir.prepare(changed(tmp_path, schedule=schedule, **length))
+    rates = {
+        learning_rate(changed(tmp_path, schedule=schedule).optim, 300, total_steps=total,
+                      steps_per_epoch=44, eval_losses=[1.0])
+        for total in (352, 704)
+    }  # fmt: skip
+    assert len(rates) == (2 if schedule == "cosine" else 1)
+
+
+def test_what_leaves_the_numbers_alone_may_change_on_resume(tmp_path):
+    """Bad images too: the run stopped at the first, so that none was skipped or counted before."""
+    workdir.prepare(config_in(tmp_path))
+    workdir.prepare(changed(tmp_path, on_bad_image="skip", log_every=3, loader_threads=5,
+                            keep_checkpoints=9, checkpoint_every=1))  # fmt: skip
+
+
+def test_a_directory_of_an_older_version_can_be_resumed(tmp_path):
+    """One whose config.json has none of the fields added since."""
+    workdir.prepare(config_in(tmp_path))
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["devices"], values["optim"]["clip_norm"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    workdir.prepare(config_in(tmp_path, resume=True))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", '{"model": 3, "nope": 1}', "[1]"])
 def test_a_broken_configuration_is_a_sentence(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):

@@ -12,7 +12,7 @@ SHARED = Path(__file__).parents[2].parent / "shared"
 
 
 def make_config(dataset="digits", *, image_size=16, channels=3, seed=0, **data):
-    data.setdefault("batch_size", 8)
+    data = {"batch_size": 8, **({"mean": (0,), "std": (1,)} if channels == 1 else {}), **data}
     return TrainConfig(
         model=ModelConfig(image_size=image_size, channels=channels),
         data=DataConfig(dataset=dataset, **data),
