@@ -82,5 +82,5 @@ def test_a_run_of_the_wrong_zoo_is_refused():
     values = to_json(parse_train(["--variant", "onnx_zoo"]))
     assert from_json(values).model.variant == "onnx_zoo"
     del values["tables"]
-    with pytest.raises(UserError, match="27 and 13 where .* 26 and 12.*'caffe' at 224 pixels"):
+    with pytest.raises(UserError, match=r"27 and 13 where .* 26 and 12.*'caffe' at 224 pixels"):
         from_json(values)

@@ -37,7 +37,7 @@ def test_the_wrong_zoo_is_refused():
     with pytest.raises(UserError, match="tables are of revision 3"):
         spec_from_json(values | {"revision": 3})
     del values["revision"]
-    with pytest.raises(UserError, match="27 and 13 where .* 26 and 12.*original ONNX file again"):
+    with pytest.raises(UserError, match=r"27 and 13 where .* 26 and 12.*original ONNX file again"):
         spec_from_json(values)
     assert spec_from_json(values | {"variant": "caffe"}).name == "caffe"
 
