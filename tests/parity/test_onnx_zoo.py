@@ -32,9 +32,10 @@ def filled(tmp_path_factory):
             array = random.standard_normal(shape, np.float32) * np.float32(scale)
             model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
             model.graph.node.remove(node)
-    for tensor in list(model.graph.initializer):
-        if tensor.name.endswith("__SHAPE"):
-            model.graph.initializer.remove(tensor)
+    for part in (model.graph.initializer, model.graph.input):
+        for value in list(part):
+            if value.name.endswith("__SHAPE"):
+                part.remove(value)
     softmax = model.graph.node.pop()
     logits = helper.make_tensor_value_info(softmax.input[0], onnx.TensorProto.FLOAT, [1, 1000])
     model.graph.output[0].CopyFrom(logits)
