@@ -9,13 +9,12 @@ gs://, are text: `files.as_path` makes a path of it where it is used.
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal
 
 from alexnet.errors import UserError
 from alexnet.files import as_path
 from alexnet.layers import LeCun, Spec
-from alexnet.options import between, check_values, flag, require
+from alexnet.options import between, check_values, flag, from_plain, require
 from alexnet.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -381,7 +380,7 @@ def from_json(values: Any, where: str = "config.json") -> TrainConfig:
         tables = int(values.pop("tables"))
         if values.get("framework") == "torch":
             values["devices"] = {}  # moved from JAX, it may still have JAX's
-        config = _build(TrainConfig, values)
+        config = from_plain(TrainConfig, values)
     except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{where} is not one that this version wrote: {error}") from error
     refuse_outdated(
@@ -391,30 +390,3 @@ def from_json(values: Any, where: str = "config.json") -> TrainConfig:
         "config.json to go on",
     )
     return config
-
-
-def _build(kind: Any, values: Any) -> Any:
-    """A dataclass from JSON values, each of the type that its field has."""
-    fields = {f.name: f.type for f in dataclasses.fields(kind)}
-    if not isinstance(values, dict) or values.keys() - fields.keys():
-        raise ValueError(f"{values!r:.100} is not what {kind.__name__} holds")
-    built = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(fields[name]):
-            built[name] = _build(fields[name], value)
-            continue
-        built[name] = tuple(value) if isinstance(value, list) else value
-        if not _fits(fields[name], built[name]):
-            raise ValueError(f"{name} is {value!r:.100}")
-    return kind(**built)
-
-
-def _fits(kind: Any, value: Any) -> bool:
-    """True where a value has the type of a field."""
-    if get_origin(kind) in (UnionType, Union):
-        return any(_fits(part, value) for part in get_args(kind))
-    if get_origin(kind) is tuple:
-        return type(value) is tuple and all(_fits(get_args(kind)[0], v) for v in value)
-    if get_origin(kind) is Literal:
-        return type(value) is str  # the dataclass knows which
-    return type(value) is kind or (kind is float and type(value) is int)

@@ -1,4 +1,4 @@
-"""Command lines made from frozen dataclasses.
+"""Frozen dataclasses from command lines, and from JSON.
 
 A field is an option, named as the field is, and the comment above it is its help. A field that is
 a dataclass itself is a group of options, headed by the first line of its docstring. Names are
@@ -233,6 +233,41 @@ def shown(value: Any, nothing: str = "not given") -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+
+def from_plain(kind: Any, values: Any) -> Any:
+    """A dataclass from JSON values; what is missing takes its default.
+
+    Raises:
+        ValueError: for fields that it doesn't have, or values of another type.
+        UserError: for values that it refuses.
+    """
+    fields = {f.name: f.type for f in dataclasses.fields(kind)}
+    if not isinstance(values, dict) or values.keys() - fields.keys():
+        raise ValueError(f"{values!r:.100} is not what {kind.__name__} holds")
+    built = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(fields[name]):
+            built[name] = from_plain(fields[name], value)
+            continue
+        built[name] = tuple(value) if isinstance(value, list) else value
+        if not _fits(fields[name], built[name]):
+            raise ValueError(f"{name} is {value!r:.100}")
+    return kind(**built)
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """True where a value has the type of a field."""
+    if get_origin(kind) in (UnionType, Union):
+        return any(_fits(part, value) for part in get_args(kind))
+    if get_origin(kind) is tuple:
+        return type(value) is tuple and all(_fits(get_args(kind)[0], v) for v in value)
+    if get_origin(kind) is Literal:
+        return type(value) is str  # the dataclass knows which
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 # --- checks, for a dataclass's __post_init__ -----------------------------------------------------

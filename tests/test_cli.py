@@ -16,7 +16,6 @@ from alexnet.commands.train import parse_train
 from alexnet.config import TrainConfig
 from alexnet.init import initial_weights
 from alexnet.options import _comments, flag, parse
-from alexnet.preprocess import Preprocess
 from alexnet.recipes import RECIPES
 from alexnet.spec import VARIANTS, variant
 from alexnet.workdir import write_config
@@ -169,7 +168,7 @@ def test_options_of_convert_may_stand_anywhere(tmp_path, capsys):
 
 def test_photographs_are_looked_at_before_anything_is_written(tmp_path, capsys):
     spec = variant("torchvision", num_classes=10, image_size=64, width=0.0625)
-    preprocess = Preprocess(resize_to=64, crop=64)
+    preprocess = RECIPES["digits"].config.preprocess
     weights.save(
         tmp_path / "a.safetensors", weights.Weights(initial_weights(spec, 0), spec, preprocess)
     )

@@ -245,7 +245,7 @@ def test_a_bucket_that_cant_be_used_is_a_sentence(requests_log, url, tmp_path, c
     with pytest.raises(UserError, match=reason):
         files.write_json(path / "config.json", 1)
     config = recipe("digits")
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, workdir=path))
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, workdir=str(path)))
     with pytest.raises(UserError, match=reason):
         workdir.prepare(config)
     assert cli.main(["convert", f"{url}/w.safetensors", str(tmp_path / "w.pth")]) == 2
@@ -401,7 +401,7 @@ def test_a_run_in_a_bucket(framework, bucket, tmp_path, capsys, monkeypatch):
 def test_a_run_is_deleted_only_when_that_is_asked_for(bucket):
     run = bucket / "run"
     config = recipe("digits")
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, workdir=run))
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, workdir=str(run)))
     workdir.prepare(config)
     old = put(run / "checkpoints" / "00000007" / "meta.json")
     notes = put(run / "notes.txt")
@@ -416,7 +416,7 @@ def test_a_run_is_deleted_only_when_that_is_asked_for(bucket):
 
 def test_a_run_starts_from_weights_in_a_bucket(bucket):
     config = recipe("digits")
-    model = dataclasses.replace(config.model, init_from=bucket / "w.safetensors", width=1 / 16)
+    model = dataclasses.replace(config.model, init_from=str(bucket / "w.safetensors"), width=1 / 16)
     config = dataclasses.replace(config, model=model)
     spec = config.spec(10)
     arrays = initial_weights(spec, seed=5)
