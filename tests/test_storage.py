@@ -119,12 +119,15 @@ def test_a_file_is_written_whole_or_not_at_all(bucket):
         file.write(b"half")
         raise ZeroDivisionError
     assert path.read_bytes() == b"old"
+    with files.atomic_write(str(path)) as file:
+        file.write(b"old too")
+    assert path.read_bytes() == b"old too"
     data = np.random.default_rng(0).bytes(30 << 20)  # more than one part
     with files.atomic_write(path) as file:
         file.write(data)
         file.seek(2)
         file.write(b"new")
-        assert path.read_bytes() == b"old"
+        assert path.read_bytes() == b"old too"
     data = data[:2] + b"new" + data[5:]
     with files.open_file(path) as file:
         assert bytes(files.read_all(file)) == data
