@@ -70,13 +70,13 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         RunError: where the disk refuses it, full for instance, or Google can't be reached.
     """
     if is_remote(path):
-        with staged(path) as local, local.open("wb") as file:
+        with staged(as_path(path)) as local, local.open("wb") as file:
             yield file
         return
     path = Path(os.path.realpath(path))  # through a link, the file it names is replaced
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    if path.exists() and not path.is_file():  # a device would be replaced like a file
-        kind = "a directory" if path.is_dir() else "no regular file"
+    if os.path.exists(path) and not os.path.isfile(path):  # a device would be replaced, too
+        kind = "a directory" if os.path.isdir(path) else "not a regular file"
         raise UserError(f"can't write {path}: it is {kind}")
     try:
         file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)

@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet import workdir
 from alexnet.config import TrainConfig
 from alexnet.doctor.finding import OK, WRONG, Finding
-from alexnet.files import atomic_write, is_remote
+from alexnet.files import as_path, atomic_write, is_remote
 from alexnet.layers import Spec
 
 _FLOAT = 4  # bytes; weights and momentum are fp32 whatever the precision
@@ -68,7 +68,7 @@ def check_space(config: TrainConfig, spec: Spec) -> list[Finding]:
 
 def _path(config: TrainConfig) -> Path:
     """The work directory, or where training makes a new one."""
-    return config.run.workdir or Path("runs")
+    return as_path(config.run.workdir or "runs")
 
 
 def _existing(path: Path) -> Path:

@@ -46,7 +46,7 @@ def test_only_a_regular_file_is_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for path in (tmp_path / "pipe", tmp_path / "link"):
-        with pytest.raises(UserError, match="pipe: it is no regular file"), atomic_write(path):
+        with pytest.raises(UserError, match="pipe: it is not a regular file"), atomic_write(path):
             pass
     assert (tmp_path / "pipe").is_fifo()
 
