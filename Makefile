@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: train test test-distributed setup lint one-curve parity-table
+.PHONY: train test test-slow setup lint one-curve parity-table golden
 
 train: .venv/jax-installed  ## set up the JAX side and run the default job
 	$(BIN)/python train.py --framework jax
@@ -11,20 +11,24 @@ train: .venv/jax-installed  ## set up the JAX side and run the default job
 test: setup  ## set up everything and run the tests
 	$(BIN)/python -m pytest
 
-setup: .venv/all-installed  ## everything into .venv, nothing run
+test-slow: setup  ## the tests that take longer: several processes, full width
+	$(BIN)/python -m pytest -n0 -m slow
 
-test-distributed: setup  ## runs of several real processes: jax.distributed and torchrun
-	$(BIN)/python -m pytest -n0 -s -m '' tests/distributed
+setup: .venv/all-installed  ## everything into .venv, nothing run
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
 
 one-curve: setup  ## the default job's first 50 steps in both frameworks, losses side by side
 	$(BIN)/python -m tests.parity.one_curve
 
 parity-table: setup  ## the measured numbers of docs/porting.md
 	$(BIN)/python -m tests.parity.table
+
+golden: setup  ## write the first losses of every recipe anew
+	$(BIN)/python -m tests.golden.losses
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet.weights import load
+
 ROOT = Path(__file__).parents[2]
 
 # A narrow net on real digits, with everything that draws random numbers: sample order,
@@ -136,3 +138,14 @@ def apart(workdir, reference):
     for at, (_, *hits) in found.items():
         np.testing.assert_allclose(hits, expected[at][1:], atol=1e-6)
     return max(abs(found[at][0] / expected[at][0] - 1) for at in found)
+
+
+def statistics_apart(workdir, reference):
+    """The largest difference of any running statistic, relative to the largest of its array."""
+    found, expected = (load(path / "weights.safetensors").arrays for path in (workdir, reference))
+    tracked = [name for name in expected if name.endswith((".mean", ".variance"))]
+    assert len(tracked) == 8
+    return max(
+        float(np.abs(found[name] - expected[name]).max() / np.abs(expected[name]).max())
+        for name in tracked
+    )

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.distributed.launch import Run, apart, records
+from tests.distributed.launch import Run, apart, records, statistics_apart
 
+pytestmark = pytest.mark.slow
 BOUND = 1e-5
 STEPS = 20
 
@@ -33,7 +34,18 @@ def test_two_processes_are_one_device(one_device, tmp_path):
     assert {r["count"] for r in records(tmp_path / "run", "eval")} == {359}
 
 
-@pytest.mark.long
+@pytest.mark.parametrize("mode", ["jit", "shard_map", "pmap"])
+def test_two_processes_share_batch_norms_statistics(mode, tmp_path):
+    """Variant bn: means and variances of the global batch, in loss, evaluation and weights."""
+    options = ("--variant", "bn", "--learning-rate", 0.001, "--steps", 8, "--eval-every", 4)
+    Run(tmp_path / "one", *options, processes=1, devices=1).wait()
+    Run(tmp_path / "two", *options, "--spmd", mode).wait()
+    distance = apart(tmp_path / "two", tmp_path / "one")
+    print(f"bn, 2 processes x 4 devices, {mode}: {distance:.1e} (bound {BOUND:.0e})")
+    assert distance < BOUND
+    assert statistics_apart(tmp_path / "two", tmp_path / "one") < BOUND
+
+
 @pytest.mark.parametrize(
     "mode", [("--spmd", "shard_map"), ("--spmd", "pmap"), ("--mesh", "data=1,model=8")], ids=str
 )
@@ -44,7 +56,6 @@ def test_two_processes_in_every_mode(mode, one_device, tmp_path):
     assert distance < BOUND
 
 
-@pytest.mark.long
 def test_control_another_seed_is_noticed(one_device, tmp_path):
     run = Run(tmp_path / "run", "--steps", STEPS, "--eval-every", 10, "--seed", 1, processes=1)
     run.wait()
@@ -52,7 +63,6 @@ def test_control_another_seed_is_noticed(one_device, tmp_path):
         assert apart(tmp_path / "run", one_device) < 100 * BOUND
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_one_that_is_killed_ends_the_other_and_the_run_goes_on(victim, one_device, tmp_path):
     """Process 0 holds the coordinator, process 1 doesn't; the survivor may hang in neither."""
@@ -76,7 +86,6 @@ def test_one_that_is_killed_ends_the_other_and_the_run_goes_on(victim, one_devic
     assert distance < BOUND
 
 
-@pytest.mark.long
 def test_sigterm_to_one_saves_one_step_on_all(one_device, tmp_path):
     path = tmp_path / "run"
     run = Run(path, "--steps", STEPS, "--eval-every", 10)
@@ -90,7 +99,6 @@ def test_sigterm_to_one_saves_one_step_on_all(one_device, tmp_path):
     assert apart(path, one_device) < BOUND
 
 
-@pytest.mark.long
 def test_processes_that_differ_are_refused(tmp_path):
     run = Run(tmp_path / "run", "--steps", 2, own=lambda index: ("--seed", str(index)))
     outputs = run.wait([2, 2])
@@ -98,7 +106,6 @@ def test_processes_that_differ_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.long
 def test_a_work_directory_of_each_host_is_refused(tmp_path):
     """Two hosts' disks: the same name, two directories."""
     for index in "01":
@@ -120,7 +127,6 @@ def photographs(folder, broken=False):
         (folder / "pics/train/b/31.png").write_bytes(b"no image")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("broken", [False, True], ids=["no data", "a broken image"])
 def test_what_fails_on_one_host_is_said_there_and_ends_all(broken, tmp_path):
     photographs(tmp_path / "0")
@@ -140,7 +146,6 @@ def test_what_fails_on_one_host_is_said_there_and_ends_all(broken, tmp_path):
         assert "process 1 could not begin" in first.splitlines()[-1]
 
 
-@pytest.mark.long
 def test_an_occupied_work_directory_is_refused_by_all(one_device):
     outputs = Run(one_device, "--steps", STEPS).wait([2, 2])
     assert "holds a run already" in outputs[0]

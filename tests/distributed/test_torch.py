@@ -3,8 +3,17 @@
 import pytest
 
 from tests.conftest import run_train
-from tests.distributed.launch import OPTIONS, apart, output_of, records, torchrun, wait_for_step
+from tests.distributed.launch import (
+    OPTIONS,
+    apart,
+    output_of,
+    records,
+    statistics_apart,
+    torchrun,
+    wait_for_step,
+)
 
+pytestmark = pytest.mark.slow
 BOUND = 1e-5
 STEPS = ("--steps", 12, "--eval-every", 6)
 
@@ -27,7 +36,17 @@ def test_two_processes_are_one(one_process, tmp_path):
     assert {record["count"] for record in records(tmp_path / "run", "eval")} == {359}
 
 
-@pytest.mark.long
+def test_two_processes_share_batch_norms_statistics(tmp_path):
+    """Variant bn: means and variances of the global batch, in loss, evaluation and weights."""
+    options = ("--variant", "bn", "--learning-rate", 0.001, *STEPS)
+    run_train("--framework", "torch", "--workdir", tmp_path / "one", *OPTIONS, *options)
+    output_of(torchrun(tmp_path / "two", *options))
+    distance = apart(tmp_path / "two", tmp_path / "one")
+    print(f"bn, 2 processes by DistributedDataParallel: {distance:.1e} (bound {BOUND:.0e})")
+    assert distance < BOUND
+    assert statistics_apart(tmp_path / "two", tmp_path / "one") < BOUND
+
+
 def test_sigterm_saves_and_one_process_goes_on(one_process, tmp_path):
     path = tmp_path / "run"
     running = torchrun(path, *STEPS)
@@ -41,7 +60,6 @@ def test_sigterm_saves_and_one_process_goes_on(one_process, tmp_path):
     assert apart(path, one_process) < BOUND
 
 
-@pytest.mark.long
 def test_control_the_mean_over_processes_is_noticed(one_process, tmp_path):
     """Gradients half as large, as a forgotten factor would make them."""
     path = tmp_path / "run"
@@ -51,7 +69,6 @@ def test_control_the_mean_over_processes_is_noticed(one_process, tmp_path):
         assert apart(path, one_process) < 10 * BOUND
 
 
-@pytest.mark.long
 def test_a_batch_that_processes_cant_share_is_refused(tmp_path):
     output = output_of(torchrun(tmp_path / "run", "--batch-size", 15, *STEPS), code=1)
     assert "--batch-size 15 can't be shared evenly by 2 processes" in output
