@@ -37,7 +37,7 @@ def test_two_processes_are_one_device(one_device, tmp_path):
 @pytest.mark.parametrize("mode", ["jit", "shard_map", "pmap"])
 def test_two_processes_share_batch_norms_statistics(mode, tmp_path):
     """Variant bn: means and variances of the global batch, in loss, evaluation and weights."""
-    options = ("--variant", "bn", "--learning-rate", 0.001, "--steps", 8, "--eval-every", 4)
+    options = ("--variant", "bn", "--learning-rate", 1e-4, "--steps", 8, "--eval-every", 4)
     Run(tmp_path / "one", *options, processes=1, devices=1).wait()
     Run(tmp_path / "two", *options, "--spmd", mode).wait()
     distance = apart(tmp_path / "two", tmp_path / "one")

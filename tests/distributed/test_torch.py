@@ -38,7 +38,7 @@ def test_two_processes_are_one(one_process, tmp_path):
 
 def test_two_processes_share_batch_norms_statistics(tmp_path):
     """Variant bn: means and variances of the global batch, in loss, evaluation and weights."""
-    options = ("--variant", "bn", "--learning-rate", 0.001, *STEPS)
+    options = ("--variant", "bn", "--learning-rate", 1e-4, *STEPS)
     run_train("--framework", "torch", "--workdir", tmp_path / "one", *OPTIONS, *options)
     output_of(torchrun(tmp_path / "two", *options))
     distance = apart(tmp_path / "two", tmp_path / "one")
