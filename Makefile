@@ -19,7 +19,7 @@ setup: .venv/all-installed  ## everything into .venv, nothing run
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
+	$(BIN)/mypy
 
 one-curve: setup  ## the default job's first 50 steps in both frameworks, losses side by side
 	$(BIN)/python -m tests.parity.one_curve
