@@ -154,7 +154,7 @@ class Checkpoints:
         """Delete all but the latest `keep` and the best."""
         steps, scores = self.steps(), {}
         for step in steps:
-            with suppress(OSError, ValueError, AttributeError):  # damaged
+            with suppress(OSError, ValueError, AttributeError):  # a damaged one has no score
                 meta = json.loads((checkpoint_path(self.directory, step) / _META).read_text())
                 scores[step] = meta.get("score")
         best = max(filter(scores.get, scores), key=scores.__getitem__, default=None)
@@ -202,7 +202,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         names = sorted(found.keys() | expected.keys())
         if wrong := [name for name in names if found.get(name) != expected.get(name)]:
             raise ValueError(f"{', '.join(wrong[:3])} missing, extra or changed")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
     return meta
 

@@ -77,7 +77,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(os.path.realpath(path))  # through a link, the file it names is replaced
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     if path.exists() and not path.is_file():  # a device would be replaced, too
-        raise UserError(f"can't write {path}: it is not a regular file")
+        kind = "a directory" if path.is_dir() else "not a regular file"
+        raise UserError(f"can't write {path}: it is {kind}")
     try:
         file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)
     except OSError as error:

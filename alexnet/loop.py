@@ -54,9 +54,9 @@ class Plan:
         eval_every = run.eval_every or epoch
         return cls(total, epoch, eval_every, run.checkpoint_every or eval_every)
 
-    def due(self, step: int, every: int) -> bool:
-        """Tell whether what is done `every` so many steps, and at the end, is done after `step`."""
-        return step > 0 and (step % every == 0 or step >= self.total_steps)
+    def due(self, step: int, *every: int) -> bool:
+        """Tell whether `step` ends the run, or one of the spans of `every` so many steps."""
+        return step > 0 and (step >= self.total_steps or any(step % n == 0 for n in every))
 
 
 @dataclass
@@ -117,17 +117,16 @@ class Trainer:
             bad_images=self.bad_images,
         )
         plan, self.timed = self.plan, (self.step, time.perf_counter())
+        own = received if self.processes.count == 1 else []  # with others, all have to agree
         pending: tuple[int, float, Any] | None = None  # step, rate and metrics, still computing
         while True:
-            stop = self.processes.agreed_stop(self.step, received[0] if received else 0)
-            if stop or any(
-                plan.due(self.step, n) for n in (plan.eval_every, plan.checkpoint_every)
-            ):
+            stop = self.processes.agreed_stop(self.step, next(iter(received), 0))
+            if stop or plan.due(self.step, plan.eval_every, plan.checkpoint_every):
                 if pending:
                     self._report(*pending)
                 pending = None
-                self._evaluate_and_save(received)
-                stop = stop or self._own_stop(received)
+                self._evaluate_and_save(own)
+                stop = stop or next(iter(own), 0)
                 if stop or self.step >= plan.total_steps:
                     break
             rate = self._learning_rate()
@@ -171,11 +170,11 @@ class Trainer:
         if self.log:
             self.log.write(record)
 
-    def _evaluate_and_save(self, received: list[int]) -> None:
+    def _evaluate_and_save(self, stop: list[int]) -> None:
         start = time.perf_counter()
         done = self.evals and self.evals[-1]["step"] == self.step
         due = self.plan.due(self.step, self.plan.eval_every) and not done
-        if due and (found := self._evaluate(received)):
+        if due and (found := self._evaluate(stop)):
             if not math.isfinite(found["loss"]):
                 raise self._diverged(f"the evaluation's loss is {found['loss']}")
             record = {"step": self.step, "split": "eval", **found}
@@ -187,14 +186,10 @@ class Trainer:
             self._save()
         self.timed = (self.timed[0], self.timed[1] + time.perf_counter() - start)
 
-    def _own_stop(self, received: list[int]) -> int:
-        """The signal received, where there is no other process to agree with; else 0."""
-        return received[0] if received and self.processes.count == 1 else 0
+    def _evaluate(self, stop: list[int]) -> dict[str, float] | None:
+        """Evaluate; None if a signal in `stop` comes first: a resumed run evaluates then.
 
-    def _evaluate(self, received: list[int]) -> dict[str, float] | None:
-        """Evaluate; None if a signal asks to stop first: a resumed run evaluates then.
-
-        With several processes, never stop in the middle: the others would hang.
+        Of several processes none stops in the middle: the others would hang.
         """
         source, bad = self.dataset.eval, self.bad_eval_images
         loading = self.config.loading(self.engine.rows)
@@ -204,7 +199,7 @@ class Trainer:
             len(source),
             bad_images=bad,
             processes=self.processes,
-            stop=lambda: bool(self._own_stop(received)),
+            stop=lambda: bool(stop),
             on_progress=lambda done: self.progress.evaluating(done, len(source)),
         )
         self._name_bad(bad)

@@ -65,11 +65,7 @@ def write_config(path: Path, config: TrainConfig) -> None:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration of the run in a work directory.
-
-    Raises:
-        UserError: where there is none, or it can't be read.
-    """
+    """The configuration of the run in a work directory; a UserError where it can't be read."""
     try:
         values = json.loads((path / CONFIG).read_text())
     except OSError as error:
