@@ -23,12 +23,12 @@ _META, _UNFINISHED = "meta.json", "unfinished"
 
 
 class Checkpoints:
-    """The checkpoints in one directory.
+    """The checkpoints in one directory, which is made if it is missing.
 
     Of several processes, all write and read states; process 0 does everything else.
 
     Args:
-        directory: made if it is missing.
+        directory: of all checkpoints.
         keep: how many of the latest to keep; the one with the best evaluation stays besides.
         write: puts a snapshot into a directory, together with the other processes.
         processes: of the run.
@@ -43,6 +43,7 @@ class Checkpoints:
     ):
         self.directory, self.keep, self._write = directory, keep, write
         self._processes = processes or Processes()
+        self._leads = self._processes.index == 0
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         if self._leads:
@@ -51,23 +52,16 @@ class Checkpoints:
                 if path.name.isdigit() and path.is_dir() and not _is_done(path):
                     remove_tree(path)
 
-    @property
-    def _leads(self) -> bool:
-        return self._processes.index == 0
-
     def save(self, step: int, snapshot: Any, meta: dict[str, Any]) -> None:
-        """Start writing a checkpoint; first waits for the one before.
+        """Start writing a checkpoint; first waits for the one before, as `wait` does.
 
         `meta` may have a `score`, a list that compares larger when the network is better.
-
-        Raises:
-            RunError: if the one before could not be written.
         """
         self.wait()
         if self._leads:
             work = (self._save, step, snapshot, {"step": step, **meta})
         else:
-            work = (self._write, self._path(step) / STATE, snapshot)
+            work = (self._write, checkpoint_path(self.directory, step) / STATE, snapshot)
         self._pending = self._writer.submit(*work)
 
     def wait(self) -> None:
@@ -77,10 +71,9 @@ class Checkpoints:
             RunError: if the last checkpoint could not be written, naming the last good one.
         """
         pending, self._pending = self._pending, None
-        if pending is None:
-            return
         try:
-            pending.result()
+            if pending:
+                pending.result()
         except (OSError, ValueError, RuntimeError, UserError, RunError) as error:
             raise RunError(
                 f"a checkpoint could not be written to {self.directory}: {error}; "
@@ -92,9 +85,10 @@ class Checkpoints:
         return saved_steps(self.directory)
 
     def last_good(self) -> str:
-        """In words: which checkpoint a run can go on from."""
-        steps = self.steps()
-        return f"the last good checkpoint is {self._path(steps[-1])}" if steps else "none was saved"
+        """A clause that names the checkpoint a run can go on from."""
+        if not (steps := self.steps()):
+            return "none was saved"
+        return f"the last good checkpoint is {checkpoint_path(self.directory, steps[-1])}"
 
     def restore(
         self, read: Callable[[Path], None], warn: Callable[[str], None]
@@ -107,22 +101,23 @@ class Checkpoints:
         Raises:
             RunError: where there are checkpoints and all are damaged.
         """
-        found = self._latest_whole(warn) if self._leads else None
-        step = int(self._processes.gather([0 if found is None else found + 1])[0, 0]) - 1
+        found = self._latest_whole(warn) if self._leads else -1
+        step = int(self._processes.gather([found + 1])[0, 0]) - 1
         if step < 0:
             return None
-        path = self._path(step)
+        path = checkpoint_path(self.directory, step)
         read(path / STATE)
         return json.loads((path / _META).read_text())
 
-    def _latest_whole(self, warn: Callable[[str], None]) -> int | None:
-        """The step of the latest checkpoint that is whole; damaged later ones are put aside."""
+    def _latest_whole(self, warn: Callable[[str], None]) -> int:
+        """The step of the latest whole checkpoint, or -1; damaged later ones are put aside."""
         damaged = []
         for step in reversed(self.steps()):
+            path = checkpoint_path(self.directory, step)
             try:
-                read_meta(self._path(step))
+                read_meta(path)
             except ValueError as error:
-                damaged.append(self._path(step))
+                damaged.append(path)
                 warn(f"{error}; it is passed over")
                 continue
             for bad in damaged:
@@ -130,14 +125,11 @@ class Checkpoints:
             return step
         if damaged:
             raise RunError(f"no checkpoint in {self.directory} is whole: {len(damaged)} damaged")
-        return None
-
-    def _path(self, step: int) -> Path:
-        return checkpoint_path(self.directory, step)
+        return -1
 
     def _save(self, step: int, snapshot: Any, meta: dict[str, Any]) -> None:
-        path = self._path(step)
-        self._remove(step)
+        path = checkpoint_path(self.directory, step)
+        _remove(path)
         mark = path / _UNFINISHED
         path.mkdir()
         mark.touch()
@@ -145,7 +137,10 @@ class Checkpoints:
         try:
             self._write(path / STATE, snapshot)
             write_json(path / _META, {**meta, "files": _digests(path / STATE)})
-            sync(path)
+            for folder, _, names in walk(path):
+                for name in names:
+                    sync(as_path(folder) / name)
+                sync(as_path(folder))
             mark.unlink()
             sync(path)
             sync(self.directory)
@@ -157,28 +152,24 @@ class Checkpoints:
 
     def _forget_old(self) -> None:
         """Delete all but the latest `keep` and the best."""
-        steps = self.steps()
-        scores = {step: self._score(step) for step in steps}
-        scored = [step for step in steps if scores[step]]
-        best = max(scored, key=lambda step: scores[step], default=None)
+        steps, scores = self.steps(), {}
+        for step in steps:
+            with suppress(OSError, ValueError, AttributeError):  # a damaged one has no score
+                meta = json.loads((checkpoint_path(self.directory, step) / _META).read_text())
+                scores[step] = meta.get("score")
+        best = max(filter(scores.get, scores), key=scores.__getitem__, default=None)
         for step in steps[: -self.keep]:
             if step != best:
-                self._remove(step)
+                _remove(checkpoint_path(self.directory, step))
 
-    def _score(self, step: int) -> list[float] | None:
-        try:
-            return json.loads((self._path(step) / _META).read_text()).get("score")
-        except (OSError, ValueError):
-            return None
 
-    def _remove(self, step: int) -> None:
-        """Delete one; from the first moment on it is no checkpoint any more."""
-        path = self._path(step)
-        if path.exists():
-            (path / _UNFINISHED).touch()
-            remove_tree(path / STATE)
-            (path / _META).unlink(missing_ok=True)
-            remove_tree(path)  # the mark last
+def _remove(path: Path) -> None:
+    """Delete a checkpoint; from the first moment on it is none any more."""
+    if path.exists():
+        (path / _UNFINISHED).touch()
+        remove_tree(path / STATE)
+        (path / _META).unlink(missing_ok=True)
+        remove_tree(path)  # the mark last
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -189,15 +180,13 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def _is_done(path: Path) -> bool:
-    """Whether it was finished; one that is empty has not even got its mark."""
-    if not path.is_dir():
-        return False
-    names = {inside.name for inside in path.iterdir()}
+    """Tell whether it was finished; one that is empty has not even got its mark."""
+    names = {inside.name for inside in path.iterdir()} if path.is_dir() else set()
     return bool(names) and _UNFINISHED not in names
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """The directory of a step's checkpoint."""
     return directory / f"{step:08d}"
 
 
@@ -209,29 +198,20 @@ def read_meta(path: Path) -> dict[str, Any]:
     """
     try:
         meta = json.loads((path / _META).read_text())
-        _verify(path, meta["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found, expected = _digests(path / STATE), meta["files"]
+        names = sorted(found.keys() | expected.keys())
+        if wrong := [name for name in names if found.get(name) != expected.get(name)]:
+            raise ValueError(f"{', '.join(wrong[:3])} missing, extra or changed")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
     return meta
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    """SHA-256 of every file, by its path in the directory; each is flushed to disk."""
+    """SHA-256 of every file, by its path beginning with the directory's own name."""
     digests = {}
     for path in list_files(directory):
-        sync(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         digests[path.relative_to(directory.parent).as_posix()] = digest
-    for folder, _, _ in walk(directory):
-        sync(as_path(folder))
     return digests
-
-
-def _verify(path: Path, expected: dict[str, str]) -> None:
-    """Raise ValueError where files are missing, extra or changed."""
-    found = _digests(path / STATE)
-    if wrong := sorted(
-        name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
-    ):
-        raise ValueError(f"{', '.join(wrong[:3])} missing, extra or changed")

@@ -1,4 +1,4 @@
-"""What a framework has to offer for training, evaluation and every command that runs a network."""
+"""The interface by which training, evaluation and the commands run a network."""
 
 import importlib
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Engine(Protocol):
         seed: int = 0,
         optim: OptimConfig | None = None,
     ):
-        """Put canonical weights, and zero momentum if there is an `optim`, on the devices.
+        """Put canonical weights on the devices, and with `optim`, which training needs, momentum.
 
         Args:
             spec: the network.
@@ -51,7 +51,7 @@ class Engine(Protocol):
             precision: fp32 or bf16, of convolutions and dense layers.
             devices: how JAX spreads the work; by default over all devices.
             seed: of dropout.
-            optim: rule, groups and loss; without it the engine can't train.
+            optim: rule, groups and loss.
 
         Raises:
             UserError: where the devices can't share the batch, or a group matches nothing.
@@ -93,11 +93,7 @@ class Engine(Protocol):
 
 
 def load_engine(framework: str) -> type[Engine]:
-    """The engine class of a framework; only that framework is imported.
-
-    Raises:
-        UserError: where the framework is not installed.
-    """
+    """The engine class of a framework, imported as `import_framework` does."""
     return import_framework(framework, "engine").Engine
 
 

@@ -8,8 +8,6 @@ from alexnet.engine import Batch, Engine
 from alexnet.errors import RunError
 from alexnet.processes import Processes
 
-METRICS = ("loss", "top1", "top5")
-
 
 def evaluate(
     engine: Engine,
@@ -21,7 +19,7 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float] | None:
-    """Loss, top-1 and top-5 over an evaluation set.
+    """Means of `loss`, `top1` and `top5`, `count`, and `examples_per_second`; None if stopped.
 
     Args:
         engine: the network.
@@ -32,14 +30,11 @@ def evaluate(
         stop: asked before every batch; where it says so, the evaluation is given up.
         on_progress: told how many examples are done.
 
-    Returns:
-        Means of `loss`, `top1` and `top5`, `count`, and `examples_per_second`; None if stopped.
-
     Raises:
         RunError: if the number of examples counted is not the number there are.
     """
     start, processes = time.perf_counter(), processes or Processes()
-    sums = dict.fromkeys((*METRICS, "count"), 0.0)
+    sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
     for batch in batches:
         if stop():
             return None
@@ -47,12 +42,12 @@ def evaluate(
             sums[name] += value
         on_progress(int(sums["count"]))
     left_out = int(processes.gather([len(bad_images or ())]).sum())
-    count = int(sums["count"])
+    count = int(sums.pop("count"))
     if count + left_out != examples or count == 0:
         raise RunError(
             f"the evaluation counted {count} examples and left out {left_out}, but there are "
             f"{examples}"
         )
-    seconds = time.perf_counter() - start
-    means = {name: sums[name] / count for name in METRICS}
-    return {**means, "count": count, "examples_per_second": count / seconds}
+    means = {name: total / count for name, total in sums.items()}
+    rate = count / (time.perf_counter() - start)
+    return {**means, "count": count, "examples_per_second": rate}

@@ -1,7 +1,7 @@
-"""Files read whole and written whole: a reader of a path never meets half a file.
+"""Files on a disk or on gs://, read whole and written whole.
 
-A path is a `pathlib.Path`, or on Google Cloud Storage an `epath.Path`, which has the same methods:
-`as_path` decides which. For what these methods can't do there are functions here that take both.
+A path is a `pathlib.Path`, or on Google Cloud Storage an `epath.Path`, which has the same methods;
+for what these can't do there are functions here that take both.
 """
 
 import contextlib
@@ -28,12 +28,13 @@ def as_path(text: str | PurePath) -> Path:
     Raises:
         UserError: for a URL of another kind or without a bucket, or where a package is missing.
     """
-    if isinstance(text, PurePath) or "://" not in text:
-        return Path(text) if isinstance(text, str) else text
-    if not text.startswith(REMOTE):
-        raise UserError(f"{text} is a URL that can't be read: give a local path or gs://BUCKET/...")
-    if not text[len(REMOTE) :].strip("/"):
-        raise UserError(f"{text} names no bucket: write gs://BUCKET/PATH")
+    url = str(text)
+    if "://" not in url:
+        return Path(text)
+    if not url.startswith(REMOTE):
+        raise UserError(f"{url} is a URL that can't be read: give a local path or gs://BUCKET/...")
+    if url.rstrip("/") == "gs:":
+        raise UserError(f"{url} names no bucket: write gs://BUCKET/PATH")
     try:
         from alexnet.gcs import epath
     except ImportError as error:
@@ -41,7 +42,7 @@ def as_path(text: str | PurePath) -> Path:
             f"gs:// paths need the package {error.name}, which is not installed: "
             "pip install -c constraints.txt -e '.[gcs]'"
         ) from error
-    return epath.Path(text)
+    return epath.Path(url)
 
 
 def is_remote(path: str | PurePath) -> bool:
@@ -49,7 +50,7 @@ def is_remote(path: str | PurePath) -> bool:
     return str(path).startswith(REMOTE)
 
 
-def _storage(path: str | PurePath) -> Any:
+def _storage(path: PurePath) -> Any:
     """The file system of a path on Google Cloud Storage, None for a local one."""
     if not is_remote(path):
         return None
@@ -75,8 +76,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         return
     path = Path(os.path.realpath(path))  # through a link, the file it names is replaced
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    if os.path.exists(path) and not os.path.isfile(path):  # a device would be replaced, too
-        kind = "a directory" if os.path.isdir(path) else "not a regular file"
+    if path.exists() and not path.is_file():  # a device would be replaced, too
+        kind = "a directory" if path.is_dir() else "not a regular file"
         raise UserError(f"can't write {path}: it is {kind}")
     try:
         file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)
@@ -91,16 +92,13 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise RunError(f"could not write {path}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A local path to write a file to: `path` itself, or one uploaded to it when the block ends.
-
-    For libraries that write local files only.
+    """A local path for a library to write to: `path`, or one uploaded to it when the block ends.
 
     Raises:
         UserError, RunError: where it can't be uploaded.
@@ -109,10 +107,9 @@ def staged(path: Path) -> Iterator[Path]:
         yield path
         return
     try:
-        with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
-            local = Path(folder) / path.name
-            yield local
-            storage.put_file(str(local), str(path))
+        with tempfile.NamedTemporaryFile(prefix="alexnet-") as local:
+            yield Path(local.name)
+            storage.put_file(local.name, str(path))
     except (FileNotFoundError, PermissionError) as error:  # no such bucket, no right to write
         raise UserError(f"can't write {path}: {error.strerror}") from error
     except OSError as error:
@@ -121,18 +118,13 @@ def staged(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def fetched(path: Path) -> Iterator[Path]:
-    """A local path to read a file from: `path` itself, or a copy that lasts as long as the block.
-
-    Raises:
-        OSError: where it can't be downloaded.
-    """
+    """A local path to read from: `path`, or a copy that lasts as long as the block."""
     if (storage := _storage(path)) is None:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
-        local = Path(folder) / path.name
-        storage.get_file(str(path), str(local))
-        yield local
+    with tempfile.NamedTemporaryFile(prefix="alexnet-") as local:
+        storage.get_file(str(path), local.name)
+        yield Path(local.name)
 
 
 def remove_tree(path: Path) -> None:
@@ -152,10 +144,8 @@ def list_files(directory: Path) -> list[Path]:
 def walk(directory: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """A directory, its folders' names and its files' names, and so on for each folder in it.
 
-    Links are followed. Names that the caller takes out of the second list are not gone into.
-
-    Raises:
-        OSError: where one of the folders can't be listed.
+    Links are followed. Names that the caller takes out of the second list are not gone into. A
+    folder that can't be listed is an OSError.
     """
     if (storage := _storage(directory)) is None:
         yield from os.walk(directory, followlinks=True, onerror=_raise)
@@ -180,9 +170,8 @@ def sync(path: Path) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
 
 
 @contextlib.contextmanager
@@ -217,18 +206,14 @@ def read_all(file: BinaryIO) -> memoryview:
 
 
 def _size(file: BinaryIO) -> int:
-    """Bytes in a file that is open at its start."""
+    """Bytes in a file, which is then at its start."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return size
 
 
 def first_bytes(path: Path, size: int) -> bytes:
-    """The first `size` bytes of a file, fewer where it is shorter; one request to a bucket.
-
-    Raises:
-        OSError: where it can't be read.
-    """
+    """The first `size` bytes of a file, fewer where it is shorter; one request to a bucket."""
     if (storage := _storage(path)) is None:
         with path.open("rb") as file:
             return file.read(min(size, os.fstat(file.fileno()).st_size))

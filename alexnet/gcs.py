@@ -30,12 +30,8 @@ _NO_CREDENTIALS = (
     "Google knows no valid credentials here: run `gcloud auth application-default login`, or set "
     "GOOGLE_APPLICATION_CREDENTIALS to a key file"
 )
-_OFFLINE = (
-    aiohttp.ClientError,
-    requests.RequestException,
-    google.auth.exceptions.TransportError,
-    TimeoutError,
-)
+_AUTH = google.auth.exceptions
+_OFFLINE = (aiohttp.ClientError, requests.RequestException, _AUTH.TransportError, TimeoutError)
 _LONGEST = 300  # characters of what Google, or a proxy in its place, said
 
 
@@ -109,11 +105,7 @@ def storage() -> Storage:
 
 
 def explained(error: Exception, bucket: str, name: str) -> OSError:
-    """Translate what a request failed with: gcsfs raises aiohttp's, Google's and its own errors.
-
-    Returns:
-        FileNotFoundError, PermissionError, ConnectionError or another OSError, with `strerror`.
-    """
+    """An OSError, with `strerror`, for what aiohttp, Google's libraries or gcsfs raised."""
     url = f"gs://{bucket}/{name}"
     said = str(error).strip().rpartition("\n")[2][:_LONGEST]
     said = "".join(filter(str.isprintable, said))
@@ -125,9 +117,7 @@ def explained(error: Exception, bucket: str, name: str) -> OSError:
     if isinstance(error, _OFFLINE):
         reason = f"Google Cloud Storage can't be reached: {said or type(error).__name__}"
         return ConnectionError(errno.ECONNABORTED, reason, url)
-    if getattr(error, "code", None) == 401 or isinstance(
-        error, google.auth.exceptions.GoogleAuthError
-    ):
+    if getattr(error, "code", None) == 401 or isinstance(error, _AUTH.GoogleAuthError):
         return PermissionError(errno.EACCES, f"{_NO_CREDENTIALS} ({said})", url)
     return OSError(errno.EIO, f"Google Cloud Storage answered: {said}", url)
 

@@ -54,13 +54,9 @@ class Plan:
         eval_every = run.eval_every or epoch
         return cls(total, epoch, eval_every, run.checkpoint_every or eval_every)
 
-    def evaluates_at(self, step: int) -> bool:
-        """Tell whether an evaluation belongs after `step` completed steps."""
-        return step > 0 and (step % self.eval_every == 0 or step >= self.total_steps)
-
-    def checkpoints_at(self, step: int) -> bool:
-        """Tell whether a checkpoint belongs after `step` completed steps."""
-        return step > 0 and (step % self.checkpoint_every == 0 or step >= self.total_steps)
+    def due(self, step: int, *every: int) -> bool:
+        """Tell whether `step` ends the run, or one of the spans of `every` so many steps."""
+        return step > 0 and (step >= self.total_steps or any(step % n == 0 for n in every))
 
 
 @dataclass
@@ -85,6 +81,7 @@ class Trainer:
     saved_step: int = -1
     bad_images: BadImages = field(default_factory=BadImages)
     bad_eval_images: BadImages = field(default_factory=BadImages)
+    timed: tuple[int, float] = (0, 0.0)  # a step and when it was done, without later pauses
 
     def run(self) -> int:
         """Train to the end, or until a signal asks to stop.
@@ -97,7 +94,10 @@ class Trainer:
                 process that is gone.
         """
         try:
-            return self._run()
+            with _stop_signals(self.progress, self.processes.stop_signals) as received:
+                stop = self._run(received)
+            self.checkpoints.wait()
+            return 128 + stop if stop else 0
         except Exception as error:
             if (sentence := self.processes.explain(error)) is None:
                 raise
@@ -106,7 +106,8 @@ class Trainer:
                 "--resume"
             ) from error
 
-    def _run(self) -> int:
+    def _run(self, received: list[int]) -> int:
+        """Train; the signal that ended it, or 0."""
         batches = train_batches(
             self.dataset,
             self.config.augmentation,
@@ -115,36 +116,30 @@ class Trainer:
             start_step=self.step,
             bad_images=self.bad_images,
         )
-        clock = _Clock(self.config.data.batch_size, self.step)
+        plan, self.timed = self.plan, (self.step, time.perf_counter())
+        own = received if self.processes.count == 1 else []  # with others, all have to agree
         pending: tuple[int, float, Any] | None = None  # step, rate and metrics, still computing
-        with _stop_signals(self.progress, self.processes.stop_signals) as received:
-            while True:
-                stop = self.processes.agreed_stop(self.step, received[0] if received else 0)
-                boundary = stop or self._boundary()
-                if pending and boundary:
-                    pending = self._report(clock, *pending)
-                if boundary:
-                    with clock.paused():
-                        self._evaluate_and_save(received)
-                    stop = stop or self._own_stop(received)
-                    if stop or self.step >= self.plan.total_steps:
-                        break
-                rate = self._learning_rate()
-                each = rates(self.config.optim, self.variables, rate)
-                metrics = self.engine.train_step(next(batches), step=self.step, rates=each)
+        while True:
+            stop = self.processes.agreed_stop(self.step, next(iter(received), 0))
+            if stop or plan.due(self.step, plan.eval_every, plan.checkpoint_every):
                 if pending:
-                    pending = self._report(clock, *pending)
-                self.step += 1
-                pending = (self.step, rate, metrics)
-            if stop and self.saved_step != self.step:
-                self._save()
+                    self._report(*pending)
+                pending = None
+                self._evaluate_and_save(own)
+                stop = stop or next(iter(own), 0)
+                if stop or self.step >= plan.total_steps:
+                    break
+            rate = self._learning_rate()
+            each = rates(self.config.optim, self.variables, rate)
+            metrics = self.engine.train_step(next(batches), step=self.step, rates=each)
+            if pending:
+                self._report(*pending)
+            self.step += 1
+            pending = (self.step, rate, metrics)
+        if stop and self.saved_step != self.step:
+            self._save()
         batches.close()
-        self.checkpoints.wait()
-        return 128 + stop if stop else 0
-
-    def _boundary(self) -> bool:
-        plan = self.plan
-        return plan.evaluates_at(self.step) or plan.checkpoints_at(self.step)
+        return stop
 
     def _learning_rate(self) -> float:
         return learning_rate(
@@ -155,16 +150,19 @@ class Trainer:
             eval_losses=[record["loss"] for record in self.evals],
         )
 
-    def _report(self, clock: "_Clock", step: int, rate: float, metrics: Any) -> None:
+    def _report(self, step: int, rate: float, metrics: Any) -> None:
         """Wait for a step's metrics, refuse a loss that is no number, and log."""
         values = self.engine.fetch(metrics)
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"the loss is {values['loss']} at step {step}")
         self._name_bad(self.bad_images)
         record = {"step": step, "split": "train", **values, "learning_rate": rate}
-        due = step % self.config.run.log_every == 0 or step >= self.plan.total_steps
+        due = self.plan.due(step, self.config.run.log_every)
         if due:
-            record["examples_per_second"] = clock.rate(step)
+            (since_step, since), now = self.timed, time.perf_counter()
+            examples = (step - since_step) * self.config.data.batch_size
+            record["examples_per_second"] = examples / max(now - since, 1e-9)
+            self.timed = (step, now)
             self._write(record)
         self.progress.train(record, due)
 
@@ -172,28 +170,26 @@ class Trainer:
         if self.log:
             self.log.write(record)
 
-    def _evaluate_and_save(self, received: list[int]) -> None:
+    def _evaluate_and_save(self, stop: list[int]) -> None:
+        start = time.perf_counter()
         done = self.evals and self.evals[-1]["step"] == self.step
-        due = self.plan.evaluates_at(self.step) and not done
-        if due and (record := self._evaluate(received)):
-            if not math.isfinite(record["loss"]):
-                raise self._diverged(f"the evaluation's loss is {record['loss']}")
-            record = {"step": self.step, "split": "eval", **record}
+        due = self.plan.due(self.step, self.plan.eval_every) and not done
+        if due and (found := self._evaluate(stop)):
+            if not math.isfinite(found["loss"]):
+                raise self._diverged(f"the evaluation's loss is {found['loss']}")
+            record = {"step": self.step, "split": "eval", **found}
             record["learning_rate"] = self._learning_rate()
             self._write(record)
             self.evals.append(record)
             self.progress.evaluation(record)
-        if self.plan.checkpoints_at(self.step) and self.saved_step != self.step:
+        if self.plan.due(self.step, self.plan.checkpoint_every) and self.saved_step != self.step:
             self._save()
+        self.timed = (self.timed[0], self.timed[1] + time.perf_counter() - start)
 
-    def _own_stop(self, received: list[int]) -> int:
-        """The signal received, where there is no other process to agree with; else 0."""
-        return received[0] if received and self.processes.count == 1 else 0
+    def _evaluate(self, stop: list[int]) -> dict[str, float] | None:
+        """Evaluate; None if a signal in `stop` comes first: a resumed run evaluates then.
 
-    def _evaluate(self, received: list[int]) -> dict[str, float] | None:
-        """Evaluate; None if a signal asks to stop first: a resumed run evaluates then.
-
-        With several processes, never stop in the middle: the others would hang.
+        Of several processes none stops in the middle: the others would hang.
         """
         source, bad = self.dataset.eval, self.bad_eval_images
         loading = self.config.loading(self.engine.rows)
@@ -203,7 +199,7 @@ class Trainer:
             len(source),
             bad_images=bad,
             processes=self.processes,
-            stop=lambda: bool(self._own_stop(received)),
+            stop=lambda: bool(stop),
             on_progress=lambda done: self.progress.evaluating(done, len(source)),
         )
         self._name_bad(bad)
@@ -217,12 +213,10 @@ class Trainer:
     def _save(self) -> None:
         if not self.engine.is_finite():
             raise self._diverged(f"a weight is not a finite number after step {self.step}")
-        last = self.evals[-1] if self.evals else None
-        current = last and last["step"] == self.step
-        score = [last["top1"], -last["loss"]] if current else None
+        last = self.evals[-1] if self.evals else {}
         meta = {
             "evals": list(self.evals),  # a copy: it is written while training goes on
-            "score": score,
+            "score": [last["top1"], -last["loss"]] if last.get("step") == self.step else None,
             "num_classes": self.dataset.num_classes,
         }
         if self.log:
@@ -233,11 +227,10 @@ class Trainer:
     def restore(self) -> bool:
         """Go back to the last whole checkpoint; False where there is none."""
         meta = self.checkpoints.restore(self.engine.restore, self.progress.note)
-        if meta is None:
-            return False
-        self.step, self.evals = meta["step"], meta["evals"]
-        self.saved_step = self.step
-        return True
+        if meta is not None:
+            self.step, self.evals = meta["step"], meta["evals"]
+            self.saved_step = self.step
+        return meta is not None
 
     def _diverged(self, what: str) -> RunError:
         self.checkpoints.wait()
@@ -245,27 +238,6 @@ class Trainer:
             f"{what}; {self.checkpoints.last_good()}. Try a lower --learning-rate, more "
             "--warmup-steps or --clip-norm 1"
         )
-
-
-class _Clock:
-    """Training examples a second since the last reading, without the pauses."""
-
-    def __init__(self, batch_size: int, step: int):
-        self._batch_size, self._step = batch_size, step
-        self._since = time.perf_counter()
-
-    def rate(self, step: int) -> float:
-        now = time.perf_counter()
-        examples = (step - self._step) * self._batch_size
-        rate = examples / max(now - self._since, 1e-9)
-        self._step, self._since = step, now
-        return rate
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - start
 
 
 @contextmanager
@@ -280,7 +252,7 @@ def _stop_signals(progress: Observer, signals: tuple[int, ...]) -> Iterator[list
 
     previous = {n: signal.getsignal(n) for n in signals}
     try:
-        for number in previous:
+        for number in signals:
             signal.signal(number, on_signal)
         yield received
     finally:

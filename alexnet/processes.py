@@ -34,17 +34,12 @@ class Processes:
     def agreed_stop(self, step: int, received: int) -> int:
         """The signal for which all stop after `step` completed steps; 0 to go on.
 
-        Args:
-            step: called once for each, ascending.
-            received: the signal that this process caught, or 0.
+        Called once for each step, ascending, with the signal that this process received, or 0.
         """
         return received
 
     def explain(self, error: Exception) -> str | None:
-        """Say what an error in a step means for the run; None where it has another cause.
-
-        Such an error comes up where another process has ended.
-        """
+        """A sentence for an error in a step that comes of another process's end, else None."""
         return None
 
     def leave(self, code: int) -> None:
@@ -54,23 +49,24 @@ class Processes:
         """
 
 
+def listed(flags: np.ndarray) -> str:
+    """The numbers of the processes whose flag is set, in words."""
+    return ", ".join(map(str, np.flatnonzero(flags)))
+
+
 def together(processes: Processes, work: Callable[[], T]) -> T:
     """Do the work, and wait until every process has; if it fails in one, none goes on.
 
     Raises:
         UserError, RunError: what the work raised; in the others, that it did.
     """
-    failure = None
     try:
         result = work()
-    except (UserError, RunError) as error:
-        failure = error
-    failed = processes.gather([failure is not None])[:, 0]
-    if failure:
-        raise failure
-    if failed.any():
-        others = ", ".join(map(str, np.flatnonzero(failed)))
-        raise UserError(f"process {others} could not begin; its own message says why")
+    except (UserError, RunError):
+        processes.gather([True])
+        raise
+    if failed := listed(processes.gather([False])[:, 0]):
+        raise UserError(f"process {failed} could not begin; its own message says why")
     return result
 
 
@@ -81,10 +77,9 @@ def check_alike(processes: Processes, what: str, value: object) -> None:
         UserError: naming the processes that differ from process 0.
     """
     numbers = processes.gather([zlib.crc32(repr(value).encode()) >> 1])[:, 0]
-    if len(other := np.flatnonzero(numbers != numbers[0])):
+    if others := listed(numbers != numbers[0]):
         raise UserError(
-            f"process {', '.join(map(str, other))} has other {what} than process 0: start all "
-            "with the same command"
+            f"process {others} has other {what} than process 0: start all with the same command"
         )
 
 

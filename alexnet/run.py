@@ -17,7 +17,7 @@ from alexnet.files import as_path
 from alexnet.init import initial_weights
 from alexnet.layers import Spec, variables
 from alexnet.loop import Plan, Trainer
-from alexnet.processes import Processes, check_alike, connect, together
+from alexnet.processes import Processes, check_alike, connect, listed, together
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
 
@@ -25,8 +25,7 @@ from alexnet.report.progress import Progress, summary
 def train(config: TrainConfig) -> int:
     """Train, leaving everything in the work directory.
 
-    Returns:
-        The exit code: 0, or 128 + a signal's number after a stop that saved.
+    The exit code is 0, or 128 + a signal's number after a stop that saved.
 
     Raises:
         UserError: for a mistake in the configuration or the data.
@@ -36,12 +35,12 @@ def train(config: TrainConfig) -> int:
     code = 1
     try:
         code = _train(config, processes)
+        return code
     except UserError:
         code = 2
         raise
     finally:
         processes.leave(code)
-    return code
 
 
 def _train(config: TrainConfig, processes: Processes) -> int:
@@ -60,8 +59,8 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     path = as_path(config.run.workdir)
     _check_shared(path, processes)
     with Progress(plan.total_steps, plan.steps_per_epoch, processes.index) as progress:
-        for note in (*_headline(config, dataset, spec, plan), engine.describe(), *notes):
-            if processes.index == 0:
+        if processes.index == 0:
+            for note in (*_headline(config, dataset, spec, plan), engine.describe(), *notes):
                 progress.note(note)
         if processes.count > 1:
             print(processes.describe(), flush=True)
@@ -74,15 +73,14 @@ def _train(config: TrainConfig, processes: Processes) -> int:
         if config.run.resume:
             _resume(trainer)
             progress.begin_at(trainer.step)
-        code = _run(trainer, path)
+        code = trainer.run() if processes.index else _run_logged(trainer, path)
     if code:
         if processes.index == 0:
             print(f"stopped at step {trainer.step}; --resume --workdir {path} goes on from there")
         return code
-    saved = weights.Weights(
-        engine.weights(), spec, config.preprocess, dataset.class_names, f"run {path.name}"
-    )
+    arrays, source = engine.weights(), f"run {path.name}"
     if processes.index == 0:
+        saved = weights.Weights(arrays, spec, config.preprocess, dataset.class_names, source)
         weights.save(path / workdir.WEIGHTS, saved)
         print(f"weights, metrics and {workdir.CURVE} are in {path}")
         print(summary(trainer.evals[-1]))
@@ -90,10 +88,7 @@ def _train(config: TrainConfig, processes: Processes) -> int:
 
 
 def training_engine(
-    engine_class: type[Engine],
-    config: TrainConfig,
-    spec: Spec,
-    arrays: Mapping[str, np.ndarray],
+    engine_class: type[Engine], config: TrainConfig, spec: Spec, arrays: Mapping[str, np.ndarray]
 ) -> Engine:
     """The engine of a training run.
 
@@ -112,22 +107,23 @@ def training_engine(
     )
 
 
-def _run(trainer: Trainer, path: Path) -> int:
-    """The loop; process 0 keeps the log and draws the curves."""
-    if trainer.processes.index:
-        return trainer.run()
+def _run_logged(trainer: Trainer, path: Path) -> int:
+    """The loop in process 0, which keeps the log and draws the curves."""
     trainer.log = workdir.MetricsLog(path, trainer.step)
     try:
         return trainer.run()
     finally:
         trainer.log.close()
-        _draw(path, trainer.config)
+        if records := workdir.read_metrics(path):
+            config = trainer.config
+            title = f"AlexNet '{config.model.variant}' on {config.data.dataset}, {config.framework}"
+            draw_curves(records, path / workdir.CURVE, title)
 
 
 def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndarray], list[str]]:
     """Initial weights, or those of `--init-from`, with sentences on what was done.
 
-    A last layer for another number of classes is initialised anew; all else must fit.
+    A last layer for another number of classes is initialized anew; all else must fit.
 
     Raises:
         UserError: for a file that is not this network's.
@@ -145,31 +141,24 @@ def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndar
             f"--init-from {path} holds variant '{loaded.spec.name}', not '{spec.name}': "
             f"add --variant {loaded.spec.name}"
         )
-    last = list(fresh)[-1].split(".")[0]
-    new = [n for n in fresh if n.startswith(last) and fresh[n].shape != loaded.arrays[n].shape]
-    bad = [n for n in fresh if n not in new and fresh[n].shape != loaded.arrays[n].shape]
-    if bad:
-        shapes = ", ".join(f"{n} {_shapes(n, loaded.arrays, fresh)}" for n in bad)
+    found, last = loaded.arrays, list(fresh)[-1].split(".")[0]
+    differ = [n for n in fresh if fresh[n].shape != found[n].shape]
+    if bad := [n for n in differ if not n.startswith(last)]:
+        shapes = ", ".join(f"{n} {found[n].shape} instead of {fresh[n].shape}" for n in bad)
         raise UserError(f"--init-from {path} has other sizes: {shapes}; see --image-size, --width")
-    if not new:
-        return loaded.arrays, [f"weights from {path}"]
+    if not differ:
+        return found, [f"weights from {path}"]
     note = (
-        f"weights from {path}, but {last} is initialised anew: the file has "
+        f"weights from {path}, but {last} is initialized anew: the file has "
         f"{loaded.spec.num_classes} classes, the data {spec.num_classes}"
     )
-    anew = {n: fresh[n] for n in fresh if n.startswith(last)}
-    return {**loaded.arrays, **anew}, [note]
-
-
-def _shapes(name: str, found: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> str:
-    return f"{found[name].shape} instead of {want[name].shape}"
+    return {n: fresh[n] if n.startswith(last) else found[n] for n in fresh}, [note]
 
 
 def _check_shared(path: Path, processes: Processes) -> None:
     """Refuse a work directory that is another one on each host."""
     sees = processes.gather([(path / workdir.CONFIG).is_file()])[:, 0]
-    if not sees.all():
-        blind = ", ".join(str(i) for i in range(processes.count) if not sees[i])
+    if blind := listed(sees == 0):
         raise UserError(
             f"process {blind} does not see process 0's --workdir {path}: give a directory that all "
             "hosts share"
@@ -211,10 +200,3 @@ def _resume(trainer: Trainer) -> None:
             f"more than the {total} asked for: leave --steps and --epochs out, or ask for more"
         )
     trainer.progress.note(f"going on from the checkpoint at step {trainer.step}")
-
-
-def _draw(path: Path, config: TrainConfig) -> None:
-    records = workdir.read_metrics(path)
-    if records:
-        title = f"AlexNet '{config.model.variant}' on {config.data.dataset}, {config.framework}"
-        draw_curves(records, path / workdir.CURVE, title)

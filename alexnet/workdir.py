@@ -1,25 +1,17 @@
 """A run's work directory: `config.json`, `metrics.jsonl`, TensorBoard events, `checkpoints/`."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alexnet import files
 from alexnet.config import TrainConfig, from_json, to_json
 from alexnet.errors import RunError, UserError
-from alexnet.files import (
-    as_path,
-    atomic_write,
-    is_remote,
-    list_files,
-    remove_tree,
-    staged,
-    write_json,
-)
 from alexnet.options import flag, shown
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
@@ -34,7 +26,7 @@ def prepare(config: TrainConfig) -> Path:
         UserError: where something is in the way, or the run there is not the one described.
         RunError: where a bucket can't be reached.
     """
-    path = as_path(config.run.workdir or ".")
+    path = files.as_path(config.run.workdir or ".")
     try:
         return _prepare(path, config)
     except ConnectionError as error:
@@ -46,21 +38,21 @@ def prepare(config: TrainConfig) -> Path:
 def _prepare(path: Path, config: TrainConfig) -> Path:
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir {path} is a file: give a directory")
-    occupied = path.is_dir() and any(path.iterdir())
     is_run = (path / CONFIG).is_file()
     if config.run.resume:
         if not is_run:
             raise UserError(f"--resume: there is no run in {path} (no {CONFIG})")
         _check_same_run(read_config(path), config)
         return path
-    if occupied and not is_run:
+    if not is_run and path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path} has files in it but no run: give another --workdir")
-    if occupied and not config.run.overwrite:
+    if is_run and not config.run.overwrite:
         raise UserError(
             f"{path} holds a run already: --resume goes on with it, --overwrite deletes it first"
         )
-    if occupied:
-        _delete_run(path)
+    for name in _OWN if is_run else ():
+        own = path / name
+        files.remove_tree(own) if own.is_dir() else own.unlink(missing_ok=True)
     path.mkdir(parents=True, exist_ok=True)
     write_config(path, config)
     return path
@@ -69,15 +61,11 @@ def _prepare(path: Path, config: TrainConfig) -> Path:
 def write_config(path: Path, config: TrainConfig) -> None:
     """Write down how a run began; --resume and --overwrite are not part of that."""
     as_begun = dataclasses.replace(config.run, resume=False, overwrite=False)
-    write_json(path / CONFIG, to_json(dataclasses.replace(config, run=as_begun)))
+    files.write_json(path / CONFIG, to_json(dataclasses.replace(config, run=as_begun)))
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration of the run in a work directory.
-
-    Raises:
-        UserError: where there is none, or it can't be read.
-    """
+    """The configuration of the run in a work directory; a UserError where it can't be read."""
     try:
         values = json.loads((path / CONFIG).read_text())
     except OSError as error:
@@ -87,65 +75,44 @@ def read_config(path: Path) -> TrainConfig:
     return from_json(values, str(path / CONFIG))
 
 
+# Fields whose change leaves the numbers of a resumed run as they are. A bad image that is to be
+# skipped from now on has not been seen before: the run would have stopped at it.
+_FREE_ON_RESUME = {
+    "workdir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "log_every",
+    "loader_threads", "data_dir", "init_from", "on_bad_image",
+}  # fmt: skip
+_LENGTH = {"epochs", "steps"}
+_BY_TOTAL = ("cosine",)  # schedules whose every rate depends on the number of steps
+
+
 def _check_same_run(saved: TrainConfig, now: TrainConfig) -> None:
-    path, changed = now.run.workdir, changed_fields(saved, now)
-    if "framework" in changed:
+    """Refuse options that would change the numbers of the run that is gone on with."""
+    path, before, after = now.run.workdir, _flat(saved), _flat(now)
+    if saved.framework != now.framework:
         raise UserError(
             f"the run in {path} was trained by {saved.framework}, not {now.framework}: resume it "
             f"with --framework {saved.framework}, or move it with `alexnet convert {path} NEW --to "
             f"{now.framework}`"
         )
-    if changed:
-        why = ""
-        if changed.keys() & set(_LENGTH):
-            why = f", and its {saved.optim.schedule} schedule depends on the total"
+    by_total = saved.optim.schedule in _BY_TOTAL
+    free = _FREE_ON_RESUME if by_total else _FREE_ON_RESUME | _LENGTH
+    if changed := [n for n, value in before.items() if n not in free and value != after[n]]:
+        words = ", ".join(
+            f"{flag(n)} was {shown(before[n]):.60}, not {shown(after[n]):.60}" for n in changed
+        )
+        if not _LENGTH.isdisjoint(changed):
+            words += f", and its {saved.optim.schedule} schedule depends on the total"
         raise UserError(
-            f"--resume goes on with the run in {path} as it began: {_in_words(changed)}{why}; "
+            f"--resume goes on with the run in {path} as it began: {words}; "
             "leave that out, or start another run from its weights: "
             f"`alexnet convert {path} START.safetensors`, then --init-from START.safetensors"
         )
 
 
-# Fields whose change leaves the numbers of a resumed run as they are. A bad image that is to be
-# skipped from now on has not been seen before: the run would have stopped at it.
-FREE_ON_RESUME = {
-    "workdir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "log_every",
-    "loader_threads", "data_dir", "init_from", "on_bad_image",
-}  # fmt: skip
-_LENGTH = ("epochs", "steps")
-_BY_TOTAL = ("cosine",)  # schedules whose every rate depends on the number of steps
-
-
-def changed_fields(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Fields whose change would change a resumed run's numbers: name to old and new value."""
-    free = FREE_ON_RESUME if old.optim.schedule in _BY_TOTAL else {*FREE_ON_RESUME, *_LENGTH}
-    before, after = _flat(old), _flat(new)
-    return {n: (v, after[n]) for n, v in before.items() if n not in free and v != after[n]}
-
-
-def _flat(config: TrainConfig) -> Mapping[str, Any]:
+def _flat(config: TrainConfig) -> dict[str, Any]:
     """All fields but those of the devices."""
     parts = (config.model, config.data, config.optim, config.run)
-    flat = {"framework": config.framework, "recipe": config.recipe}
-    return flat | {name: value for part in parts for name, value in vars(part).items()}
-
-
-def _in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """Changed fields as a list of options with their old and new values."""
-    return ", ".join(
-        f"{flag(name)} was {shown(old):.60}, not {shown(new):.60}"
-        for name, (old, new) in changed.items()
-    )
-
-
-def _delete_run(path: Path) -> None:
-    """Remove what a run wrote and nothing else."""
-    for name in _OWN:
-        target = path / name
-        if target.is_dir():
-            remove_tree(target)
-        else:
-            target.unlink(missing_ok=True)
+    return {"recipe": config.recipe} | {k: v for part in parts for k, v in vars(part).items()}
 
 
 UPLOAD_EVERY = 30  # seconds; Google takes one version of an object a second
@@ -170,13 +137,12 @@ class MetricsLog:
         with hidden("torch", "google.cloud.storage"):
             from tensorboardX import SummaryWriter
         self._path = path
-        self._temporary = tempfile.TemporaryDirectory() if is_remote(path) else None
+        self._temporary = tempfile.TemporaryDirectory() if files.is_remote(path) else None
         self._local = Path(self._temporary.name) if self._temporary else path
-        file = self._local / METRICS
-        kept = [line for line in read_metrics(path) if line["step"] <= from_step]
-        with atomic_write(file) as whole:
-            whole.write("".join(_line(record) for record in kept).encode())
-        self._file = file.open("a")
+        kept = [record for record in read_metrics(path) if record["step"] <= from_step]
+        with files.atomic_write(self._local / METRICS) as whole:
+            whole.write("".join(map(_line, kept)).encode())
+        self._file = (self._local / METRICS).open("a")
         self._events = SummaryWriter(str(self._local / EVENTS), purge_step=from_step + 1)
         self._new, self._due = True, 0.0  # lines since the last upload, and when the next is due
         self.flush()
@@ -198,14 +164,12 @@ class MetricsLog:
         Raises:
             UserError, RunError: where they can't be uploaded.
         """
-        if self._temporary and self._new:
-            self._upload()
-
-    def _upload(self) -> None:
+        if not (self._temporary and self._new):
+            return
         start = time.monotonic()
         self._events.flush()  # a thread of its own writes them: the last ones may come next time
-        for file in list_files(self._local):
-            with staged(self._path / file.relative_to(self._local)) as still:
+        for file in files.list_files(self._local):
+            with files.staged(self._path / file.relative_to(self._local)) as still:
                 shutil.copyfile(file, still)  # that thread may append while it is uploaded
         # A long run's files grow: a fiftieth of the time is the most that goes into them.
         end = time.monotonic()
@@ -215,9 +179,9 @@ class MetricsLog:
         """Flush and close both."""
         self._file.close()
         self._events.close()
-        if self._temporary:
-            with self._temporary:  # is deleted in the end
-                self._upload()
+        self._new = True  # the last events
+        with self._temporary or contextlib.nullcontext():  # is deleted in the end
+            self.flush()
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -16,9 +16,7 @@ from alexnet.errors import UserError
 from alexnet.processes import Processes
 
 JOIN_SECONDS = 300
-# A process that is silent for this long counts as dead, and its end ends the others.
-HEARTBEAT_SECONDS = 30
-
+HEARTBEAT_SECONDS = 30  # a process silent for this long counts as dead, and ends the others
 CHECK = (
     "check that the same command runs on every worker (gcloud: --worker=all), each with its own "
     "--process where that is given, and that all can reach the coordinator's port"
@@ -27,6 +25,7 @@ LOST = (
     "failed: JAX stopped this process, for the reason above; most likely another process of the "
     "run has ended. Start all of them again with --resume: they go on from the last checkpoint"
 )
+_kept: list[object] = []  # handlers of which C knows only the address
 
 
 class Distributed(Processes):
@@ -60,11 +59,16 @@ class Distributed(Processes):
         return f"another process of this run has ended or can't be reached: {_first_line(error)}"
 
     def leave(self, code: int) -> None:
-        if code in (1, 2):
-            # Before JAX's own atexit function, which would wait for the others.
-            atexit.register(_end_now, code)
-        else:
+        if code not in (1, 2):
             jax.distributed.shutdown()
+            return
+
+        def end() -> None:  # before JAX's own atexit function, which would wait for the others
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+        atexit.register(end)
 
 
 def connect(config: TrainConfig) -> Distributed | None:
@@ -78,8 +82,7 @@ def connect(config: TrainConfig) -> Distributed | None:
         return None
     where = devices.coordinator or "the coordinator that JAX finds"
     print(f"joining the other processes at {where}; if this hangs, {CHECK}", flush=True)
-    alone = f"error: the other processes did not come within {JOIN_SECONDS} s: {CHECK}"
-    _end_aborts_with(alone, 2)
+    _end_aborts_with(f"error: the other processes did not come within {JOIN_SECONDS} s: {CHECK}", 2)
     try:
         jax.distributed.initialize(
             devices.coordinator,
@@ -111,18 +114,8 @@ def _end_aborts_with(sentence: str, code: int) -> None:
         os.write(2, f"{sentence}\n".encode())
         os._exit(code)
 
-    global _handler  # C knows only its address
-    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), _handler)
-
-
-_handler: object = None
-
-
-def _end_now(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    _kept.append(handler := ctypes.CFUNCTYPE(None, ctypes.c_int)(end))
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
 
 
 def _first_line(error: Exception) -> str:

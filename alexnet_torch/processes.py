@@ -23,7 +23,7 @@ class Group(Processes):
         return f"process {self.index} of {self.count}, {dist.get_backend()}, 1 local device"
 
     def gather(self, numbers: Sequence[int]) -> np.ndarray:
-        own = torch.tensor([int(number) for number in numbers])
+        own = torch.tensor(list(map(int, numbers)))
         everyones = [torch.zeros_like(own) for _ in range(self.count)]
         dist.all_gather(everyones, own, group=self._hosts)
         return torch.stack(everyones).numpy()
@@ -51,9 +51,7 @@ def connect(config: TrainConfig) -> Group | None:
         return None
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
     if gpus and local >= gpus:
-        raise UserError(
-            f"there are {gpus} GPUs here, but torchrun started more processes than that"
-        )
+        raise UserError(f"there are {gpus} GPUs here, but torchrun started more processes")
     if gpus:
         torch.cuda.set_device(local)
     try:

@@ -50,8 +50,9 @@ def test_nothing_saved_is_nothing_restored(checkpoints):
         lambda path: (path / "meta.json").unlink(),
         lambda path: (path / "meta.json").write_text('{"step": 5'),
         lambda path: (path / "meta.json").write_text("[]"),
+        lambda path: (path / "meta.json").write_text("[" * 100_000),
     ],
-    ids=["flipped", "missing file", "extra file", "no meta", "cut meta", "odd meta"],
+    ids=["flipped", "missing file", "extra file", "no meta", "cut meta", "odd meta", "deep meta"],
 )
 def test_a_damaged_one_is_passed_over_and_kept(checkpoints, damage):
     save(checkpoints, 4)
@@ -62,6 +63,21 @@ def test_a_damaged_one_is_passed_over_and_kept(checkpoints, damage):
     assert "00000005 is damaged" in warnings[0]
     assert (checkpoints.directory / "damaged-00000005").exists()
     assert checkpoints.steps() == [4]
+
+
+def test_a_damaged_one_does_not_stop_the_next(checkpoints):
+    for step in (3, 4):
+        save(checkpoints, step)
+    (checkpoints.directory / "00000003/meta.json").write_text("[]")
+    save(checkpoints, 5)
+    assert checkpoints.steps() == [4, 5]
+
+
+def test_links_that_lead_in_circles_are_not_followed(checkpoints):
+    save(checkpoints, 4)
+    for name in "ab":
+        (checkpoints.directory / "00000004/state" / name).symlink_to(".")
+    assert restored(checkpoints)[0] == 4
 
 
 def test_all_damaged_is_an_error(checkpoints):

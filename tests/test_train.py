@@ -145,7 +145,7 @@ def test_weights_move_through_init_from(finished, tmp_path):
         "--framework", other, *NARROW, "--steps", 1, "--learning-rate", 0,
         "--init-from", whole / "weights.safetensors", "--workdir", tmp_path / "a",
     )  # fmt: skip
-    assert "initialised anew" not in same.stdout
+    assert "initialized anew" not in same.stdout
     evals = [r for p in (whole, tmp_path / "a") for r in records(p) if r["split"] == "eval"]
     assert evals[-1]["loss"] == pytest.approx(evals[-2]["loss"], rel=1e-5)
 
@@ -157,7 +157,7 @@ def test_another_number_of_classes_starts_the_last_layer_anew(finished, tmp_path
         "--steps", 1, "--learning-rate", 0, "--init-from", whole / "weights.safetensors",
         "--workdir", tmp_path / "b",
     )  # fmt: skip
-    assert "fc8 is initialised anew: the file has 10 classes, the data 1000" in result.stdout
+    assert "fc8 is initialized anew: the file has 10 classes, the data 1000" in result.stdout
     before = load(whole / "weights.safetensors").arrays
     after = load(tmp_path / "b/weights.safetensors").arrays
     assert after["fc8.bias"].shape == (1000,)
