@@ -13,16 +13,7 @@ import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.files import read_all
-from alexnet.layers import (
-    LRN,
-    Conv,
-    Dense,
-    Flatten,
-    Layer,
-    MaxPool,
-    ReLU,
-    Spec,
-)
+from alexnet.layers import LRN, Conv, Dense, Flatten, Layer, MaxPool, ReLU, Spec
 from alexnet.preprocess import Preprocess
 from alexnet.weights import wire
 from alexnet.weights.assemble import CAFFE_MEAN, CAFFE_VARIANTS, Found, caffe_preprocess

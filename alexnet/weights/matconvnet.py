@@ -9,15 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.layers import (
-    LRN,
-    Conv,
-    Dense,
-    Flatten,
-    Layer,
-    ReLU,
-    Spec,
-)
+from alexnet.layers import LRN, Conv, Dense, Flatten, Layer, ReLU, Spec
 from alexnet.preprocess import Preprocess
 from alexnet.weights import matfile
 from alexnet.weights.assemble import CAFFE_VARIANTS, Found, caffe_preprocess
