@@ -15,7 +15,7 @@ from alexnet.weights import matfile
 from alexnet.weights.assemble import CAFFE_VARIANTS, Found, caffe_preprocess
 from alexnet.weights.layout import row_major
 from alexnet.weights.names import CAFFE_LAYERS, kind
-from alexnet.weights.network import pool, recognise
+from alexnet.weights.network import pool, recognize
 
 _ENDS = ("softmax", "softmaxloss")
 _SILENT = ("dropout", *_ENDS)  # nothing at evaluation, or not part of the network
@@ -49,7 +49,7 @@ def read(file: BinaryIO) -> Found:
         network += steps
     conv1 = arrays.get("conv1.kernel")
     channels = conv1.shape[2] if conv1 is not None and conv1.ndim == 4 else 3
-    spec = recognise(network, image_size, channels, CAFFE_VARIANTS)
+    spec = recognize(network, image_size, channels, CAFFE_VARIANTS)
     preprocess, mean_image = _preprocess(normalization, spec)
     return Found(
         arrays, extra=tuple(extra), flatten="HWC", spec=spec, preprocess=preprocess,

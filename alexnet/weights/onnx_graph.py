@@ -224,11 +224,10 @@ def _large_constant(piece: memoryview) -> dict[str, memoryview]:
 def _opset(model: wire.Message) -> int:
     """The version of ONNX's own operators."""
     imports = map(wire.parse, wire.messages(model, 8))
-    versions = [wire.one_int(entry, 2, 1) for entry in imports if wire.text(entry, 1) in _DOMAINS]
+    versions = [
+        wire.one_int(entry, 2, 1) for entry in imports if wire.text(entry, 1) in ("", "ai.onnx")
+    ]
     return versions[-1] if versions else 1
-
-
-_DOMAINS = ("", "ai.onnx")
 
 
 def _metadata(model: wire.Message) -> dict[str, Any]:

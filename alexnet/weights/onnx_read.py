@@ -37,11 +37,9 @@ def looks_like(head: bytes | memoryview) -> bool:
 
 
 def read(file: BinaryIO, folder: Path | None = None) -> Found:
-    """Read a network and its weights.
+    """Read a network and its weights from a file that is open at its start.
 
-    Args:
-        file: open at its start.
-        folder: where it lies, for large exports, which keep their weights in a second file there.
+    Large exports keep their weights in a second file in its folder.
 
     Raises:
         UserError: for a file that is damaged, quantized, or another network.

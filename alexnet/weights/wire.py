@@ -137,8 +137,7 @@ def one_float(message: Message, number: int, default: float) -> float:
 
 def text(message: Message, number: int, default: str = "") -> str:
     """The value of a string field."""
-    values = messages(message, number)
-    return bytes(values[-1]).decode(errors="replace") if values else default
+    return (texts(message, number) or [default])[-1]
 
 
 def texts(message: Message, number: int) -> list[str]:
