@@ -171,12 +171,9 @@ def _preprocess(normalization: dict[str, Any], spec: Spec) -> tuple[Preprocess |
     image = normalization.get("averageImage")
     if not isinstance(image, np.ndarray) or image.size < spec.channels:
         return None, False
-    if image.ndim == 3 and image.shape[2] == spec.channels:
-        pixels = image.reshape(-1, spec.channels)
-    elif image.size == spec.channels:
-        pixels = image.reshape(1, -1)
-    else:
+    if image.size != spec.channels and image.shape[2:] != (spec.channels,):
         return None, False
+    pixels = image.reshape(-1, spec.channels)
     mean = tuple(float(number) for number in pixels.mean(0, dtype=np.float64))
     return caffe_preprocess(spec.image_size, mean), bool((pixels != pixels[0]).any())
 

@@ -117,7 +117,11 @@ def run(graph: Graph, batch: int) -> tuple[Run, tuple[str, ...]]:
     found.spend(images.nbytes)
     output = graph.output
     if live and live[-1].op_type in _ENDS and live[-1].output[0] == output:
-        output = _before_softmax(live.pop())
+        softmax = live.pop()
+        axes = {attribute.i for attribute in softmax.attribute if attribute.name == "axis"}
+        if not axes <= {1, -1} or len(softmax.input) != 1:
+            raise UserError("its softmax is not over classes")
+        output = softmax.input[0]
     uses = Counter(name for node in live for name in _taken(node))
     with np.errstate(all="ignore"):
         for node in live:
@@ -173,13 +177,6 @@ def _show(node: Any) -> str:
     return repr(node.op_type[:50])
 
 
-def _before_softmax(node: Any) -> str:
-    axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
-    if not set(axes) <= {1, -1} or len(node.input) != 1:
-        raise UserError("its softmax is not over classes")
-    return node.input[0]
-
-
 def _step(found: Run, node: Any) -> None:
     """Run one operator."""
     op = node.op_type
@@ -198,16 +195,13 @@ def _step(found: Run, node: Any) -> None:
     except UserError:
         raise
     except Exception as error:  # any, of a library given untrusted operands
-        raise UserError(f"its {_show(node)} can't be run: {_reason(error)}") from error
+        text = str(error)[:100] or type(error).__name__
+        text = "".join(char if char.isprintable() else " " for char in text)
+        raise UserError(f"its {_show(node)} can't be run: {text}") from error
     for name, value in zip(node.output, results, strict=False):
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fib":
             raise UserError(f"its {_show(node)} makes no numbers")
         found.values[name] = value
-
-
-def _reason(error: Exception) -> str:
-    text = "".join(c if c.isprintable() else " " for c in str(error)[:100])
-    return text or type(error).__name__
 
 
 def _evaluate(found: Run, node: Any, inputs: list[np.ndarray | None]) -> Sequence[Any]:
@@ -387,9 +381,8 @@ def _lrn(found: Run, node: Any, x: Any) -> list[np.ndarray]:
 
 def _filled(found: Run, node: Any, shape: Any) -> list[np.ndarray]:
     """ConstantOfShape, as a view of one number: a file of nothing else takes no memory yet."""
-    fill = package().numpy_helper.to_array
     value = _attributes(node).get("value")
-    number = np.zeros(1, np.float32) if value is None else fill(value)
+    number = np.zeros(1, np.float32) if value is None else package().numpy_helper.to_array(value)
     if shape.size > 8 or number.size != 1 or min(shape.reshape(-1).tolist(), default=0) < 0:
         raise UserError("its 'ConstantOfShape' has no shape")
     return [np.broadcast_to(number.reshape(()), shape.reshape(-1).tolist())]
