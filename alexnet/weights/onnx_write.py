@@ -97,13 +97,10 @@ def _graph(onnx: Any, weights: Weights) -> Any:
             current = f"{row.name}_{op.lower()}_{len(nodes)}"
             nodes.append(helper.make_node(op, names, [current], current, **attributes))
     nodes.append(helper.make_node("Identity", [current], ["logits"], "logits"))
-    shapes = {
-        "image": ["N", spec.channels, spec.image_size, spec.image_size],
-        "logits": ["N", spec.num_classes],
-    }
-    image, logits = (
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in shapes.items()
+    sizes = ["N", spec.channels, spec.image_size, spec.image_size]
+    image = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, sizes)
+    logits = helper.make_tensor_value_info(
+        "logits", onnx.TensorProto.FLOAT, ["N", spec.num_classes]
     )
     return helper.make_graph(nodes, "alexnet", [image], [logits], constants)
 
