@@ -1,4 +1,4 @@
-"""From what a reader found in a file to canonical weights: recognise, check, reorder."""
+"""From what a reader found in a file to canonical weights: recognize, check, reorder."""
 
 import dataclasses
 from collections.abc import Mapping

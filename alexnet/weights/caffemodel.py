@@ -13,22 +13,13 @@ import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.files import read_all
-from alexnet.layers import (
-    LRN,
-    Conv,
-    Dense,
-    Flatten,
-    Layer,
-    MaxPool,
-    ReLU,
-    Spec,
-)
+from alexnet.layers import LRN, Conv, Dense, Flatten, Layer, MaxPool, ReLU, Spec
 from alexnet.preprocess import Preprocess
 from alexnet.weights import wire
 from alexnet.weights.assemble import CAFFE_MEAN, CAFFE_VARIANTS, Found, caffe_preprocess
 from alexnet.weights.layout import from_torch
 from alexnet.weights.names import CAFFE_LAYERS
-from alexnet.weights.network import pool, recognise
+from alexnet.weights.network import pool, recognize
 
 _V1_LAYERS, _V2_LAYERS = 2, 100  # fields of NetParameter
 # AlexNet has some 25 layers of some 10 fields; each layer is compared with those above it.
@@ -48,23 +39,11 @@ _SILENT = {  # nothing at evaluation, or not part of the network
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """The numbers of the parts of a layer's message."""
-
-    name: int
-    type: int
-    blobs: int
-    convolution: int
-    dense: int
-    lrn: int
-    pooling: int
-    relu: int
-    transform: int
-
-
-_V1 = _Fields(4, 5, 6, convolution=10, dense=17, lrn=18, pooling=19, relu=30, transform=36)
-_V2 = _Fields(1, 2, 7, convolution=106, dense=117, lrn=118, pooling=121, relu=123, transform=100)
+# The numbers of the parts of a layer's message.
+_V1 = {"name": 4, "type": 5, "blobs": 6, "convolution": 10, "dense": 17, "lrn": 18, "pooling": 19,
+       "relu": 30, "transform": 36}  # fmt: skip
+_V2 = {"name": 1, "type": 2, "blobs": 7, "convolution": 106, "dense": 117, "lrn": 118,
+       "pooling": 121, "relu": 123, "transform": 100}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +52,7 @@ class _Parsed:
 
     name: str
     type: str
-    fields: _Fields
+    fields: dict[str, int]
     message: wire.Message
 
     def part(self, number: int) -> wire.Message:
@@ -108,7 +87,7 @@ def read(file: BinaryIO) -> Found:
             raise UserError(f"it goes on after its softmax, with {layer.name[:50]!r}")
         ended |= layer.type in _ENDS
         network += steps
-    spec = recognise(network, image_size, channels, CAFFE_VARIANTS)
+    spec = recognize(network, image_size, channels, CAFFE_VARIANTS)
     preprocess, mean_image = _preprocess(layers, spec)
     return Found(
         arrays, names, tuple(extra), colors="BGR", spec=spec, preprocess=preprocess,
@@ -135,11 +114,11 @@ def _layers(net: wire.Message) -> list[_Parsed]:
                         "it is of Caffe's first version (V0): Caffe's upgrade_net_proto_binary "
                         "makes one that is read"
                     )
-                code = wire.one_int(message, fields.type, 0)
+                code = wire.one_int(message, fields["type"], 0)
                 kind = _V1_TYPES.get(code, f"V1 type {code}")
             else:
-                kind = wire.text(message, fields.type)
-            found.append(_Parsed(wire.text(message, fields.name), kind, fields, message))
+                kind = wire.text(message, fields["type"])
+            found.append(_Parsed(wire.text(message, fields["name"]), kind, fields, message))
     if not found:
         raise UserError("it is not a caffemodel: it has no layers")
     return found
@@ -149,7 +128,7 @@ def _collect(
     layer: _Parsed, arrays: dict[str, np.ndarray], names: dict[str, str], extra: list[str]
 ) -> None:
     """Put a layer's blobs among the arrays, or its name among those that belong nowhere."""
-    blobs = wire.messages(layer.message, layer.fields.blobs)
+    blobs = wire.messages(layer.message, layer.fields["blobs"])
     if not blobs:
         return
     name = CAFFE_LAYERS.get(layer.name)
@@ -186,21 +165,21 @@ def _step(layer: _Parsed, above: list[Layer], image_size: int) -> list[Layer]:
     fields = layer.fields
     match layer.type:
         case "Convolution":
-            return [_convolution(layer, layer.part(fields.convolution))]
+            return [_convolution(layer, layer.part(fields["convolution"]))]
         case "InnerProduct":
-            features = wire.one_int(layer.part(fields.dense), 1, 0)
+            features = wire.one_int(layer.part(fields["dense"]), 1, 0)
             first = not any(isinstance(item, Flatten) for item in above)
             return [*([Flatten()] if first else []), Dense(layer.name, features)]
-        case "ReLU" if not wire.one_float(layer.part(fields.relu), 1, 0.0):
+        case "ReLU" if not wire.one_float(layer.part(fields["relu"]), 1, 0.0):
             return [ReLU()]
         case "LRN":
-            lrn = layer.part(fields.lrn)
+            lrn = layer.part(fields["lrn"])
             if wire.one_int(lrn, 4, 0):
                 raise UserError(f"its layer {layer.name[:50]!r} normalizes within channels")
             return [LRN(wire.one_int(lrn, 1, 5), wire.one_float(lrn, 2, 1.0),
                         wire.one_float(lrn, 3, 0.75), wire.one_float(lrn, 5, 1.0))]  # fmt: skip
         case "Pooling":
-            return [_pooling(layer, layer.part(fields.pooling), above, image_size)]
+            return [_pooling(layer, layer.part(fields["pooling"]), above, image_size)]
         case _ if layer.type in _SILENT:
             return []
     raise UserError(
@@ -244,7 +223,7 @@ def _image_size(net: wire.Message, layers: list[_Parsed]) -> int:
         if layer.type == "Input":
             for shape in wire.messages(layer.part(143), 1)[:1]:
                 sizes = wire.ints(_parse(shape), 1)[2:4]
-        crop = wire.one_int(layer.part(layer.fields.transform), 3, 0)
+        crop = wire.one_int(layer.part(layer.fields["transform"]), 3, 0)
         sizes = sizes or ([crop, crop] if crop else [])
     if len(set(sizes)) > 1 or not all(1 <= size <= _MAX_SIDE for size in sizes):
         raise UserError(f"it is for images of {sizes} pixels: only squares are read")
@@ -254,7 +233,7 @@ def _image_size(net: wire.Message, layers: list[_Parsed]) -> int:
 def _preprocess(layers: list[_Parsed], spec: Spec) -> tuple[Preprocess | None, bool]:
     """Preprocessing, and whether a mean image is subtracted: the file names it but has it not."""
     for layer in layers:
-        transform = layer.part(layer.fields.transform)
+        transform = layer.part(layer.fields["transform"])
         if transform and spec.channels == 3:
             mean = tuple(map(float, wire.floats(transform, 5)[::-1])) or CAFFE_MEAN  # B, G, R there
             scale = wire.one_float(transform, 1, 1.0)

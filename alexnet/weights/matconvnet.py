@@ -9,21 +9,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.layers import (
-    LRN,
-    Conv,
-    Dense,
-    Flatten,
-    Layer,
-    ReLU,
-    Spec,
-)
+from alexnet.layers import LRN, Conv, Dense, Flatten, Layer, ReLU, Spec
 from alexnet.preprocess import Preprocess
 from alexnet.weights import matfile
 from alexnet.weights.assemble import CAFFE_VARIANTS, Found, caffe_preprocess
 from alexnet.weights.layout import row_major
 from alexnet.weights.names import CAFFE_LAYERS, kind
-from alexnet.weights.network import pool, recognise
+from alexnet.weights.network import pool, recognize
 
 _ENDS = ("softmax", "softmaxloss")
 _SILENT = ("dropout", *_ENDS)  # nothing at evaluation, or not part of the network
@@ -57,7 +49,7 @@ def read(file: BinaryIO) -> Found:
         network += steps
     conv1 = arrays.get("conv1.kernel")
     channels = conv1.shape[2] if conv1 is not None and conv1.ndim == 4 else 3
-    spec = recognise(network, image_size, channels, CAFFE_VARIANTS)
+    spec = recognize(network, image_size, channels, CAFFE_VARIANTS)
     preprocess, mean_image = _preprocess(normalization, spec)
     return Found(
         arrays, extra=tuple(extra), flatten="HWC", spec=spec, preprocess=preprocess,
@@ -179,12 +171,9 @@ def _preprocess(normalization: dict[str, Any], spec: Spec) -> tuple[Preprocess |
     image = normalization.get("averageImage")
     if not isinstance(image, np.ndarray) or image.size < spec.channels:
         return None, False
-    if image.ndim == 3 and image.shape[2] == spec.channels:
-        pixels = image.reshape(-1, spec.channels)
-    elif image.size == spec.channels:
-        pixels = image.reshape(1, -1)
-    else:
+    if image.size != spec.channels and image.shape[2:] != (spec.channels,):
         return None, False
+    pixels = image.reshape(-1, spec.channels)
     mean = tuple(float(number) for number in pixels.mean(0, dtype=np.float64))
     return caffe_preprocess(spec.image_size, mean), bool((pixels != pixels[0]).any())
 

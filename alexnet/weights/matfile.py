@@ -1,21 +1,15 @@
-"""MATLAB's .mat files of version 5 to 7, read by SciPy within bounds.
+"""MATLAB's .mat files of version 5 to 7, within bounds.
 
-SciPy believes the sizes that a file states and unpacks whatever is compressed. So each variable is
-unpacked here, and its parts are held against their sizes, before SciPy sees it.
 (Format: "MAT-File Format", The MathWorks; version 7.3 is HDF5 and refused.)
 """
 
 import io
 import math
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-import scipy.io
 
 from alexnet.errors import UserError
 
@@ -26,16 +20,37 @@ _MAX_FIELDS, _MAX_NAME = 100, 64  # of a struct, and bytes of a name with the ze
 _PIECE = 1 << 14  # bytes that are unpacked at a time, to a thousand times as many at most
 _MATRIX, _COMPRESSED = 14, 15
 _FLAGS = struct.pack("<2I", 6, 8)  # how a matrix begins
-_CELL, _STRUCT, _CHAR = 1, 2, 4  # classes of matrices; those of numbers and text are in _READ
-# Bytes of one number or character: as stored, by the element's type, and as read, by the class.
-# SciPy looks types up in tables without checking that they are in them.
-_STORED = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
-_TEXT = {1: 1, 2: 1, 4: 2, 16: 1, 17: 2, 18: 4}  # UTF-8 (16) at least
-_READ = {_CHAR: 4, 6: 8, 7: 4, 8: 1, 9: 1, 10: 2, 11: 2, 12: 4, 13: 4}
+_CELL, _STRUCT, _CHAR = 1, 2, 4  # classes of matrices
+# Numbers as stored, by the element's type, and as read, by the class; both little-endian.
+_STORED = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8",
+           12: "<i8", 13: "<u8"}  # fmt: skip
+_READ = {
+    _CHAR: "<u4",
+    6: "<f8",
+    7: "<f4",
+    8: "i1",
+    9: "u1",
+    10: "<i2",
+    11: "<u2",
+    12: "<i4",
+    13: "<u4",
+}
+_TEXT = {1: "utf-8", 2: "utf-8", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le", 18: "utf-32-le"}
+
+
+Left = dict[str, int]  # parts, and bytes to unpack and of values, that may still come
+
+
+def _take(left: Left, kind: str, count: int) -> None:
+    left[kind] -= count
+    if left[kind] < 0 and kind == "parts":
+        raise UserError(f"it has more than the {_MAX_PARTS} parts that a model can have")
+    if left[kind] < 0:
+        raise UserError("it unpacks to far more than its size, as no weights do")
 
 
 def read(file: BinaryIO) -> dict[str, Any]:
-    """The variables by name: arrays, strings, structs as dicts (or lists of them), cells as lists.
+    """Read the variables: arrays, strings, structs as dicts (or lists of them), cells as lists.
 
     Raises:
         UserError: for a file that is damaged, of another version, or unpacks to too much.
@@ -45,126 +60,102 @@ def read(file: BinaryIO) -> dict[str, Any]:
     header = file.read(128)
     if len(header) < 128 or header[126:128] != b"IM" or header[125] != 1:
         raise UserError("it is not a MATLAB file of version 5 to 7 (7.3 is HDF5: save with -v7)")
-    left = _Left(_SLACK + _MAX_RATIO * size, _SLACK + _MAX_RATIO * size)
+    most = _SLACK + _MAX_RATIO * size
+    left = {"unpacked": most, "values": most, "parts": _MAX_PARTS}
     variables: dict[str, Any] = {}
     while file.tell() < size:
-        content = io.BytesIO()
-        content.write(header)
-        for piece in _variable(file, size - file.tell()):
-            left.take(unpacked=content.write(piece))
-        with content.getbuffer() as data:
-            kind, matrix, end = _element(data, len(header))
-            if kind != _MATRIX or end != len(data):
-                raise UserError("it is damaged: a variable is no matrix, or does not end")
-            left.take(parts=_MAX_PARTS // _MAX_VARIABLES)
-            _check(matrix, left)
-        variables |= _read(content)
+        data = memoryview(_variable(file, size - file.tell(), left))
+        _take(left, "parts", _MAX_PARTS // _MAX_VARIABLES)
+        kind, matrix, end = _element(data, 0)
+        if kind != _MATRIX or end != len(data):
+            raise UserError("it is damaged: a variable is no matrix, or does not end")
+        name, variables[name] = _matrix(matrix, left)
     return variables
 
 
-def _variable(file: BinaryIO, rest: int) -> Iterator[bytes]:
-    """The next variable, unpacked, in pieces; `rest` bytes of the file are to come."""
+def _variable(file: BinaryIO, rest: int, left: Left) -> bytearray:
+    """The next variable, unpacked; `rest` bytes of the file are to come."""
     tag = file.read(8)
     kind, length = struct.unpack("<2I", tag) if len(tag) == 8 else (0, 0)
     if kind not in (_MATRIX, _COMPRESSED) or length > rest - 8:
         raise UserError("it is cut short or damaged: a variable is no matrix, or does not end")
     stream = zlib.decompressobj() if kind == _COMPRESSED else None
-    if not stream:
-        yield tag
+    data = bytearray() if stream else bytearray(tag)
     try:
         for start in range(0, length, _PIECE):
-            if stream and stream.eof:
-                raise UserError("it is damaged: a variable's compressed data ends too early")
             piece = file.read(min(_PIECE, length - start))
-            yield stream.decompress(piece) if stream else piece
+            if stream:
+                if stream.eof:
+                    raise UserError("it is damaged: a variable's compressed data ends too early")
+                piece = stream.decompress(piece)
+            _take(left, "unpacked", len(piece))
+            data += piece
     except zlib.error as error:
         raise UserError(f"it is damaged: a variable can't be unpacked: {error}") from error
     if stream and not stream.eof:
         raise UserError("it is cut short: a variable's compressed data does not end")
+    return data
 
 
-def _read(content: BinaryIO) -> dict[str, Any]:
-    """The variable in a file that was scanned."""
-    try:
-        with warnings.catch_warnings(action="error"):  # an unreadable variable is a warning
-            found = scipy.io.loadmat(content, mat_dtype=True, uint16_codec="utf-16-le")
-    except Exception as error:  # of any kind: SciPy checks little by itself
-        reason = str(error)[:200] or type(error).__name__
-        raise UserError(f"it is damaged: SciPy can't read it: {reason!a}") from error
-    return {name: _plain(value) for name, value in found.items() if not name.startswith("__")}
-
-
-def _plain(value: Any) -> Any:
-    """SciPy's arrays of records, objects and characters as dicts, lists and strings."""
-    if not isinstance(value, np.ndarray):
-        return value
-    if value.dtype.names:
-        structs = [
-            {name: _plain(item) for name, item in zip(value.dtype.names, record, strict=True)}
-            for record in value.reshape(-1, order="F")
-        ]
-        return structs[0] if len(structs) == 1 else structs
-    if value.dtype.kind == "O":
-        return [_plain(item) for item in value.reshape(-1, order="F")]
-    return "".join(value.reshape(-1)) if value.dtype.kind == "U" else value
-
-
-@dataclass
-class _Left:
-    """The bytes that may still be unpacked, or stand in arrays, and the parts that may come."""
-
-    unpacked: int
-    values: int
-    parts: int = _MAX_PARTS
-
-    def take(self, unpacked: int = 0, values: int = 0, parts: int = 0) -> None:
-        self.unpacked -= unpacked
-        self.values -= values
-        self.parts -= parts
-        if min(self.unpacked, self.values) < 0:
-            raise UserError("it unpacks to far more than its size, as no weights do")
-        if self.parts < 0:
-            raise UserError(f"it has more than the {_MAX_PARTS} parts that a model can have")
-
-
-def _check(data: memoryview, left: _Left, depth: int = 0) -> None:
-    """Refuse a matrix that its parts don't fill exactly, or that holds what weights don't need."""
+def _matrix(data: memoryview, left: Left, depth: int = 0) -> tuple[str, Any]:
+    """A matrix's name and value; its parts must fill it exactly."""
     if not data:
-        return
+        return "", np.empty((0, 0))
     kind, sizes, at = _element(data, 16)
-    _, _, at = _element(data, at)  # the name
+    _, name, at = _element(data, at)
     shape = np.frombuffer(sizes[: len(sizes) // 4 * 4], "<i4").tolist()
     if data[:8] != _FLAGS or kind != 5 or not 2 <= len(shape) <= 8 or min(shape) < 0:
         raise UserError("it is damaged: a matrix has no shape")
     count, class_, is_complex = math.prod(shape), data[8], data[9] & 8
-    if is_complex or class_ not in (_CELL, _STRUCT, *_READ):
-        raise UserError(f"it holds values of a kind that weights don't have (class {class_})")
-    if class_ in _READ:
-        left.take(values=count * _READ[class_])
-        kind, content, at = _element(data, at)
-        stored = (_TEXT if class_ == _CHAR else _STORED).get(kind, 0)
-        utf8 = stored == 1 and class_ == _CHAR and count <= len(content)
-        if not stored or not (utf8 or count * stored == len(content)):
-            raise UserError("it is damaged: a matrix's shape is not its size")
-    else:
-        left.take(parts=count)
-        if class_ == _STRUCT:
-            fields, at = _fields(data, at)
-            count *= fields
-            left.take(parts=fields + count)
+    value: Any
+    if class_ in (_CELL, _STRUCT):
+        fields, at = _fields(data, at) if class_ == _STRUCT else ([""], at)
+        _take(left, "parts", count + len(fields) * (1 + count))
         if depth == _MAX_DEPTH:
             raise UserError("it is nested too deeply")
-        for _ in range(count):
+        value = []
+        for field in fields * count:
             kind, content, at = _element(data, at)
             if kind != _MATRIX:
                 raise UserError("it is damaged: a cell is no matrix")
-            _check(content, left, depth + 1)
+            value.append((field, _matrix(content, left, depth + 1)[1]))
+        if class_ == _CELL:
+            value = [item for _, item in value]
+        else:
+            value = [dict(value[i * len(fields) : (i + 1) * len(fields)]) for i in range(count)]
+            value = value[0] if count == 1 else value
+    elif class_ in _READ and not is_complex:
+        _take(left, "values", count * np.dtype(_READ[class_]).itemsize)
+        kind, content, at = _element(data, at)
+        value = _text(kind, content) if class_ == _CHAR else _numbers(kind, content, class_)
+        if value is None or len(value) != count:
+            raise UserError("it is damaged: a matrix's shape is not its size")
+        value = value if class_ == _CHAR else value.reshape(shape, order="F")
+    else:
+        raise UserError(f"it holds values of a kind that weights don't have (class {class_})")
     if at != len(data):
         raise UserError("it is damaged: a matrix is longer than its parts")
+    return bytes(name).decode("latin-1"), value
 
 
-def _fields(data: memoryview, at: int) -> tuple[int, int]:
-    """The number of a struct's fields, and where its cells begin."""
+def _text(kind: int, content: memoryview) -> str | None:
+    """A text, None for bytes of another type; several rows of it stand column by column."""
+    try:
+        return str(content, _TEXT[kind]) if kind in _TEXT else None
+    except UnicodeDecodeError as error:
+        raise UserError("it is damaged: the characters of a text are none") from error
+
+
+def _numbers(kind: int, content: memoryview, class_: int) -> np.ndarray | None:
+    """A list of numbers, a view where they are stored as they are read; None where they aren't."""
+    if kind not in _STORED or len(content) % np.dtype(_STORED[kind]).itemsize:
+        return None
+    with np.errstate(all="ignore"):  # doubles of a damaged file, for integers
+        return np.frombuffer(content, _STORED[kind]).astype(_READ[class_], copy=False)
+
+
+def _fields(data: memoryview, at: int) -> tuple[list[str], int]:
+    """The names of a struct's fields, and where its cells begin."""
     _, width, at = _element(data, at)
     _, names, at = _element(data, at)
     length = int.from_bytes(width[:4], "little")
@@ -172,7 +163,8 @@ def _fields(data: memoryview, at: int) -> tuple[int, int]:
         raise UserError("it is damaged: a struct has no field names")
     if len(names) > _MAX_FIELDS * length:
         raise UserError(f"it has a struct of more than {_MAX_FIELDS} fields")
-    return len(names) // length, at
+    pieces = (bytes(names[start : start + length]) for start in range(0, len(names), length))
+    return [piece.partition(b"\0")[0].decode("latin-1") for piece in pieces], at
 
 
 def _element(data: memoryview, at: int) -> tuple[int, memoryview, int]:

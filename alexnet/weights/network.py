@@ -5,6 +5,7 @@ poolings that change nothing do not count, and a pool is known by the size of wh
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from alexnet.errors import UserError
@@ -61,25 +62,19 @@ def steps(spec: Spec) -> list[str]:
 
 def difference(found: Sequence[str], wanted: Sequence[str]) -> str:
     """The first line in which two lists of steps differ, as a clause; empty if none does."""
-    for number in range(max(len(found), len(wanted))):
-        one, other = (
-            lines[number] if number < len(lines) else "nothing" for lines in (found, wanted)
-        )
+    pairs = itertools.zip_longest(found, wanted, fillvalue="nothing")
+    for number, (one, other) in enumerate(pairs, 1):
         if one != other:
-            return f"step {number + 1} is '{one}' where that has '{other}'"
+            return f"step {number} is '{one}' where that has '{other}'"
     return ""
 
 
-def recognise(
+def recognize(
     layers: Sequence[Layer], image_size: int, channels: int, allowed: Iterable[str] | None = None
 ) -> Spec:
-    """The variant that a file's layers are.
+    """The variant, of those `allowed`, that a file's layers are for an input of this size.
 
-    Args:
-        layers: in order, with the file's own sizes; the last Dense has `features=None` or a count.
-        image_size: height and width of the input.
-        channels: of the input.
-        allowed: variants to try, the likeliest first; all by default.
+    The likeliest variants come first; by default all are tried.
 
     Raises:
         UserError: naming the nearest variant and the first difference from it.
@@ -139,12 +134,8 @@ def pool(
 ) -> MaxPool:
     """A max pool that a file describes with padding, as one that rounds down or up.
 
-    Args:
-        above: the layers before it.
-        image_size: height and width of the network's input.
-        window: its height and width.
-        stride: between windows.
-        pads: before the first pixel and after the last one, in each direction.
+    `pads` are before the first pixel and after the last one, in each direction; the layers `above`
+    it and the network's input tell on how many pixels it works.
 
     Raises:
         UserError: for padding that is neither.
@@ -163,10 +154,7 @@ def fit(
 ) -> Spec:
     """The variant that arrays of these shapes are, or come nearest to; `check` tells which.
 
-    Args:
-        shapes: by canonical name, HWIO and (in, out).
-        allowed: variants that it may be.
-        image_size: height and width of the input, by default the variant's own.
+    Shapes are HWIO and (in, out), by canonical name; the image size is by default the variant's.
 
     Raises:
         UserError: where several variants have these shapes, or only other image sizes fit.
@@ -225,11 +213,8 @@ def sized(base: Spec, shapes: Mapping[str, tuple[int, ...]], image_size: int | N
     """A variant with the sizes that the arrays have."""
 
     def last(name: str) -> int | None:
-        for part in ("bias", "kernel"):
-            shape = shapes.get(f"{name}.{part}")
-            if shape:
-                return shape[-1]
-        return None
+        shape = shapes.get(f"{name}.bias") or shapes.get(f"{name}.kernel")
+        return shape[-1] if shape else None
 
     def features(layer: Layer) -> Layer:
         if not isinstance(layer, Conv | Dense) or layer.features is None:

@@ -69,19 +69,23 @@ class Run:
             raise UserError("its graph makes more of the image than AlexNet does")
         self.left -= size
 
-    def learn(self, name: str, source: str, array: np.ndarray, transpose: bool) -> np.ndarray:
+    def learn(
+        self, name: str, part: str, source: str, array: np.ndarray, transpose: bool = False
+    ) -> np.ndarray:
         """Take an array as a layer's, and return a random one to run the layer with."""
+        key = f"{name}.{part}"
         if array.dtype != np.float32 or source in self.from_image:
             raise UserError(f"the weights of its {name} are not fp32 constants")
+        if key in self.arrays:
+            raise UserError(f"its {name} has two arrays of the kind {part}")
         if 0 in array.strides:  # computed, and not as large as this in the file
             self.spend(array.nbytes, self.left)
         drawn = self.random.random(array.shape, np.float32)
-        drawn -= np.float32(0.5)
-        fan_in = array[0].size if transpose else len(array)
-        drawn *= np.float32((24 / fan_in) ** 0.5 if array.ndim > 1 else 100)  # variance 2 / fan_in
-        key = f"{name}.{'kernel' if array.ndim > 1 else 'bias'}"
-        if key in self.arrays:
-            raise UserError(f"its {name} has two biases")
+        drawn -= np.float32(-0.5 if part in ("scale", "variance") else 0.5)
+        if part == "kernel":  # of variance 2 / fan_in
+            drawn *= np.float32((24 / (array[0].size if transpose else len(array))) ** 0.5)
+        elif part not in ("scale", "variance"):
+            drawn *= np.float32(100)
         self.names[key] = source
         self.arrays[key] = from_torch(key, array) if transpose else array
         self.drawn[key] = from_torch(key, drawn) if transpose else drawn
@@ -90,12 +94,12 @@ class Run:
     def next_layer(self, conv: bool, x: np.ndarray) -> str:
         """The name of the conv or dense layer that comes next, and is given x."""
         wanted = [layer.name for layer in LEARNED if (layer.kind == "conv") == conv]
-        left = [name for name in wanted if name not in self.reached]
-        if not left:
-            kind = "conv" if conv else "dense"
-            raise UserError(f"it has more than the {len(wanted)} {kind} layers of AlexNet")
-        self.reached[left[0]] = x
-        return left[0]
+        for name in wanted:
+            if name not in self.reached:
+                self.reached[name] = x
+                return name
+        kind = "conv" if conv else "dense"
+        raise UserError(f"it has more than the {len(wanted)} {kind} layers of AlexNet")
 
 
 def run(graph: Graph, batch: int) -> tuple[Run, tuple[str, ...]]:
@@ -113,7 +117,11 @@ def run(graph: Graph, batch: int) -> tuple[Run, tuple[str, ...]]:
     found.spend(images.nbytes)
     output = graph.output
     if live and live[-1].op_type in _ENDS and live[-1].output[0] == output:
-        output = _before_softmax(live.pop())
+        softmax = live.pop()
+        axes = {attribute.i for attribute in softmax.attribute if attribute.name == "axis"}
+        if not axes <= {1, -1} or len(softmax.input) != 1:
+            raise UserError("its softmax is not over classes")
+        output = softmax.input[0]
     uses = Counter(name for node in live for name in _taken(node))
     with np.errstate(all="ignore"):
         for node in live:
@@ -169,13 +177,6 @@ def _show(node: Any) -> str:
     return repr(node.op_type[:50])
 
 
-def _before_softmax(node: Any) -> str:
-    axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
-    if not set(axes) <= {1, -1} or len(node.input) != 1:
-        raise UserError("its softmax is not over classes")
-    return node.input[0]
-
-
 def _step(found: Run, node: Any) -> None:
     """Run one operator."""
     op = node.op_type
@@ -184,7 +185,7 @@ def _step(found: Run, node: Any) -> None:
     inputs = [found.value(name) for name in node.input]
     try:
         if op == "MatMul" and inputs[0].ndim == 2 and node.input[0] in found.from_image:
-            results = _product(found, node, *inputs)
+            results = _dense(found, node, *inputs)
         elif op == "Add" and found.unbiased.keys() & set(node.input):
             results = _biased(found, node, *inputs)
         elif op in _OWN:
@@ -194,16 +195,13 @@ def _step(found: Run, node: Any) -> None:
     except UserError:
         raise
     except Exception as error:  # any, of a library given untrusted operands
-        raise UserError(f"its {_show(node)} can't be run: {_reason(error)}") from error
+        text = str(error)[:100] or type(error).__name__
+        text = "".join(char if char.isprintable() else " " for char in text)
+        raise UserError(f"its {_show(node)} can't be run: {text}") from error
     for name, value in zip(node.output, results, strict=False):
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fib":
             raise UserError(f"its {_show(node)} makes no numbers")
         found.values[name] = value
-
-
-def _reason(error: Exception) -> str:
-    text = "".join(c if c.isprintable() else " " for c in str(error)[:100])
-    return text or type(error).__name__
 
 
 def _evaluate(found: Run, node: Any, inputs: list[np.ndarray | None]) -> Sequence[Any]:
@@ -274,10 +272,8 @@ def _geometry(node: Any, x: np.ndarray, window: Sequence[int]) -> tuple[list[int
         raise UserError(f"its {_show(node)} is dilated, or not for images")
     if values.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise UserError(f"its {_show(node)} is padded by a rule that no variant has")
-    strides, pads = (
-        list(values.get("strides", [1] * rank)),
-        list(values.get("pads", [0] * 2 * rank)),
-    )
+    strides = list(values.get("strides", [1] * rank))
+    pads = list(values.get("pads", [0] * 2 * rank))
     if len(strides) != rank or len(pads) != 2 * rank or min(strides) < 1 or min(pads) < 0:
         raise UserError(f"its {_show(node)} is damaged: strides {strides[:6]}, pads {pads[:6]}")
     if values.get("ceil_mode"):  # as much padding as the last window that starts inside needs
@@ -300,10 +296,8 @@ def _conv(found: Run, node: Any, x: Any, kernel: Any, bias: Any = None) -> list[
     name = found.next_layer(True, x)
     if bias is None or bias.ndim != 1 or kernel.ndim != 4:
         raise UserError(f"its {name} has no bias, or is not for images")
-    groups, (strides, pads) = (
-        _attributes(node).get("group", 1),
-        _geometry(node, x, kernel.shape[2:]),
-    )
+    groups = _attributes(node).get("group", 1)
+    strides, pads = _geometry(node, x, kernel.shape[2:])
     fits = groups > 0 and x.shape[1] == kernel.shape[1] * groups and len(kernel) % groups == 0
     if not fits or len(bias) != len(kernel):
         raise UserError(
@@ -313,35 +307,30 @@ def _conv(found: Run, node: Any, x: Any, kernel: Any, bias: Any = None) -> list[
     places = _places(found, x, kernel.shape[2:], strides, pads) * len(x)
     made = 4 * places * (kernel[0].size * groups + len(kernel))
     found.spend(made, work=places * kernel.size)
-    kernel = found.learn(name, node.input[1], kernel, transpose=True)
-    bias = found.learn(name, node.input[2], bias, transpose=False)
+    kernel = found.learn(name, "kernel", node.input[1], kernel, transpose=True)
+    bias = found.learn(name, "bias", node.input[2], bias)
     return [reference.convolve(x, kernel, bias, strides, pads, groups)]
 
 
-def _gemm(found: Run, node: Any, x: Any, kernel: Any, bias: Any = None) -> list[np.ndarray]:
+def _dense(found: Run, node: Any, x: Any, kernel: Any, bias: Any = None) -> list[np.ndarray]:
+    """A Gemm, or a MatMul that gets its bias later."""
     name, values = found.next_layer(False, x), _attributes(node)
-    transposed = bool(values.get("transB"))
-    if bias is None or kernel.ndim != 2 or values.get("transA"):
+    gemm, transposed = node.op_type == "Gemm", bool(values.get("transB"))
+    if values.get("transA") or (gemm and bias is None):
         raise UserError(f"its {name} has no bias, or transposes the image")
     if x.ndim != 2:
         raise UserError(f"its {name} takes {show(x.shape)} numbers, which are not flattened")
-    if kernel.shape[transposed] != x.shape[1] or bias.size != kernel.shape[1 - transposed]:
+    fits = kernel.ndim == 2 and kernel.shape[transposed] == x.shape[1]
+    if not fits or (gemm and bias.size != kernel.shape[1 - transposed]):
         raise UserError(f"its {name} is damaged: the kernel does not fit {x.shape[1]} inputs")
-    found.spend(4 * len(x) * bias.size, work=len(x) * kernel.size)
-    kernel = found.learn(name, node.input[1], kernel, transposed)
-    bias = found.learn(name, node.input[2], bias.reshape(-1), transpose=False)
-    result = (x @ (kernel.T if transposed else kernel)) * np.float32(values.get("alpha", 1.0))
-    return [result + bias * np.float32(values.get("beta", 1.0))]
-
-
-def _product(found: Run, node: Any, x: Any, kernel: Any) -> list[np.ndarray]:
-    """A dense layer that gets its bias later."""
-    name = found.next_layer(False, x)
-    if kernel.ndim != 2 or len(kernel) != x.shape[1]:
-        raise UserError(f"its {name} is damaged: the kernel does not fit {x.shape[1]} inputs")
-    found.spend(4 * len(x) * kernel.shape[1], work=len(x) * kernel.size)
-    found.unbiased[node.output[0]] = name
-    return [x @ found.learn(name, node.input[1], kernel, transpose=False)]
+    found.spend(4 * len(x) * kernel.shape[1 - transposed], work=len(x) * kernel.size)
+    kernel = found.learn(name, "kernel", node.input[1], kernel, transposed)
+    x = (x @ (kernel.T if transposed else kernel)) * np.float32(values.get("alpha", 1.0))
+    if not gemm:
+        found.unbiased[node.output[0]] = name
+        return [x]
+    bias = found.learn(name, "bias", node.input[2], bias.reshape(-1))
+    return [x + bias * np.float32(values.get("beta", 1.0))]
 
 
 def _biased(found: Run, node: Any, *operands: Any) -> list[np.ndarray]:
@@ -350,21 +339,30 @@ def _biased(found: Run, node: Any, *operands: Any) -> list[np.ndarray]:
     name = found.unbiased.pop(node.input[product])
     if bias.size != x.shape[1] or len(operands) != 2:
         raise UserError(f"its {name} is damaged: the bias does not fit {x.shape[1]} outputs")
-    return [x + found.learn(name, source, bias.reshape(-1), transpose=False)]
+    return [x + found.learn(name, "bias", source, bias.reshape(-1))]
+
+
+def _batch_norm(found: Run, node: Any, x: Any, *own: Any) -> list[np.ndarray]:
+    """Batch norm by running statistics, named after the learned layer that comes next."""
+    name, values = f"bn{len(found.reached) + 1}", {"epsilon": 1e-5} | _attributes(node)
+    if len(own) != 4 or {array.shape for array in own} != {x.shape[1:2]}:
+        raise UserError(f"its {name} is damaged: it does not fit {show(x.shape)} numbers")
+    if values.get("training_mode") or values.get("is_test") == 0:
+        raise UserError(f"its {name} normalizes by the batch, as AlexNet does in training only")
+    found.spend(16 * x.size)
+    parts = zip(("scale", "shift", "mean", "variance"), node.input[1:], own, strict=True)
+    drawn = [found.learn(name, part, source, array) for part, source, array in parts]
+    return [reference.batch_norm(x, *drawn, values["epsilon"])]
 
 
 def _pool(found: Run, node: Any, x: Any) -> list[np.ndarray]:
     values = _attributes(node)
     window, maximum = values["kernel_shape"], node.op_type == "MaxPool"
     strides, pads = _geometry(node, x, window)
-    places = _places(found, x, window, strides, pads)
-    made = math.prod(x.shape[:2]) * places
+    made = math.prod(x.shape[:2]) * _places(found, x, window, strides, pads)
     found.spend(4 * made, work=_SLOW * made * math.prod(window))
-    if (
-        not maximum
-        and any(pads)
-        and (values.get("ceil_mode") or not values.get("count_include_pad"))
-    ):
+    counted = values.get("count_include_pad") and not values.get("ceil_mode")
+    if not maximum and any(pads) and not counted:
         raise UserError("it has an average pool that leaves out padding, as no variant has")
     view = reference.windows(reference.pad(x, pads, -np.inf if maximum else 0.0), window, strides)
     axes = tuple(range(-len(window), 0))
@@ -383,9 +381,8 @@ def _lrn(found: Run, node: Any, x: Any) -> list[np.ndarray]:
 
 def _filled(found: Run, node: Any, shape: Any) -> list[np.ndarray]:
     """ConstantOfShape, as a view of one number: a file of nothing else takes no memory yet."""
-    fill = package().numpy_helper.to_array
     value = _attributes(node).get("value")
-    number = np.zeros(1, np.float32) if value is None else fill(value)
+    number = np.zeros(1, np.float32) if value is None else package().numpy_helper.to_array(value)
     if shape.size > 8 or number.size != 1 or min(shape.reshape(-1).tolist(), default=0) < 0:
         raise UserError("its 'ConstantOfShape' has no shape")
     return [np.broadcast_to(number.reshape(()), shape.reshape(-1).tolist())]
@@ -402,17 +399,15 @@ def _if(found: Run, node: Any, condition: Any) -> list[np.ndarray | None]:
     if node.input[0] in found.from_image:
         raise UserError("it has an 'If' that looks at the image")
     name = "then_branch" if condition.reshape(()) else "else_branch"
-    graphs = [attribute.g for attribute in node.attribute if attribute.name == name]
-    if len(graphs) != 1:
-        raise UserError("it is damaged: an 'If' has no branches")
-    for inner in graphs[0].node:
+    (graph,) = (attribute.g for attribute in node.attribute if attribute.name == name)
+    for inner in graph.node:
         if inner.op_type == "If":
             raise UserError("it has an 'If' within another")
         _step(found, inner)
-    return [found.value(output.name) for output in graphs[0].output]
+    return [found.value(output.name) for output in graph.output]
 
 
 _OWN = {
-    "AveragePool": _pool, "ConstantOfShape": _filled, "Conv": _conv, "Dropout": _dropout,
-    "Gemm": _gemm, "If": _if, "LRN": _lrn, "MaxPool": _pool,
+    "AveragePool": _pool, "BatchNormalization": _batch_norm, "ConstantOfShape": _filled,
+    "Conv": _conv, "Dropout": _dropout, "Gemm": _dense, "If": _if, "LRN": _lrn, "MaxPool": _pool,
 }  # fmt: skip

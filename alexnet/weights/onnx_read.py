@@ -37,11 +37,9 @@ def looks_like(head: bytes | memoryview) -> bool:
 
 
 def read(file: BinaryIO, folder: Path | None = None) -> Found:
-    """Read a network and its weights.
+    """Read a network and its weights from a file that is open at its start.
 
-    Args:
-        file: open at its start.
-        folder: where it lies, for large exports, which keep their weights in a second file there.
+    Large exports keep their weights in a second file in its folder.
 
     Raises:
         UserError: for a file that is damaged, quantized, or another network.
@@ -55,11 +53,21 @@ def read(file: BinaryIO, folder: Path | None = None) -> Found:
     caffe = spec.name in CAFFE_VARIANTS and not own and not graph.producer.startswith("pytorch")
     preprocess = preprocess_from_json(own["preprocess"], graph.channels) if own else None
     return Found(
-        {name: _whole(array) for name, array in found.arrays.items()}, found.names, unused,
+        {name: _whole(array) for name, array in found.arrays.items() if name not in
+         _superfluous(found, spec)}, found.names, unused,
         colors="BGR" if caffe else "RGB", spec=spec, preprocess=preprocess,
         class_names=tuple(own.get("class_names") or ()) or None,
         mean_image=bool(own.get("mean_image")),
     )  # fmt: skip
+
+
+def _superfluous(found: Run, spec: Spec) -> set[str]:
+    """Scales of one and shifts of zero: ONNX has them where a batch norm of `spec` has none."""
+    plain = {"scale": 1, "shift": 0}
+    return {
+        name for name, array in found.arrays.items()
+        if name not in variables(spec) and (array == plain.get(name.split(".")[1])).all()
+    }  # fmt: skip
 
 
 def _whole(array: np.ndarray) -> np.ndarray:
@@ -95,7 +103,7 @@ def _recognize(graph: Graph, found: Run, described: Mapping[str, Any]) -> Spec:
     """
     shapes = {name: array.shape for name, array in found.arrays.items()}
     parted = []
-    for spec in _candidates(graph, shapes, described):
+    for spec in _candidates(graph, found, described):
         difference = first_difference(spec, found)
         if difference is None:
             return spec
@@ -119,13 +127,12 @@ def first_difference(spec: Spec, found: Run) -> tuple[int, float, str] | None:
     return None
 
 
-def _candidates(
-    graph: Graph, shapes: dict[str, tuple[int, ...]], described: Mapping[str, Any]
-) -> Iterator[Spec]:
+def _candidates(graph: Graph, found: Run, described: Mapping[str, Any]) -> Iterator[Spec]:
     """The networks that have arrays of these shapes, the likeliest first.
 
     A file at a variant's own image size is that variant, and not one that it merely equals.
     """
+    shapes = {name: array.shape for name, array in found.arrays.items()}
     if "layers" in described:
         yield table.from_json(described)
     first = described.get("name", described.get("variant"))
@@ -138,5 +145,7 @@ def _candidates(
             spec = sized(VARIANTS[name], shapes, graph.side)
         except UserError:  # an image too small for this one
             continue
-        if {name: variable.shape for name, variable in variables(spec).items()} == shapes:
+        left = shapes.keys() - _superfluous(found, spec)
+        wanted = {name: variable.shape for name, variable in variables(spec).items()}
+        if wanted == {name: shapes[name] for name in left}:
             yield spec

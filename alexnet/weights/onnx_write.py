@@ -40,10 +40,6 @@ _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 def write(file: BinaryIO, weights: Weights) -> None:
     """Write a model that `onnx.checker` passes and ONNX Runtime runs.
 
-    Args:
-        file: open for writing.
-        weights: what to write.
-
     Raises:
         UserError: where the package `onnx` is not installed.
     """
@@ -84,14 +80,9 @@ def _field(number: int, length: int) -> bytes:
 
 
 def _describe(weights: Weights) -> str:
-    return json.dumps(
-        {
-            "spec": table.to_json(weights.spec),
-            "preprocess": preprocess_to_json(weights.preprocess),
-            "class_names": weights.class_names,
-            "mean_image": weights.mean_image,
-        }
-    )
+    spec, preprocess = table.to_json(weights.spec), preprocess_to_json(weights.preprocess)
+    own = {"class_names": weights.class_names, "mean_image": weights.mean_image}
+    return json.dumps({"spec": spec, "preprocess": preprocess} | own)
 
 
 def _graph(onnx: Any, weights: Weights) -> Any:
@@ -106,13 +97,10 @@ def _graph(onnx: Any, weights: Weights) -> Any:
             current = f"{row.name}_{op.lower()}_{len(nodes)}"
             nodes.append(helper.make_node(op, names, [current], current, **attributes))
     nodes.append(helper.make_node("Identity", [current], ["logits"], "logits"))
-    shapes = {
-        "image": ["N", spec.channels, spec.image_size, spec.image_size],
-        "logits": ["N", spec.num_classes],
-    }
-    image, logits = (
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in shapes.items()
+    sizes = ["N", spec.channels, spec.image_size, spec.image_size]
+    image = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, sizes)
+    logits = helper.make_tensor_value_info(
+        "logits", onnx.TensorProto.FLOAT, ["N", spec.num_classes]
     )
     return helper.make_graph(nodes, "alexnet", [image], [logits], constants)
 
@@ -140,13 +128,9 @@ def _nodes(row: Row) -> Nodes:
             own = [f"{row.name}.{part}" for part in ("weight", "bias")]
             statistics = [f"{row.name}.{part}" for part in ("running_mean", "running_var")]
             plain = {name: np.full(row.in_shape[-1:], n, "<f4") for n, name in enumerate(own[::-1])}
-            attributes = {"epsilon": layer.epsilon}
-            yield (
-                "BatchNormalization",
-                [None, *own, *statistics],
-                attributes,
-                ({} if layer.affine else plain),
-            )
+            constants = {} if layer.affine else plain
+            inputs = [None, *own, *statistics]
+            yield "BatchNormalization", inputs, {"epsilon": layer.epsilon}, constants
         case MaxPool():
             overhang = layer.overhang(row.in_shape[0])
             yield "MaxPool", [None], {

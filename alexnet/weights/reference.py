@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from alexnet.errors import UserError
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
@@ -26,18 +26,15 @@ from alexnet.layers import (
 def forward(
     spec: Spec, arrays: Mapping[str, np.ndarray], reached: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """What should reach each learned layer after the first, and at the end the `logits`.
+    """Yield what should reach each learned layer after the first, and at the end the `logits`.
 
     Each layer goes on from what did reach it, so that rounding does not add up.
 
     Args:
         spec: the network.
-        arrays: kernels HWIO and (in, out), and biases, by canonical name.
-        reached: the input of each learned layer, by its name, (batch, channels, height, width) or
-            (batch, features).
-
-    Raises:
-        UserError: for a kind of layer that has no NumPy form here.
+        arrays: kernels HWIO and (in, out), biases, and all four of a batch norm, by canonical name.
+        reached: the input of each layer with a kernel, by its name, (batch, channels, height,
+            width) or (batch, features).
     """
     x: np.ndarray | None = None
     for layer in spec:
@@ -67,10 +64,11 @@ def forward(
                 x = rows @ x @ columns.T
             case Flatten():
                 x = x.reshape(len(x), -1)
+            case BatchNorm():
+                parts = (f"{layer.name}.{part}" for part in ("scale", "shift", "mean", "variance"))
+                x = batch_norm(x, *(arrays[part] for part in parts), layer.epsilon)
             case Dropout():
                 pass
-            case _:
-                raise UserError(f"a graph can't be compared with a {type(layer).__name__} layer")
     yield "logits", x
 
 
@@ -110,6 +108,20 @@ def normalize(x: np.ndarray, size: int, alpha: float, beta: float, k: float) -> 
     squares = np.pad(x * x, ((0, 0), (before, size - 1 - before), (0, 0), (0, 0)))
     sums = sliding_window_view(squares, size, 1).sum(-1)
     return x / (np.float32(k) + np.float32(alpha / size) * sums) ** np.float32(beta)
+
+
+def batch_norm(
+    x: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    epsilon: float,
+) -> np.ndarray:
+    """Batch normalization of each channel by its running statistics."""
+    factor = scale / np.sqrt(variance + np.float32(epsilon))
+    factor, rest = (a.reshape(-1, *[1] * (x.ndim - 2)) for a in (factor, shift - mean * factor))
+    return x * factor + rest
 
 
 def bin_matrix(size: int, bins: int) -> np.ndarray:

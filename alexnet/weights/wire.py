@@ -31,19 +31,17 @@ def parse(data: memoryview, most: int = MAX_FIELDS) -> Message:
     while position < len(data):
         key, position = _varint(data, position)
         number, wire_type = key >> 3, key & 7
-        if wire_type == VARINT:
+        if wire_type in _FIXED:
+            value = _FIXED[wire_type]
+        elif wire_type in (VARINT, BYTES):
             value, position = _varint(data, position)
-        elif wire_type == BYTES or wire_type in _FIXED:
-            if wire_type == BYTES:
-                length, position = _varint(data, position)
-            else:
-                length = _FIXED[wire_type]
-            if length > len(data) - position:
-                raise UserError("it is cut short or damaged: a field is longer than the file")
-            value = data[position : position + length]
-            position += length
         else:
             raise UserError("it is not a protobuf message, or a damaged one")
+        if wire_type != VARINT:
+            start, position = position, position + value  # of what is as long as the value said
+            if position > len(data):
+                raise UserError("it is cut short or damaged: a field is longer than the file")
+            value = data[start:position]
         count += 1
         if number == 0 or count > most:
             raise UserError("it is not a protobuf message, or has too many fields")
@@ -137,8 +135,7 @@ def one_float(message: Message, number: int, default: float) -> float:
 
 def text(message: Message, number: int, default: str = "") -> str:
     """The value of a string field."""
-    values = messages(message, number)
-    return bytes(values[-1]).decode(errors="replace") if values else default
+    return (texts(message, number) or [default])[-1]
 
 
 def texts(message: Message, number: int) -> list[str]:

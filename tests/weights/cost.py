@@ -141,7 +141,7 @@ def write_source(label: str, path: str) -> None:
 
 def conditions() -> str:
     """The machine and the versions."""
-    libraries = ("scipy", "msgpack", "safetensors", "onnx")
+    libraries = ("msgpack", "safetensors", "onnx")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries)
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

@@ -124,7 +124,6 @@ for _ in range(500):
 @pytest.mark.parametrize(
     ("variable", "message"),
     [
-        # SciPy looks these types up in tables of its own that are shorter: it would crash.
         (_matrix(4, (1, 4), _element(0x90, b"pool")), "shape is not its size"),
         (_matrix(6, (0, 0), _element(10, b"")), "shape is not its size"),
         (_matrix(4, (), _element(16, b"p")), "no shape"),
@@ -147,7 +146,10 @@ for _ in range(500):
         (_matrix(5, (1, 1), _element(9, bytes(8))), "values of a kind"),  # sparse
         (_matrix(6 | 8 << 8, (1, 1), _element(9, bytes(8)) * 2), "values of a kind"),  # complex
         (_matrix(7, (1, 2), _element(7, bytes(12))), "shape is not its size"),
-        (_matrix(4, (1, 3), _element(17, "\U00010000a".encode("utf-16-le"))), "SciPy can't read"),
+        (
+            _matrix(4, (1, 3), _element(17, "\U00010000a".encode("utf-16-le"))),
+            "shape is not its size",
+        ),
     ],
 )
 @pytest.mark.parametrize("compressed", [False, True])
@@ -215,7 +217,7 @@ def _made_up(random: np.random.Generator, depth: int = 0) -> bytes:
 
 
 def test_matlab_made_up():
-    """SciPy reads or refuses what the scan lets pass; where sizes are unchecked it crashes."""
+    """Whatever a file holds, it is read or refused in one sentence."""
     random = np.random.default_rng(0)
     read = 0
     for _ in range(2000):

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -8,12 +9,13 @@ import torch
 from onnx import helper, numpy_helper
 
 from alexnet.errors import UserError
+from alexnet.layers import BatchNorm
 from alexnet.spec import VARIANTS
 from alexnet.weights import detect, load, save
 from alexnet.weights.formats import load_data
 
 from . import makers
-from .helpers import CLASSES, close, forward, images, narrow, same, written
+from .helpers import CLASSES, close, forward, images, narrow, random_weights, same, written
 from .test_torch_files import narrow_model
 
 SIZES = [(name, None) for name in VARIANTS]
@@ -70,6 +72,18 @@ def test_the_zoo_before_initializers_left_the_inputs():
 
     weights = narrow("onnx_zoo")
     same(weights, load_data(view(makers.onnx_zoo(weights, edit)), "onnx", "w"))
+
+
+def test_a_batch_norm_with_scale_and_shift():
+    """Those of one and zero too, which a network without them has in its file as well."""
+    spec = narrow("bn").spec
+    layers = [replace(x, affine=True) if isinstance(x, BatchNorm) else x for x in spec]
+    weights = random_weights(replace(spec, name="own", layers=tuple(layers)))
+    same(weights, load_data(written(weights, "onnx"), "onnx", "w"))
+    for name, array in weights.arrays.items():
+        if name.endswith((".scale", ".shift")):
+            array[:] = name.endswith(".scale")
+    same(weights, load_data(written(weights, "onnx"), "onnx", "w"))
 
 
 def view(data: bytes) -> memoryview:

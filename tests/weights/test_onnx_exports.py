@@ -172,7 +172,7 @@ def _window(x, axis=2, before=2, after=2):
     return F.avg_pool3d(squares, kernel, stride=1).squeeze(1)
 
 
-NO_LRN = "nearest is 'single', but what reaches its conv2 is off by"
+NO_LRN = "nearest is '(single|torchvision)', but what reaches its conv2 is off by"  # both fit
 
 
 def _slices(x, factors):
