@@ -134,7 +134,10 @@ def _candidates(graph: Graph, found: Run, described: Mapping[str, Any]) -> Itera
     """
     shapes = {name: array.shape for name, array in found.arrays.items()}
     if "layers" in described:
-        yield table.from_json(described)
+        own = table.from_json(described)
+        wanted = {name: variable.shape for name, variable in variables(own).items()}
+        if own.image_size == graph.side and wanted == shapes:  # else anything may be described
+            yield own
     first = described.get("name", described.get("variant"))
 
     def likeliest(name: str) -> tuple[bool, bool]:
