@@ -109,7 +109,10 @@ def _recognize(graph: Graph, found: Run, described: Mapping[str, Any]) -> Spec:
             return spec
         parted.append((*difference, spec.name))
     if not parted:
-        return fit(shapes, tuple(VARIANTS), graph.side)  # whose shapes are refused later, by name
+        try:
+            return fit(shapes, tuple(VARIANTS), graph.side)  # whose shapes are refused later
+        except UserError as error:
+            raise UserError("its network is none that this program has") from error
     _, _, words, name = max(parted)
     raise UserError(f"its network is none that this program has: nearest is '{name}', but {words}")
 
@@ -133,10 +136,14 @@ def _candidates(graph: Graph, found: Run, described: Mapping[str, Any]) -> Itera
     A file at a variant's own image size is that variant, and not one that it merely equals.
     """
     shapes = {name: array.shape for name, array in found.arrays.items()}
+
+    def has(spec: Spec) -> bool:
+        wanted = {name: variable.shape for name, variable in variables(spec).items()}
+        return wanted == {n: shapes[n] for n in shapes.keys() - _superfluous(found, spec)}
+
     if "layers" in described:
         own = table.from_json(described)
-        wanted = {name: variable.shape for name, variable in variables(own).items()}
-        if own.image_size == graph.side and wanted == shapes:  # else anything may be described
+        if own.image_size == graph.side and has(own):  # a file may describe anything
             yield own
     first = described.get("name", described.get("variant"))
 
@@ -148,7 +155,5 @@ def _candidates(graph: Graph, found: Run, described: Mapping[str, Any]) -> Itera
             spec = sized(VARIANTS[name], shapes, graph.side)
         except UserError:  # an image too small for this one
             continue
-        left = shapes.keys() - _superfluous(found, spec)
-        wanted = {name: variable.shape for name, variable in variables(spec).items()}
-        if wanted == {name: shapes[name] for name in left}:
+        if has(spec):
             yield spec
