@@ -58,11 +58,11 @@ class Checkpoints:
         `meta` may have a `score`, a list that compares larger when the network is better.
         """
         self.wait()
+        state = checkpoint_path(self.directory, step) / STATE
         if self._leads:
-            work = (self._save, step, snapshot, {"step": step, **meta})
+            self._pending = self._writer.submit(self._save, step, snapshot, {"step": step, **meta})
         else:
-            work = (self._write, checkpoint_path(self.directory, step) / STATE, snapshot)
-        self._pending = self._writer.submit(*work)
+            self._pending = self._writer.submit(self._write, state, snapshot)
 
     def wait(self) -> None:
         """Return when nothing is being written.

@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from alexnet.errors import RunError, UserError
 
@@ -130,7 +130,7 @@ def fetched(path: Path) -> Iterator[Path]:
 def remove_tree(path: Path) -> None:
     """Delete a directory and all that is in it; one that is gone already is no error."""
     with contextlib.suppress(FileNotFoundError):
-        path.rmtree() if is_remote(path) else shutil.rmtree(path)
+        cast(Any, path).rmtree() if is_remote(path) else shutil.rmtree(path)
 
 
 def list_files(directory: Path) -> list[Path]:
@@ -197,8 +197,8 @@ def read_all(file: BinaryIO) -> memoryview:
     """The bytes of a file that is open at its start, writable and in memory."""
     import numpy as np  # not for --help
 
-    data, read = memoryview(np.empty(_size(file), np.uint8)), 0
-    while count := file.readinto(data[read : read + _BLOCK]):
+    data, read = memoryview(cast(Any, np.empty(_size(file), np.uint8))), 0
+    while count := cast(Any, file).readinto(data[read : read + _BLOCK]):
         read += count
     if read != len(data):
         raise UserError("it changed while it was read")

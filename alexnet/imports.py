@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -13,7 +14,8 @@ def hidden(*names: str) -> Iterator[None]:
     memory, and needs it for nothing that is used here. A module that is imported already stays.
     """
     absent = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(absent))
     try:
         yield
     finally:

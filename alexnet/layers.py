@@ -331,6 +331,8 @@ def layer_variables(
 
 def _kernel_and_bias(init: Init, shape: tuple[int, ...]) -> dict[str, Variable]:
     fan_in = max(1, math.prod(shape[:-1]))  # inputs to one output; an impossible table has none
+    kernel: Normal | Uniform
+    bias: Uniform | Constant
     match init:
         case Gaussian(std, value):
             kernel, bias = Normal(std), Constant(value)

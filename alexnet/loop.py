@@ -177,7 +177,7 @@ class Trainer:
         if due and (found := self._evaluate(stop)):
             if not math.isfinite(found["loss"]):
                 raise self._diverged(f"the evaluation's loss is {found['loss']}")
-            record = {"step": self.step, "split": "eval", **found}
+            record: dict[str, Any] = {"step": self.step, "split": "eval", **found}
             record["learning_rate"] = self._learning_rate()
             self._write(record)
             self.evals.append(record)

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from alexnet.errors import UserError, choose
 
@@ -60,7 +60,7 @@ def parse(
         about = {"prog": prog, "usage": _usage(kind, prog), "description": description}
         _parser(kind, words, defaults(given), **about).print_help()
         return None
-    positional = [field.name for field in dataclasses.fields(kind) if _is_positional(field)]
+    positional = [f.name for f in dataclasses.fields(cast(Any, kind)) if _is_positional(f)]
     for word in rest:
         if word.startswith("-") and len(word) > 1:
             raise _unknown(word, parser, see)
@@ -95,7 +95,7 @@ def _parser(
     kind: type,
     words: Mapping[str, Sequence[str]],
     base: Mapping[str, Any] | None = None,
-    **about: str,
+    **about: Any,
 ) -> _Parser:
     """A parser without defaults: what isn't given stays away.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from alexnet import weights, workdir
 from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, saved_steps
-from alexnet.config import DevicesConfig, TrainConfig
+from alexnet.config import DevicesConfig, Framework, TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
 from alexnet.files import atomic_write
@@ -74,7 +74,7 @@ def read_run(path: Path, step: int | None = None) -> RunState:
     return RunState(config, spec, arrays, meta, metrics)
 
 
-def write_run(path: Path, state: RunState, framework: str) -> None:
+def write_run(path: Path, state: RunState, framework: Framework) -> None:
     """A work directory from which `framework` can `--resume`, whole or not at all.
 
     Raises:
@@ -152,7 +152,8 @@ def convert(
         state = read_run(source, step)
         whole = run_weights(state, source)
         if target_format in ("jax", "torch") or (target_format is None and not target.suffix):
-            framework = target_format or {"jax": "torch", "torch": "jax"}[state.config.framework]
+            other: Framework = "torch" if state.config.framework == "jax" else "jax"
+            framework = target_format if target_format in ("jax", "torch") else other
             write_run(target, state, framework)
             return whole, (
                 f"{source} ({state.config.framework}, step {state.step}) -> {target} "

@@ -56,7 +56,7 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     engine = training_engine(engine_class, config, spec, arrays)
     del arrays  # a quarter of a gigabyte
     together(processes, lambda: None if processes.index else workdir.prepare(config))
-    path = as_path(config.run.workdir)
+    path = as_path(config.run.workdir or "")  # `_with_workdir` named one
     _check_shared(path, processes)
     with Progress(plan.total_steps, plan.steps_per_epoch, processes.index) as progress:
         if processes.index == 0:

@@ -93,8 +93,15 @@ def rate_multipliers(optim: OptimConfig, variables: Mapping[str, Variable]) -> d
 
 
 def frozen(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[str]:
-    """The names of the variables whose rate is always 0."""
-    return frozenset(n for n, factor in rate_multipliers(optim, variables).items() if not factor)
+    """The names of the variables whose rate is always 0.
+
+    Raises:
+        UserError: where nothing is left to learn.
+    """
+    factors = rate_multipliers(optim, variables)
+    if not any(factors.values()):
+        raise UserError("--freeze leaves nothing to learn")
+    return frozenset(name for name, factor in factors.items() if not factor)
 
 
 def decays(optim: OptimConfig, variables: Mapping[str, Variable]) -> dict[str, float]:

@@ -298,10 +298,10 @@ def variant(
     def resized(layer: Layer) -> Layer:
         if not isinstance(layer, Conv | Dense):
             return layer
-        features = layer.features
-        if features is not None and width != 1:
-            features = max(4, 4 * round(features * width / 4))
-        return dataclasses.replace(layer, features=features, init=init or layer.init)
+        layer = dataclasses.replace(layer, init=init or layer.init)
+        if layer.features is None or width == 1:
+            return layer
+        return dataclasses.replace(layer, features=max(4, 4 * round(layer.features * width / 4)))
 
     spec = dataclasses.replace(
         base,

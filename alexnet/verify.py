@@ -36,7 +36,7 @@ def verify(source: Weights, target: Weights, images: str | None) -> dict[str, An
     inputs = np.stack([_network_input(picture, source) for picture in pictures])
     theirs = _outputs("torch", source, inputs)
     ours = _outputs("jax", target, inputs)
-    layers = [
+    layers: list[dict[str, Any]] = [
         {"name": row.name, "difference": _difference(ours[row.name], theirs[row.name])}
         for row in trace(source.spec)
         if not isinstance(row.layer, Dropout)  # does nothing in evaluation

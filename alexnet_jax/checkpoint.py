@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,8 @@ def read(directory: Path, like: TrainState) -> TrainState:
     nnx.replace_by_pure_dict(like.params, tree["params"])
     if "statistics" in tree:
         nnx.replace_by_pure_dict(like.statistics, tree["statistics"])
-    if "momentum" in tree:
-        nnx.replace_by_pure_dict(_trace(like.momentum).trace, tree["momentum"])
+    if trace := _trace(like.momentum):
+        nnx.replace_by_pure_dict(cast(Any, trace.trace), tree["momentum"])
     return like
 
 

@@ -122,7 +122,7 @@ def prepare(
     With `abstract`, the model and the state have shapes in place of arrays.
     """
     graphdef, params, statistics = split(model)
-    static = {"graphdef": graphdef, "normalization": preprocess.normalize}
+    static: dict[str, Any] = {"graphdef": graphdef, "normalization": preprocess.normalize}
     train, momentum = None, ()
     if optim is not None:
         arrays = variables(model.spec)

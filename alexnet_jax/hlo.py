@@ -58,8 +58,9 @@ def collectives(hlo_text: str) -> list[Collective]:
             if copy in seen:
                 continue
             seen.add(copy)
-        if one["start"] and kind != "all-reduce":  # whose start has the type of its result
-            type_ = _STARTED.match(_LAYOUT.sub("", type_))["result"]
+        started = _STARTED.match(_LAYOUT.sub("", type_)) if one["start"] else None
+        if started and kind != "all-reduce":  # whose start has the type of its result
+            type_ = started["result"]
         size = _bytes(type_) * (group if kind == "reduce-scatter" else 1)
         if computation.startswith("all-reduce-scatter"):  # a fusion that keeps one share
             kind = "reduce-scatter"

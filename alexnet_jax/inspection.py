@@ -17,12 +17,12 @@ from alexnet_jax.model import AlexNet
 def output_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     """Each layer's output for one image, NHWC, from tracing the model."""
 
-    def activations(images: jax.Array, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def activations(images: jax.Array, weights: Any) -> dict[str, jax.Array]:
         return AlexNet(spec, weights=weights).activations(images)
 
     size = (1, spec.image_size, spec.image_size, spec.channels)
     images = jax.ShapeDtypeStruct(size, np.float32)
-    weights = {
+    weights: Any = {
         name: jax.ShapeDtypeStruct(variable.shape, np.float32)
         for name, variable in variables(spec).items()
     }

@@ -139,7 +139,7 @@ class AlexNet(nnx.Module):
         keys = iter(self._dropout_keys(key) if train else ())
         x = x.astype(self.dtype)
         for row in trace(self.spec):
-            own = getattr(self, row.name, None)
+            own: Any = getattr(self, row.name, None)
             match row.layer:
                 case Conv():
                     x = ops.conv(x, *self._kernel_and_bias(own), row.layer)
@@ -161,7 +161,7 @@ class AlexNet(nnx.Module):
                     x = ops.dropout(x, rate, next(keys), first_row)
             yield row.name, x
 
-    def _kernel_and_bias(self, own: Arrays) -> tuple[jax.Array, jax.Array]:
+    def _kernel_and_bias(self, own: Any) -> tuple[jax.Array, jax.Array]:
         return own.kernel[...].astype(self.dtype), own.bias[...].astype(self.dtype)
 
     def _dropout_keys(self, key: jax.Array | None) -> jax.Array:
@@ -175,7 +175,7 @@ class AlexNet(nnx.Module):
 
 def _batch_norm(
     x: jax.Array,
-    own: Arrays,
+    own: Any,  # its `Arrays`
     layer: BatchNorm,
     train: bool,
     mask: jax.Array | None,

@@ -30,7 +30,8 @@ class TrainState(NamedTuple):
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """A model's graph, what it learns, and the statistics that it tracks."""
-    return nnx.split(model, nnx.Param, nnx.BatchStat)
+    parts: Any = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return parts
 
 
 def train_step(

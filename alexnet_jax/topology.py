@@ -106,12 +106,13 @@ def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[s
         needed = _sizes(str(error))[0]
         return report | {"memory": {"fits": False, "total": needed, **limits}}
     seconds = time.perf_counter() - start
-    costs, memory = compiled.cost_analysis(), _memory(compiled.memory_analysis())
+    costs: Any = compiled.cost_analysis()
+    memory = _memory(compiled.memory_analysis())
     return report | {
         "memory": memory | {"fits": True, **limits},
         "flops": costs["flops"],
         "bytes_accessed": costs["bytes accessed"],
-        "collectives": _by_kind(collectives(compiled.as_text())),
+        "collectives": _by_kind(collectives(compiled.as_text() or "")),
         "computed": _computed(costs["flops"], costs["bytes accessed"], memory, chip),
         "compile_seconds": seconds,
     }
@@ -181,7 +182,7 @@ def slice_devices(topology: str) -> tuple[str, Sequence[jax.Device]]:
 def lower_step(config: TrainConfig, spec: Spec, mesh: Mesh) -> jax.stages.Lowered:
     """The training step that `engine.Engine` runs, traced on shapes alone."""
     state, steps = abstract_state(config, spec)
-    train = parallel.compile_steps(steps, state, mesh, config.devices.spmd).train
+    train: Any = parallel.compile_steps(steps, state, mesh, config.devices.spmd).train
     keys = jax.ShapeDtypeStruct((count_dropouts(spec), 2), np.uint32)
     rates = jax.ShapeDtypeStruct((len(learned(variables(spec))),), np.float32)
     batch = abstract_batch(config, spec)
@@ -197,7 +198,7 @@ def abstract_state(config: TrainConfig, spec: Spec) -> tuple[TrainState, paralle
     """The shapes of a run's state, and its pure steps; no weight is made."""
 
     def model() -> AlexNet:
-        weights = {name: jnp.zeros(v.shape) for name, v in variables(spec).items()}
+        weights: Any = {name: jnp.zeros(v.shape) for name, v in variables(spec).items()}
         return AlexNet(spec, weights=weights, dtype=DTYPES[config.model.precision])
 
     return prepare(nnx.eval_shape(model), config.preprocess, config.optim, abstract=True)

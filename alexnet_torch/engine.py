@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Engine:
         _be_reproducible()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = AlexNet(spec, weights=arrays, dtype=DTYPES[precision])
-        self._model = model.to(self._device, memory_format=torch.channels_last)
+        self._model = cast(Any, model).to(self._device, memory_format=torch.channels_last)
         together = dist.is_initialized()
         self._processes = dist.get_world_size() if together else 1
         self._rank = dist.get_rank() if together else 0
@@ -72,8 +72,6 @@ class Engine:
         learned = {name: p for name, p in parameters.items() if isinstance(p, torch.nn.Parameter)}
         for name, parameter in learned.items():
             parameter.requires_grad_(name not in still)
-        if len(still) == len(learned):
-            raise UserError("--freeze leaves nothing to learn")
         return Momentum(learned, optim, arrays)
 
     def describe(self) -> str:
@@ -84,7 +82,7 @@ class Engine:
     def train_step(
         self, batch: Mapping[str, np.ndarray], *, step: int, rates: Mapping[str, float]
     ) -> Any:
-        if self._optimizer is None:
+        if self._optimizer is None or self._optim is None:
             raise ValueError("an engine without optim can't train")
         return train_step(
             self._trained,

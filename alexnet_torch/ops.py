@@ -1,6 +1,8 @@
 """The layers' arithmetic in torch, on NCHW tensors: what torch lacks or does slowly."""
 
 import math
+from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -29,7 +31,9 @@ class LRN(nn.Module):
         squares = wide.square().unflatten(1, (layer.groups, channels))
         before, after = layer.size // 2, (layer.size - 1) // 2
         padded = functional.pad(squares, (0, 0, 0, 0, before, after))
-        sums = sum(padded[:, :, i : i + channels] for i in range(layer.size))
+        sums = padded[:, :, :channels]
+        for i in range(1, layer.size):
+            sums = sums + padded[:, :, i : i + channels]
         scale = layer.k + layer.alpha / layer.size * sums.flatten(1, 2)
         return (wide * _inverse_power(scale, layer.beta)).to(x.dtype)
 
@@ -58,6 +62,10 @@ class BatchNorm(nn.Module):
     knows no mask, and `nn.SyncBatchNorm` none either and no CPU.
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    __call__: Callable[..., torch.Tensor]
+
     def __init__(self, layer: spec.BatchNorm, channels: int):
         super().__init__()
         self.layer = layer
@@ -81,7 +89,7 @@ class BatchNorm(nn.Module):
         if self.training:
             mean, variance = self._batch_statistics(wide, mask, processes)
         y = (wide - mean.view(shape)) * (variance.view(shape) + self.layer.epsilon).rsqrt()
-        if self.weight is not None:
+        if self.weight is not None and self.bias is not None:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
 
@@ -124,7 +132,7 @@ class _Total(torch.autograd.Function):
 
 
 def _total(x: torch.Tensor, processes: int) -> torch.Tensor:
-    return _Total.apply(x) if processes > 1 else x
+    return cast(torch.Tensor, _Total.apply(x)) if processes > 1 else x
 
 
 class Dropout(nn.Module):

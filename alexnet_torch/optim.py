@@ -1,7 +1,7 @@
 """The optimizer's rules as a `torch.optim.Optimizer`; the rates come in with every step."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -67,9 +67,10 @@ class Momentum(torch.optim.Optimizer):
 
     def _update(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:
         optim, rate, wd = self.optim, group["lr"], group["weight_decay"]
-        change = parameter.grad.add(parameter, alpha=wd) if wd else parameter.grad
+        gradient = cast(torch.Tensor, parameter.grad)
+        change = gradient.add(parameter, alpha=wd) if wd else gradient
         if group["trust"]:
-            change = change * trust_ratio(optim, wd, parameter, parameter.grad, change)
+            change = change * trust_ratio(optim, wd, parameter, gradient, change)
         if optim.rule != "sgd":
             change = change * rate
         if optim.momentum:

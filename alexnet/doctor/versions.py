@@ -18,7 +18,7 @@ _JAX_EXTRAS = {"tpu": "tpu", "cuda13": "cuda", "cuda12": "cuda"}
 
 def check(config: TrainConfig) -> list[Finding]:
     """Check what is installed, by the packages' own bounds and by those that none states."""
-    extras = {config.framework}
+    extras: set[str] = {config.framework}
     if config.data.dataset.startswith("tfds:"):
         extras.add("tfds")
     if "gs://" in f"{config.run.workdir} {config.data.dataset} {config.model.init_from}":
@@ -42,7 +42,8 @@ def _packages(needs: list[Requirement], fix: str) -> list[Finding]:
             parts = [need for need in _needs("jax", {theirs}) if need.name not in always]
             every += [("jax", need, install(ours)) for need in parts if _installed(need.name)]
     # Of those who ask for the same, the first one's command counts.
-    wrong = {_problem(by, need): fix for by, need, fix in reversed(every) if _problem(by, need)}
+    found_wrong = ((_problem(by, need), fix) for by, need, fix in reversed(every))
+    wrong = {problem: fix for problem, fix in found_wrong if problem}
     if wrong:
         return [Finding("packages", WRONG, problem, fix) for problem, fix in wrong.items()]
     named = "".join(f", {need.name} {_installed(need.name)}" for need in needs if need.marker)

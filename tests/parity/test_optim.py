@@ -265,6 +265,11 @@ def test_groups_match_by_layer_variable_and_role():
     assert found_decays["conv1.kernel"] == 0  # frozen: momentum stays at rest, too
 
 
+def test_something_must_be_left_to_learn():
+    with pytest.raises(UserError, match="--freeze leaves nothing to learn"):
+        frozen(OptimConfig(freeze=("kernel", "bias")), variables(VARIANTS["bn"]))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
