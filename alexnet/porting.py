@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -153,7 +153,9 @@ def convert(
         whole = run_weights(state, source)
         if target_format in ("jax", "torch") or (target_format is None and not target.suffix):
             other: Framework = "torch" if state.config.framework == "jax" else "jax"
-            framework = target_format if target_format in ("jax", "torch") else other
+            framework: Framework = (
+                other if target_format is None else cast(Framework, target_format)
+            )
             write_run(target, state, framework)
             return whole, (
                 f"{source} ({state.config.framework}, step {state.step}) -> {target} "
