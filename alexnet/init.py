@@ -10,8 +10,8 @@ import zlib
 
 import numpy as np
 
-from alexnet.data import draws
-from alexnet.layers import Constant, Normal, Spec, Uniform, Variable, variables
+from alexnet import draws
+from alexnet.layers import Spec, Variable, variables
 
 _PIECE = 1 << 20  # numbers drawn at a time: fc6 alone has 38 million, and float64 takes twice fp32
 
@@ -19,33 +19,26 @@ _PIECE = 1 << 20  # numbers drawn at a time: fc6 alone has 38 million, and float
 def initial_weights(spec: Spec, seed: int) -> dict[str, np.ndarray]:
     """Canonical fp32 arrays (`conv1.kernel`, `conv1.bias`, ...) as the variant's source has them.
 
-    Args:
-        spec: the network.
-        seed: from 0 to 2^64 - 1.
+    `seed` is from 0 to 2^64 - 1.
     """
-    return {name: draw(variable, name, seed) for name, variable in variables(spec).items()}
+    return {name: _draw(variable, name, seed) for name, variable in variables(spec).items()}
 
 
-def draw(variable: Variable, name: str, seed: int) -> np.ndarray:
+def _draw(variable: Variable, name: str, seed: int) -> np.ndarray:
     """The initial value of one array; `name` picks its random stream."""
-    values = np.empty(math.prod(variable.shape), np.float32)
-    if isinstance(variable.init, Constant):
-        values.fill(variable.init.value)
-    else:
+    kind, number = variable.init
+    values = np.full(math.prod(variable.shape), number, np.float32)
+    if kind != "constant":
         stream = draws.stream(draws.INIT, seed, index=zlib.crc32(name.encode()))
         for start in range(0, len(values), _PIECE):
             piece = values[start : start + _PIECE]
             uniforms = draws.uniforms_32(stream, 2 * math.ceil(len(piece) / 2))
-            piece[:] = _distributed(variable.init, uniforms)[: len(piece)]
+            drawn = number * (2 * uniforms - 1) if kind == "uniform" else _normal(uniforms, number)
+            piece[:] = drawn[: len(piece)]
     return values.reshape(variable.shape)
 
 
-def _distributed(init: Normal | Uniform, uniforms: np.ndarray) -> np.ndarray:
-    """Numbers of a distribution from as many, an even number, of (0, 1); float64."""
-    match init:
-        case Uniform(bound):
-            return bound * (2 * uniforms - 1)
-        case Normal(std):  # Box and Muller 1958: each two uniform numbers give two normal ones
-            radius = std * np.sqrt(-2 * np.log(uniforms[0::2]))
-            angle = 2 * np.pi * uniforms[1::2]
-            return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+def _normal(uniforms: np.ndarray, std: float) -> np.ndarray:
+    """Box and Muller 1958: each two of the uniform numbers of (0, 1) give two of N(0, std^2)."""
+    radius, angle = std * np.sqrt(-2 * np.log(uniforms[0::2])), 2 * np.pi * uniforms[1::2]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])

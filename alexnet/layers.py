@@ -1,7 +1,6 @@
-"""The kinds of layers, a network made of them, and what follows from its table.
+"""The kinds of layers, a network made of them, and what follows from its table: shapes, arrays.
 
-From the table follow shapes (`trace`) and every array that a network learns or tracks
-(`variables`). The networks themselves are in `spec.py`.
+The networks themselves are in `spec.py`.
 """
 
 import dataclasses
@@ -11,8 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alexnet.errors import UserError
-
-# --- initial weights of a layer, as data -----------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -39,30 +36,9 @@ class LeCun:
 Init = Gaussian | FanIn | LeCun
 
 
-# --- initial values of one array; `init.py` draws them ---------------------------------------
-
-
-@dataclass(frozen=True)
-class Normal:
-    """N(0, std^2)."""
-
-    std: float
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """U(-bound, bound)."""
-
-    bound: float
-
-
-@dataclass(frozen=True)
-class Constant:
-    """One number everywhere."""
-
-    value: float
-
-
+# Initial values of an array, which `init.py` draws: N(0, number^2), U(-number, number), or the
+# number everywhere.
+Initial = tuple[Literal["normal", "uniform", "constant"], float]
 Role = Literal["kernel", "bias", "scale", "shift", "statistic"]
 
 
@@ -72,10 +48,7 @@ class Variable:
 
     shape: tuple[int, ...]  # HWIO or (in, out) for a kernel, (channels,) for everything else
     role: Role
-    init: Normal | Uniform | Constant
-
-
-# --- layers ----------------------------------------------------------------------------------
+    init: Initial
 
 
 @dataclass(frozen=True)
@@ -144,9 +117,8 @@ class BatchNorm:
 class MaxPool:
     """Max pooling.
 
-    Windows that would reach past the right or bottom edge are dropped (floor: torch's
-    default), or with `ceil` kept and cut off at the edge, as long as they
-    start inside the input (Caffe; torch's and ONNX's ceil_mode).
+    Windows that would reach past the right or bottom edge are dropped (torch's default), or with
+    `ceil` kept and cut off there, where they start inside the input (Caffe, torch's ceil_mode).
     """
 
     window: int = 3
@@ -234,15 +206,14 @@ class Row:
     @property
     def params(self) -> int:
         """The count of learned numbers."""
-        learned = (v for v in self.variables.values() if v.role != "statistic")
-        return sum(math.prod(variable.shape) for variable in learned)
+        return sum(math.prod(v.shape) for v in self.variables.values() if v.role != "statistic")
 
 
 def trace(spec: Spec) -> list[Row]:
-    """Walk the table: every layer's name, shapes, variables and multiply-adds.
+    """Walk the table, from layer to layer.
 
-    A layer without a name of its own is named after its kind and the number of the convolution or
-    dense layer above it (`relu1`, `lrn1`, `pool1`, ...); a second one gets `_2`, and so on.
+    A layer without a name is named after its kind and the number of the convolution or dense layer
+    above it (`relu1`, `lrn1`, `pool1`, ...); a second one gets `_2`, and so on.
 
     Raises:
         UserError: where the input is too small for the network.
@@ -269,13 +240,11 @@ def _rows(spec: Spec) -> Iterator[Row]:
                 name = f"{base}_{again}"
         names.add(name)
         out = _out_shape(spec, layer, shape)
-        own = layer_variables(layer, shape, out)
-        multiply_adds = (
-            math.prod(own["kernel"].shape[:-1]) * math.prod(out) if "kernel" in own else 0
-        )
+        own = _variables_of(layer, shape, out)
+        fan_in = math.prod(own["kernel"].shape[:-1]) if "kernel" in own else 0
         if isinstance(layer, Flatten) and len(shape) == 3:
             map_shape = shape
-        yield Row(name, layer, shape, out, own, multiply_adds, map_shape)
+        yield Row(name, layer, shape, out, own, fan_in * math.prod(out), map_shape)
         if isinstance(layer, Dense):
             map_shape = None
         if min(out) < 1:
@@ -287,9 +256,8 @@ def _out_shape(spec: Spec, layer: Layer, shape: tuple[int, ...]) -> tuple[int, .
     """The output's shape for one input."""
     match layer:
         case Conv():
-            height, width = (
-                (n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in shape[:2]
-            )
+            reach = 2 * layer.padding - layer.kernel
+            height, width = ((side + reach) // layer.stride + 1 for side in shape[:2])
             return (height, width, layer.features)
         case Dense():
             return (spec.num_classes if layer.features is None else layer.features,)
@@ -303,27 +271,25 @@ def _out_shape(spec: Spec, layer: Layer, shape: tuple[int, ...]) -> tuple[int, .
             return shape
 
 
-def layer_variables(
+def _variables_of(
     layer: Layer, in_shape: tuple[int, ...], out_shape: tuple[int, ...]
 ) -> dict[str, Variable]:
     """The arrays of one layer, by their names within it."""
     match layer:
-        case Conv():
-            inputs = in_shape[2] // layer.groups
-            return _kernel_and_bias(
-                layer.init, (layer.kernel, layer.kernel, inputs, layer.features)
-            )
+        case Conv(kernel=side):
+            shape = (side, side, in_shape[2] // layer.groups, layer.features)
+            return _kernel_and_bias(layer.init, shape)
         case Dense():
             return _kernel_and_bias(layer.init, (in_shape[0], out_shape[0]))
         case BatchNorm():
             channels = in_shape[-1:]
             learned = {
-                "scale": Variable(channels, "scale", Constant(1.0)),
-                "shift": Variable(channels, "shift", Constant(0.0)),
+                "scale": Variable(channels, "scale", ("constant", 1.0)),
+                "shift": Variable(channels, "shift", ("constant", 0.0)),
             }
             return (learned if layer.affine else {}) | {
-                "mean": Variable(channels, "statistic", Constant(0.0)),
-                "variance": Variable(channels, "statistic", Constant(1.0)),
+                "mean": Variable(channels, "statistic", ("constant", 0.0)),
+                "variance": Variable(channels, "statistic", ("constant", 1.0)),
             }
         case _:
             return {}
@@ -335,37 +301,29 @@ def _kernel_and_bias(init: Init, shape: tuple[int, ...]) -> dict[str, Variable]:
     bias: Uniform | Constant
     match init:
         case Gaussian(std, value):
-            kernel, bias = Normal(std), Constant(value)
+            kernel, bias = ("normal", std), ("constant", value)
         case LeCun():
-            kernel, bias = Normal(math.sqrt(1 / fan_in)), Constant(0.0)
+            kernel, bias = ("normal", math.sqrt(1 / fan_in)), ("constant", 0.0)
         case FanIn():
-            kernel = bias = Uniform(1 / math.sqrt(fan_in))
+            kernel = bias = ("uniform", 1 / math.sqrt(fan_in))
     return {"kernel": Variable(shape, "kernel", kernel), "bias": Variable(shape[-1:], "bias", bias)}
 
 
 def variables(spec: Spec) -> dict[str, Variable]:
     """Every array that a network learns or tracks: `conv1.kernel`, `conv1.bias`, `bn2.mean`, ...
 
-    They are in the table's order. Initial weights, optimizer, sharding, checkpoints, converters
-    and checks all follow from this.
+    Initial weights, optimizer, sharding, checkpoints, converters and checks follow from this.
 
     Raises:
         UserError: where the input is too small for the network.
     """
-    return {
-        f"{row.name}.{part}": variable
-        for row in trace(spec)
-        for part, variable in row.variables.items()
-    }
+    return {f"{row.name}.{part}": v for row in trace(spec) for part, v in row.variables.items()}
 
 
 def map_shapes(spec: Spec) -> dict[str, tuple[int, int, int]]:
     """The feature map (H, W, C) that each dense layer takes in flattened form, by its name."""
-    return {
-        row.name: row.map_shape
-        for row in trace(spec)
-        if isinstance(row.layer, Dense) and row.map_shape
-    }
+    rows = [row for row in trace(spec) if isinstance(row.layer, Dense)]
+    return {row.name: row.map_shape for row in rows if row.map_shape}
 
 
 def count_dropouts(spec: Spec) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from alexnet.data.draws import VIEW, uniforms
+from alexnet.draws import VIEW, uniforms
 from alexnet.preprocess import ChannelOrder, EvalProtocol, ResizeRule
 
 # Color noise of the authors' code, for RGB in 0..255: standard deviations along the principal axes

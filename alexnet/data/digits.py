@@ -3,7 +3,7 @@
 import numpy as np
 
 from alexnet.data.dataset import ArraySource, Dataset
-from alexnet.data.draws import stratified_split
+from alexnet.draws import stratified_split
 
 
 def open_digits() -> Dataset:

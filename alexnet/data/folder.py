@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet.data.dataset import Dataset
-from alexnet.data.draws import stratified_split
+from alexnet.draws import stratified_split
 from alexnet.errors import UserError
 from alexnet.files import as_path, is_remote, walk
 

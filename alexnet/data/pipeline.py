@@ -18,8 +18,8 @@ import numpy as np
 
 from alexnet.data.augment import Augmentation, eval_view, train_view
 from alexnet.data.dataset import Dataset, Source
-from alexnet.data.draws import order
 from alexnet.data.images import BadImage, decode
+from alexnet.draws import order
 from alexnet.errors import UserError
 from alexnet.preprocess import ChannelOrder, EvalProtocol
 

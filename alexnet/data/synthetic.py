@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alexnet.data.dataset import Dataset
-from alexnet.data.draws import FAKE, bits
+from alexnet.draws import FAKE, bits
 
 CLASSES, TRAIN, EVAL = 1000, 1024, 256
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet.data import augment, draws
+from alexnet import draws
+from alexnet.data import augment
 from alexnet.data.augment import Augmentation, eval_view, train_view
 from alexnet.preprocess import EvalProtocol
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from alexnet.data.augment import eval_view, train_view
 from alexnet.data.dataset import ArraySource, Dataset
-from alexnet.data.draws import order
 from alexnet.data.images import BadImage, decode
 from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch
+from alexnet.draws import order
 from alexnet.errors import UserError
 
 

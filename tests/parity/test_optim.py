@@ -11,7 +11,7 @@ import torch
 
 from alexnet.config import OptimConfig
 from alexnet.errors import UserError
-from alexnet.layers import Constant, Variable, variables
+from alexnet.layers import Variable, variables
 from alexnet.schedule import decays, frozen, rate_multipliers, rates
 from alexnet.spec import VARIANTS
 from alexnet_jax.optim import gradient_transformation
@@ -22,7 +22,7 @@ BOUND = 1e-5  # of the largest change of each variable
 DROPS = [0.2] * 7 + [0.02] * 7 + [0.002] * 6  # twenty steps, the rate drops twice
 
 VARIABLES = {
-    name: Variable(shape, role, Constant(0.0))
+    name: Variable(shape, role, ("constant", 0.0))
     for name, shape, role in [
         ("conv1.kernel", (3, 3, 2, 4), "kernel"),
         ("conv1.bias", (4,), "bias"),
