@@ -297,8 +297,8 @@ def _variables_of(
 
 def _kernel_and_bias(init: Init, shape: tuple[int, ...]) -> dict[str, Variable]:
     fan_in = max(1, math.prod(shape[:-1]))  # inputs to one output; an impossible table has none
-    kernel: Normal | Uniform
-    bias: Uniform | Constant
+    kernel: Initial
+    bias: Initial
     match init:
         case Gaussian(std, value):
             kernel, bias = ("normal", std), ("constant", value)

@@ -188,7 +188,9 @@ def like(base: Spec, other: Spec) -> Spec:
     features = iter([layer.features for layer in other if isinstance(layer, Conv | Dense)])
 
     def resized(layer: Layer) -> Layer:
-        found = next(features, None) if isinstance(layer, Conv | Dense) else None
+        if not isinstance(layer, Conv | Dense):
+            return layer
+        found = next(features, None)
         if found is None or layer.features is None:
             return layer
         return dataclasses.replace(layer, features=found)

@@ -47,12 +47,12 @@ def _signed(word: int) -> int:
 
 
 def seed_key(seed: int) -> Key:
-    """What `jax.random.key(seed)` holds: the high and low words of a 64-bit seed."""
+    """The content of `jax.random.key(seed)`: the high and low words of a 64-bit seed."""
     return (seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF
 
 
 def fold_in(key: Key, data: int) -> Key:
-    """What `jax.random.fold_in` gives: the key encrypting the counter (0, data)."""
+    """The result of `jax.random.fold_in`: the key encrypting the counter (0, data)."""
     zero, low = (np.array([_signed(n)], np.int32) for n in (0, data & 0xFFFFFFFF))
     x0, x1 = threefry2x32(key, zero, low)
     return int(x0.view(np.uint32)[0]), int(x1.view(np.uint32)[0])

@@ -60,7 +60,7 @@ def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]
 def write_arrays(
     directory: Path, arrays: Mapping[str, Mapping[str, np.ndarray]], spec: Spec
 ) -> None:
-    """What `read_arrays` reads."""
+    """Write arrays for `read_arrays`."""
     roles = variables(spec)
     tree: dict[str, Any] = {}
     for part, named in arrays.items():
@@ -80,7 +80,7 @@ def flat(state: Any) -> dict[str, Any]:
 
 
 def _place(directory: Path) -> Path:
-    """Where Orbax writes, absolute; epath's own `absolute` takes gs:// for a local path."""
+    """The absolute path that Orbax writes to; epath's own `absolute` takes gs:// for a local path."""
     return (directory if directory.is_absolute() else directory.absolute()) / _NAME
 
 

@@ -1,4 +1,4 @@
-"""What `alexnet summary`, `doctor` and `convert --verify` ask of the JAX side."""
+"""Answers for `alexnet summary`, `doctor` and `convert --verify` from the JAX side."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -110,7 +110,7 @@ def check_sizes(spec: Spec, batch_size: int, config: DevicesConfig, mesh: Mesh) 
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-    """Which rows of a global batch this process's devices hold, ascending."""
+    """The rows of a global batch that this process's devices hold, ascending."""
     slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 
@@ -121,7 +121,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """Where each array of a training state lies: momentum as its weight, all else everywhere."""
+    """The sharding of each array of a training state: momentum as its weight, the rest whole."""
 
     def sharding(path: tuple, _: Any) -> NamedSharding:
         return NamedSharding(mesh, _WEIGHTS.get(variable_name(path), P()))
@@ -165,7 +165,7 @@ def local_view(tree: Any, mesh: Mesh) -> Any:
 
 
 def global_view(tree: Any, mesh: Mesh) -> Any:
-    """What `local_view` made, as it was."""
+    """The inverse of `local_view`."""
     return multihost_utils.host_local_array_to_global_array(tree, mesh, P())
 
 

@@ -18,7 +18,7 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """What a step reads and returns, by canonical layer name.
+    """The state that a step reads and returns, by canonical layer name.
 
     `momentum` is the optax state of `optim.gradient_transformation`, which holds nothing else.
     """

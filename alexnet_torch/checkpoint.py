@@ -64,7 +64,7 @@ def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]
 def write_arrays(
     directory: Path, arrays: Mapping[str, Mapping[str, np.ndarray]], spec: Spec
 ) -> None:
-    """What `read_arrays` reads."""
+    """Write arrays for `read_arrays`."""
     write(
         directory,
         {

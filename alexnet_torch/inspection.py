@@ -1,4 +1,4 @@
-"""What `alexnet summary`, `doctor` and `convert --verify` ask of the torch side."""
+"""Answers for `alexnet summary`, `doctor` and `convert --verify` from the torch side."""
 
 from collections.abc import Mapping
 from typing import Any

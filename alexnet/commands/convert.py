@@ -16,7 +16,7 @@ WORDS = {"from_": tuple(FORMATS), "to": (*FORMATS, "jax", "torch")}
 
 @dataclass(frozen=True)
 class Options:
-    """What to convert, into what."""
+    """Source, target and kind of a conversion."""
 
     # A weights file, a run's work directory, or one of its checkpoints.
     source: str = field(metadata=POSITIONAL)

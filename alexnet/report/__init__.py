@@ -1,1 +1,1 @@
-"""What people look at: progress while a run goes on, pictures and tables afterwards."""
+"""Output for people: progress while a run goes on, pictures and tables afterwards."""

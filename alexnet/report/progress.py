@@ -72,7 +72,7 @@ class Progress:
             )
 
     def evaluating(self, done: int, total: int) -> None:
-        """How far an evaluation is."""
+        """Show how far an evaluation is."""
         self._bar.update(self._task, description=f"evaluating {done}/{total}")
 
     def evaluation(self, record: dict[str, Any]) -> None:

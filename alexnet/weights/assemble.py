@@ -22,7 +22,7 @@ CAFFE_VARIANTS = ("caffe", "caffenet", "onnx_zoo", "bn")
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader found in a file."""
+    """The content of a file, as its reader found it."""
 
     # By canonical name, with axes HWIO and (in, out); fc6 rows and conv1 inputs as in the file.
     arrays: Mapping[str, np.ndarray]
@@ -108,7 +108,7 @@ def _agreed(spec: Spec, name: str | None, image_size: int | None) -> Spec:
 
 
 def default_preprocess(spec: Spec) -> Preprocess:
-    """How images were prepared for a variant's published weights.
+    """The preprocessing that a variant's published weights were trained with.
 
     For inputs that are not RGB there are none: they are scaled to 0..1, as a start.
     """

@@ -24,7 +24,7 @@ _BAD_HEADER = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, 
 
 
 def read(file: BinaryIO) -> Found:
-    """What the file holds.
+    """Read the layers in a file.
 
     Args:
         file: a regular file, open at its start.

@@ -1,4 +1,4 @@
-"""Which variant a file's network is: told from its layers where it has them, else from shapes.
+"""Recognition of a file's network: by its layers where it has them, else by shapes.
 
 Two networks are the same where they compute the same function at evaluation, so dropout and
 poolings that change nothing do not count, and a pool is known by the size of what it gives.
@@ -30,7 +30,7 @@ _MAX_IMAGE = 1024  # largest input that is tried when looking for one that fits
 
 
 def steps(spec: Spec) -> list[str]:
-    """What the network does at evaluation, one line a layer."""
+    """The network's work at evaluation, one line a layer."""
     lines = []
     for row in trace(spec):
         match row.layer:

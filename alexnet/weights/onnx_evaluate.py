@@ -39,7 +39,7 @@ _ENDS = {"Softmax", "LogSoftmax"}
 
 @dataclass
 class Run:
-    """What a run found: the weights, and what reached each layer that has some."""
+    """The findings of a run: the weights, and what reached each layer that has some."""
 
     graph: Graph
     images: np.ndarray

@@ -86,7 +86,7 @@ class Tensors(Mapping[str, np.ndarray]):
         return data.reshape(shape)
 
     def is_float(self, name: str) -> bool:
-        """Whether a constant may be a weight: all but integers, which are shapes mostly."""
+        """Tell whether a constant may be a weight: all but integers, which are shapes mostly."""
         return _DTYPES.get(wire.one_int(wire.parse(self._messages[name]), 2, 0)) != "<i8"
 
     def _beside(self, message: wire.Message, count: int, dtype: str) -> np.ndarray:
@@ -183,7 +183,7 @@ def _parsed(kind: Any, piece: memoryview) -> Any:
 
 
 def _is_text(part: Any) -> bool:
-    """Whether the names in an operator are text: protobuf gives bytes where they are not UTF-8."""
+    """Tell whether the names in an operator are text: protobuf gives bytes where they are not UTF-8."""
     if not hasattr(part, "op_type"):
         return isinstance(part.name, str)
     names = (part.op_type, part.domain, *part.input, *part.output)

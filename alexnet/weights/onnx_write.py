@@ -68,7 +68,7 @@ def write(file: BinaryIO, weights: Weights) -> None:
 
 
 def _field(number: int, length: int) -> bytes:
-    """What stands before the `length` bytes of a field (protobuf.dev/programming-guides/encoding).
+    """The bytes before the `length` bytes of a field (protobuf.dev/programming-guides/encoding).
 
     Its key and length are numbers of seven bits a byte, the lowest first.
     """

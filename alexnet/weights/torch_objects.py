@@ -1,4 +1,4 @@
-"""What torch's pickles speak of: storages, tensors, and the few names they may use."""
+"""The objects in torch's pickles: storages, tensors, and the few names they may use."""
 
 import math
 import struct
@@ -117,7 +117,7 @@ def unpack(form: str, file: BinaryIO) -> tuple[Any, ...]:
 def storages(
     file: BinaryIO, end: int, kinds: Iterable[tuple[str, np.dtype]]
 ) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Where storages start and their bytes, one after the other, each behind its count."""
+    """Starts of storages and their bytes, one after the other, each behind its count."""
     for key, dtype in kinds:
         (count,) = unpack("<q", file)
         start = file.tell()

@@ -39,7 +39,7 @@ _ERRORS = (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, EOFError)
 
 
 def read(file: BinaryIO) -> Found:
-    """What a .pth file of any of the three layouts holds.
+    """Read a .pth file of any of the three layouts.
 
     Args:
         file: a regular file, open at its start. Only the storages of the state dict are read.
@@ -144,7 +144,7 @@ def _read_zip(file: BinaryIO) -> tuple[Any, Numbers]:
 
 
 def is_row(head: bytes | memoryview) -> bool:
-    """Whether a file starts with torch's magic number as a pickle of protocol 2."""
+    """Tell whether a file starts with torch's magic number as a pickle of protocol 2."""
     return bytes(head[:14]) == b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little")
 
 

@@ -14,7 +14,7 @@ _MEMBERS = {"storages", "tensors", "pickle"}
 
 
 def is_tar(head: bytes | memoryview) -> bool:
-    """Whether a file's first 512 bytes describe one of the three members."""
+    """Tell whether a file's first 512 bytes describe one of the three members."""
     name = bytes(head[:100]).partition(b"\0")[0].decode("latin-1")
     return len(head) >= tarfile.BLOCKSIZE and name.removeprefix("./") in _MEMBERS
 
@@ -38,7 +38,7 @@ def read(file: BinaryIO) -> tuple[Any, Numbers]:
 
 
 def _members(file: BinaryIO) -> dict[str, tuple[int, int]]:
-    """Where the archive's regular files start, and their sizes, by name.
+    """Starts and sizes of the archive's regular files, by name.
 
     tarfile's own walk would follow headers of headers without end; its parser of one is used.
     """
@@ -63,7 +63,7 @@ def _members(file: BinaryIO) -> dict[str, tuple[int, int]]:
 def _storages(
     file: BinaryIO, start: int, size: int
 ) -> tuple[dict[str, tuple[int, int]], dict[str, Storage]]:
-    """Where the storages are, and all of them by their keys; parts have keys of their own."""
+    """Places of the storages, and all of them by their keys; parts have keys of their own."""
     file.seek(start)
     where: dict[str, tuple[int, int]] = {}
     known: dict[str, Storage] = {}
