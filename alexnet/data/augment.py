@@ -73,7 +73,8 @@ def eval_view(
     `image` is uint8 H x W x C, RGB or gray; the crop's channels are reversed for BGR.
     """
     size = protocol.crop
-    height, width = _resized_shape(*image.shape[:2], protocol.resize_rule, protocol.resize_to)
+    height, width = image.shape[:2]
+    height, width = _resized_shape(height, width, protocol.resize_rule, protocol.resize_to)
     resized = _resize(image, height, width)
     # Rounded as in torchvision's CenterCrop: halves go to the even neighbour.
     top, left = round((height - size) / 2), round((width - size) / 2)

@@ -70,8 +70,8 @@ def open_folder(root: Path, name: str, seed: int) -> Dataset:
         raise UserError(
             f"{root} has one image per class, so none is left to evaluate on: add more images"
         )
-    parts = [FolderSource([source.files[i] for i in p], source.labels[p]) for p in (kept, out)]
-    return Dataset(name, *parts, classes)
+    one, other = (FolderSource([source.files[i] for i in p], source.labels[p]) for p in (kept, out))
+    return Dataset(name, one, other, classes)
 
 
 def _on_disk_split(train: Path, held_out: Path, name: str) -> Dataset:
@@ -93,8 +93,8 @@ def _scan(root: Path) -> tuple[FolderSource, tuple[str, ...]]:
     """All images below `root` with their labels, and the classes' names."""
     classes = sorted(name for name in _names_in(root)[0] if name[0] != ".")
     if not classes:
-        found = "images but no folders" if _images_in(root) else "no folders"
-        raise UserError(f"{root} has {found}: put the images into one folder per class")
+        only = "images but no folders" if _images_in(root) else "no folders"
+        raise UserError(f"{root} has {only}: put the images into one folder per class")
     files: list[str] = []
     labels: list[int] = []
     with ThreadPoolExecutor(LISTINGS) as pool:

@@ -35,7 +35,7 @@ class SyntheticSource:
 
 def open_synthetic(size: int, channels: int) -> Dataset:
     """1,024 images of `size` pixels a side to train on and 256 to evaluate on, 1,000 classes."""
-    sources = [
+    train, held_out = (
         SyntheticSource(split, count, size, channels) for split, count in enumerate((TRAIN, EVAL))
-    ]
-    return Dataset("synthetic", *sources, tuple(f"class{i}" for i in range(CLASSES)))
+    )
+    return Dataset("synthetic", train, held_out, tuple(f"class{i}" for i in range(CLASSES)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet.errors import UserError, choose
 from alexnet.layers import Spec, map_shapes, variables
-from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
+from alexnet.preprocess import ChannelOrder, EvalProtocol, Normalize, Preprocess
 from alexnet.spec import VARIANTS, like
 from alexnet.weights import layout
 from alexnet.weights.core import Weights, check
@@ -114,7 +114,7 @@ def default_preprocess(spec: Spec) -> Preprocess:
     """
     if spec.channels != 3:
         mean, std = (0.0,) * spec.channels, (255.0,) * spec.channels
-        order = "L" if spec.channels == 1 else "RGB"
+        order: ChannelOrder = "L" if spec.channels == 1 else "RGB"
         size = spec.image_size
         protocol = EvalProtocol("short", round(size * 8 / 7), size)
         return Preprocess(Normalize(mean, std, order), protocol)

@@ -125,7 +125,7 @@ def _check_digests(arrays: Mapping[str, np.ndarray], digests: Any) -> None:
     damaged = [
         name
         for name, array in arrays.items()
-        if hashlib.sha256(np.ascontiguousarray(array)).hexdigest() != digests[name]
+        if hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() != digests[name]
     ]
     if damaged:
         raise UserError(f"it is damaged: the digest does not match for {', '.join(damaged)}")

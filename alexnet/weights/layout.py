@@ -103,4 +103,4 @@ def blocks(array: np.ndarray, size: int = 8 << 20) -> Iterator[memoryview]:
     rows = max(1, size // max(1, 4 * math.prod(array.shape[1:])))
     for start in range(0, len(array), rows):
         block = np.ascontiguousarray(array[start : start + rows], "<f4")
-        yield memoryview(block.reshape(-1).view(np.uint8))
+        yield block.reshape(-1).view(np.uint8).data

@@ -33,7 +33,7 @@ def read(file: BinaryIO) -> Found:
         layers = [layers]
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise UserError("it holds no MatConvNet SimpleNN model: 'layers' is missing")
-    meta = variables.get("meta") if isinstance(variables.get("meta"), dict) else variables
+    meta = variables["meta"] if isinstance(variables.get("meta"), dict) else variables
     normalization = meta.get("normalization")
     normalization = normalization if isinstance(normalization, dict) else {}
     image_size = _image_size(normalization)
@@ -158,7 +158,7 @@ def _equal(layer: dict[str, Any], field: str, name: str) -> int:
     return int(numbers[0])
 
 
-def _four(layer: dict[str, Any], name: str) -> tuple[int, int, int, int]:
+def _four(layer: dict[str, Any], name: str) -> tuple[int, ...]:
     """Padding at the top, bottom, left and right."""
     numbers = [int(number) for number in _numbers(layer, "pad", [0.0])]
     if len(numbers) not in (1, 4):

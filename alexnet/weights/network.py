@@ -79,14 +79,14 @@ def recognize(
     Raises:
         UserError: naming the nearest variant and the first difference from it.
     """
-    last = max((i for i, layer in enumerate(layers) if isinstance(layer, Dense)), default=None)
-    if last is None:
+    dense = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, Dense)]
+    if not dense:
         raise UserError("it has no dense layer")
-    classes = layers[last].features
+    last, head = dense[-1]
     if channels < 1 or any(getattr(layer, "features", 1) < 1 for layer in layers):
         raise UserError("a layer of it has no features")
-    layers = (*layers[:last], dataclasses.replace(layers[last], features=None), *layers[last + 1 :])
-    found = Spec("file", layers, image_size, num_classes=classes, channels=channels)
+    layers = (*layers[:last], dataclasses.replace(head, features=None), *layers[last + 1 :])
+    found = Spec("file", layers, image_size, num_classes=head.features or 0, channels=channels)
     room(layers, image_size)
     found_steps = steps(found)
     misses = []
@@ -180,6 +180,7 @@ def _is_scaled(spec: Spec, base: Spec) -> bool:
         (layer.features, own.features)
         for layer, own in zip(spec, base, strict=True)
         if isinstance(own, Conv | Dense) and own.features
+        if isinstance(layer, Conv | Dense) and layer.features is not None
     ]
     # Features are rounded to a multiple of 4, and at least 4.
     low = max((found - 2) / own if found > 4 else 0 for found, own in counts)

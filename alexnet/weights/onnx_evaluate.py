@@ -8,7 +8,7 @@ take it seconds, and LRN, which it gets wrong (onnx 1.23: over as many channels 
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,14 +47,14 @@ class Run:
     work: int  # multiplications and additions that it may still do
     random: np.random.Generator
     from_image: frozenset[str]  # names of what depends on the image
-    values: dict[str, np.ndarray | None] = field(default_factory=dict)
+    values: dict[str, np.ndarray] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)  # the file's, canonical
     names: dict[str, str] = field(default_factory=dict)  # canonical to the file's
     drawn: dict[str, np.ndarray] = field(default_factory=dict)  # those of the run
     reached: dict[str, np.ndarray] = field(default_factory=dict)  # layer, or "logits", to its input
     unbiased: dict[str, str] = field(default_factory=dict)  # a product's name to its dense layer
 
-    def value(self, name: str) -> np.ndarray | None:
+    def value(self, name: str) -> Any:
         """A tensor by name; None for an input that is left out."""
         if name and name not in self.values:
             if name not in self.graph.tensors:
@@ -155,10 +155,10 @@ def _follow(graph: Graph) -> tuple[list[Any], frozenset[str], tuple[str, ...]]:
     wanted, live = [graph.output], set()
     while wanted:
         name = wanted.pop()
-        place = made_by.get(name)
-        if name not in needed and place is not None and place not in live:
-            live.add(place)
-            wanted += _taken(graph.nodes[place])
+        maker = made_by.get(name)
+        if name not in needed and maker is not None and maker not in live:
+            live.add(maker)
+            wanted += _taken(graph.nodes[maker])
         needed.add(name)
     from_image = {graph.image}
     unused = [name for name in graph.tensors if name not in needed and graph.tensors.is_float(name)]
@@ -204,7 +204,7 @@ def _step(found: Run, node: Any) -> None:
         found.values[name] = value
 
 
-def _evaluate(found: Run, node: Any, inputs: list[np.ndarray | None]) -> Sequence[Any]:
+def _evaluate(found: Run, node: Any, inputs: list[Any]) -> list[Any]:
     """Run an operator by the package's reference evaluator."""
     onnx = package()
     from onnx.reference import ReferenceEvaluator
@@ -222,7 +222,7 @@ def _evaluate(found: Run, node: Any, inputs: list[np.ndarray | None]) -> Sequenc
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
     part = onnx.GraphProto(node=[node], output=outputs)
     evaluator = ReferenceEvaluator(part, opsets={"": max(7, found.graph.opset)})
-    return evaluator.run(None, dict(zip(node.input, inputs, strict=True)))
+    return list(evaluator.run(None, dict(zip(node.input, inputs, strict=True))))
 
 
 def _most(node: Any, inputs: Sequence[np.ndarray | None]) -> int:
@@ -244,7 +244,7 @@ def _most(node: Any, inputs: Sequence[np.ndarray | None]) -> int:
     return size * max((x.itemsize for x in given), default=8)
 
 
-def _padded(node: Any, inputs: Sequence[np.ndarray | None]) -> int:
+def _padded(node: Any, inputs: Sequence[Any]) -> int:
     attributes = _attributes(node)
     pads = inputs[1] if len(inputs) > 1 else attributes.get("pads", attributes.get("paddings"))
     pads = np.asarray(pads).reshape(-1).tolist()
@@ -352,7 +352,7 @@ def _batch_norm(found: Run, node: Any, x: Any, *own: Any) -> list[np.ndarray]:
     found.spend(16 * x.size)
     parts = zip(("scale", "shift", "mean", "variance"), node.input[1:], own, strict=True)
     drawn = [found.learn(name, part, source, array) for part, source, array in parts]
-    return [reference.batch_norm(x, *drawn, values["epsilon"])]
+    return [reference.batch_norm(x, values["epsilon"], *drawn)]
 
 
 def _pool(found: Run, node: Any, x: Any) -> list[np.ndarray]:
@@ -394,7 +394,7 @@ def _dropout(found: Run, node: Any, x: Any, ratio: Any = None, training: Any = N
     return [x]
 
 
-def _if(found: Run, node: Any, condition: Any) -> list[np.ndarray | None]:
+def _if(found: Run, node: Any, condition: Any) -> list[Any]:
     """Run the branch that the condition, of shapes alone, chooses."""
     if node.input[0] in found.from_image:
         raise UserError("it has an 'If' that looks at the image")
@@ -407,7 +407,7 @@ def _if(found: Run, node: Any, condition: Any) -> list[np.ndarray | None]:
     return [found.value(output.name) for output in graph.output]
 
 
-_OWN = {
+_OWN: dict[str, Callable[..., list[Any]]] = {
     "AveragePool": _pool, "BatchNormalization": _batch_norm, "ConstantOfShape": _filled,
     "Conv": _conv, "Dropout": _dropout, "Gemm": _dense, "If": _if, "LRN": _lrn, "MaxPool": _pool,
 }  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -112,7 +112,7 @@ class Tensors(Mapping[str, np.ndarray]):
             self._left[location] = left
             file.seek(start)
             data = np.empty(count, dtype)
-            if file.readinto(data.view(np.uint8)) != length:
+            if cast(Any, file).readinto(data.view(np.uint8)) != length:
                 raise UserError(f"{location} changed while it was read")
         return data
 
@@ -170,7 +170,7 @@ def read_graph(data: memoryview, folder: Path | None) -> Graph:
     if not sized:
         raise UserError(f"its input has shape {dims[:6]}, and N, channels, size, size is needed")
     return Graph(
-        image.name, max(0, dims[0]), *dims[1:3], wire.text(wire.parse(outputs[0]), 1),
+        image.name, max(0, dims[0]), dims[1], dims[2], wire.text(wire.parse(outputs[0]), 1),
         _opset(model), nodes, Tensors(tensors, folder), wire.text(model, 2), _metadata(model),
     )  # fmt: skip
 

@@ -88,7 +88,7 @@ def _describe(weights: Weights) -> str:
 def _graph(onnx: Any, weights: Weights) -> Any:
     """The onnx.GraphProto without the weights."""
     spec, helper = weights.spec, onnx.helper
-    nodes, constants = [], []
+    nodes, constants = list[Any](), list[Any]()
     current = "image"
     for row in trace(spec):
         for op, inputs, attributes, values in _nodes(row):

@@ -63,17 +63,15 @@ def load(
         _Scan(file, names).run()
         end = file.tell()
         file.seek(start)
-        unpickler = _Unpickler(file, encoding=encoding)
+        unpickler: Any = _Unpickler(file, encoding=encoding)
         unpickler.names = names
         if persistent:
             unpickler.persistent_load = persistent
         value = unpickler.load()
     except _ERRORS as error:
         text = (str(error).splitlines() or [""])[0][:200]
-        text = {IndexError: "stack underflow", KeyError: "missing memo entry"}.get(
-            type(error), text
-        )
-        raise UserError(f"corrupt pickle: {text}") from error
+        known: dict[type, str] = {IndexError: "stack underflow", KeyError: "missing memo entry"}
+        raise UserError(f"corrupt pickle: {known.get(type(error), text)}") from error
     file.seek(end)
     return value
 
@@ -199,7 +197,7 @@ class _Scan:
         if self.int_keys > _MAX_INT_KEYS:
             raise UserError(f"its pickle has more than {_MAX_INT_KEYS:,} integers as keys")
 
-    def argument(self, opcode: pickletools.OpcodeInfo) -> int | None:
+    def argument(self, opcode: pickletools.OpcodeInfo) -> Any:
         """The number after an opcode, if there is one; strings and names are skipped."""
         if opcode.arg is None:
             return None

@@ -5,6 +5,7 @@ order, as in the files that it is compared with.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -36,7 +37,7 @@ def forward(
         reached: the input of each layer with a kernel, by its name, (batch, channels, height,
             width) or (batch, features).
     """
-    x: np.ndarray | None = None
+    x: Any = None  # an array from the first learned layer on
     for layer in spec:
         if isinstance(layer, Conv | Dense):
             if x is not None:
@@ -56,8 +57,8 @@ def forward(
                 rule = (layer.size, layer.alpha, layer.beta, layer.k)
                 x = np.concatenate([normalize(part, *rule) for part in parts], axis=1)
             case MaxPool():
-                pads = (0, 0, *(layer.overhang(size) for size in x.shape[2:]))
-                padded = pad(x, pads, -np.inf)
+                over = (0, 0, *(layer.overhang(size) for size in x.shape[2:]))
+                padded = pad(x, over, -np.inf)
                 x = windows(padded, (layer.window,) * 2, (layer.stride,) * 2).max((-2, -1))
             case AdaptiveAvgPool():
                 rows, columns = (bin_matrix(size, layer.size) for size in x.shape[2:])
@@ -65,8 +66,8 @@ def forward(
             case Flatten():
                 x = x.reshape(len(x), -1)
             case BatchNorm():
-                parts = (f"{layer.name}.{part}" for part in ("scale", "shift", "mean", "variance"))
-                x = batch_norm(x, *(arrays[part] for part in parts), layer.epsilon)
+                names = (f"{layer.name}.{part}" for part in ("scale", "shift", "mean", "variance"))
+                x = batch_norm(x, layer.epsilon, *(arrays[name] for name in names))
             case Dropout():
                 pass
     yield "logits", x
@@ -112,11 +113,11 @@ def normalize(x: np.ndarray, size: int, alpha: float, beta: float, k: float) -> 
 
 def batch_norm(
     x: np.ndarray,
+    epsilon: float,
     scale: np.ndarray,
     shift: np.ndarray,
     mean: np.ndarray,
     variance: np.ndarray,
-    epsilon: float,
 ) -> np.ndarray:
     """Batch normalization of each channel by its running statistics."""
     factor = scale / np.sqrt(variance + np.float32(epsilon))

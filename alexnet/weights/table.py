@@ -18,6 +18,7 @@ from alexnet.layers import (
     Conv,
     Dense,
     Dropout,
+    FanIn,
     Flatten,
     Layer,
     MaxPool,
@@ -103,9 +104,9 @@ def from_json_1(values: Any) -> Spec:
 
 
 def without_init(spec: Spec) -> Spec:
-    """The network without its initial weights, for comparisons: they don't change what it is."""
+    """The network with default initial weights, for comparisons: they don't change what it is."""
     layers = (
-        dataclasses.replace(layer, init=None) if hasattr(layer, "init") else layer
+        dataclasses.replace(layer, init=FanIn()) if isinstance(layer, Conv | Dense) else layer
         for layer in spec.layers
     )
     return dataclasses.replace(spec, layers=tuple(layers))

@@ -4,7 +4,7 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -136,7 +136,7 @@ def reader(file: BinaryIO, where: Mapping[str, tuple[int, int]]) -> Numbers:
         start, size = where[key]
         data = np.empty(size, np.uint8)
         file.seek(start)
-        if file.readinto(data) != size:
+        if cast(Any, file).readinto(data) != size:
             raise UserError("the file changed while it was read")
         return data
 

@@ -136,7 +136,7 @@ def _read_zip(file: BinaryIO) -> tuple[Any, Numbers]:
         raise UserError("it was written on a big-endian machine, which is not read")
     if parts[pickles[0]].file_size > _MAX_PICKLE:
         raise UserError("its pickle is too large to be a state dict's")
-    value = load(io.BytesIO(content(pickles[0])), NAMES, storage_of)
+    value = load(io.BytesIO(content(pickles[0]).data), NAMES, storage_of)
     return value, lambda key: content(f"{folder}data/{key}")
 
 

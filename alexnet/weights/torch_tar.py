@@ -70,9 +70,8 @@ def _storages(
     for _ in range(_small(load(file, NAMES))):
         match load(file, NAMES):
             case (int(number), str(), np.dtype() as dtype):
-                key = str(number)
-                where |= storages(file, start + size, [(key, dtype)])
-                known[key] = Storage(key, dtype)
+                where |= storages(file, start + size, [(str(number), dtype)])
+                known[str(number)] = Storage(str(number), dtype)
             case _:
                 raise UserError("corrupt file: invalid storage")
     views = load(file, NAMES)

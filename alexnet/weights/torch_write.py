@@ -4,7 +4,7 @@ import math
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from alexnet.weights.core import Weights
 from alexnet.weights.layout import blocks, to_torch
@@ -35,7 +35,7 @@ def _add(
     """Store a file, starting at a multiple of 64 bytes as torch's do."""
     info = zipfile.ZipInfo(name)  # dated 1980: the same weights give the same file
     info.file_size = size
-    padding = -(archive.fp.tell() + 30 + len(name.encode()) + 4) % 64
+    padding = -(cast(BinaryIO, archive.fp).tell() + 30 + len(name.encode()) + 4) % 64
     info.extra = struct.pack("<2s H", b"FB", padding) + b"Z" * padding
     with archive.open(info, "w") as target:
         for piece in pieces:

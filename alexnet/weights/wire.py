@@ -37,15 +37,17 @@ def parse(data: memoryview, most: int = MAX_FIELDS) -> Message:
             value, position = _varint(data, position)
         else:
             raise UserError("it is not a protobuf message, or a damaged one")
+        start = position
         if wire_type != VARINT:
-            start, position = position, position + value  # of what is as long as the value said
+            position += value  # of what is as long as the value said
             if position > len(data):
                 raise UserError("it is cut short or damaged: a field is longer than the file")
-            value = data[start:position]
         count += 1
         if number == 0 or count > most:
             raise UserError("it is not a protobuf message, or has too many fields")
-        message.setdefault(number, []).append(value)
+        message.setdefault(number, []).append(
+            value if wire_type == VARINT else data[start:position]
+        )
     return message
 
 
@@ -87,8 +89,8 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 
 def messages(message: Message, number: int) -> list[memoryview]:
     """The values of a field that holds messages or strings."""
-    values = message.get(number, [])
-    if not all(isinstance(value, memoryview) for value in values):
+    values = [value for value in message.get(number, []) if isinstance(value, memoryview)]
+    if len(values) != len(message.get(number, [])):
         raise UserError(f"it is damaged: field {number} should hold a message")
     return values
 
