@@ -82,7 +82,7 @@ class ReLU:
 class LRN:
     """Local response normalization across channels (Krizhevsky et al. 2012, section 3.3).
 
-    y_c = x_c / (k + alpha / size * sum of x^2 over `size` channels centred on c) ^ beta,
+    y_c = x_c / (k + alpha / size * sum of x^2 over `size` channels centered on c) ^ beta,
     with channels outside the range taken as zero. alpha IS divided by size, as in the authors'
     own code (cuda-convnet layer.py, `scale /= size`), in Caffe and in PyTorch; the paper's
     formula leaves the division out, and TensorFlow's op follows the formula.

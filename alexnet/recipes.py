@@ -75,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "torchvision": Recipe(
         source="torchvision references/classification, `--model alexnet --lr 1e-2`",
-        result="published: 56.522 % top-1, 79.066 % top-5, centre crop; not run here",
+        result="published: 56.522 % top-1, 79.066 % top-5, center crop; not run here",
         config=_TORCHVISION,
     ),
     "paper": Recipe(

@@ -80,7 +80,7 @@ def flat(state: Any) -> dict[str, Any]:
 
 
 def _place(directory: Path) -> Path:
-    """The absolute path that Orbax writes to; epath's own `absolute` takes gs:// for a local path."""
+    """The absolute path for Orbax; epath's own `absolute` takes gs:// for a local path."""
     return (directory if directory.is_absolute() else directory.absolute()) / _NAME
 
 

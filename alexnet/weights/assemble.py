@@ -127,7 +127,7 @@ def default_preprocess(spec: Spec) -> Preprocess:
 def caffe_preprocess(
     crop: int, mean: tuple[float, ...] = CAFFE_MEAN, scale: float = 1.0
 ) -> Preprocess:
-    """Caffe's: both sides warped to 256, the centre cut out, `scale * (pixel - mean)`."""
+    """Caffe's: both sides warped to 256, the center cut out, `scale * (pixel - mean)`."""
     normalize = Normalize(mean, (1 / scale,) * len(mean))
     return Preprocess(normalize, EvalProtocol("warp", max(256, crop), crop))
 

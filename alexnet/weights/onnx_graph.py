@@ -183,7 +183,7 @@ def _parsed(kind: Any, piece: memoryview) -> Any:
 
 
 def _is_text(part: Any) -> bool:
-    """Tell whether the names in an operator are text: protobuf gives bytes where they are not UTF-8."""
+    """Tell whether an operator's names are text: protobuf gives bytes where they are no UTF-8."""
     if not hasattr(part, "op_type"):
         return isinstance(part.name, str)
     names = (part.op_type, part.domain, *part.input, *part.output)
