@@ -1,10 +1,10 @@
 """The one training loop; a framework comes in as an `Engine`, what people see as an `Observer`."""
 
+import contextlib
 import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,7 +12,13 @@ from alexnet import workdir
 from alexnet.checkpoints import Checkpoints
 from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset
-from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch, train_batches
+from alexnet.data.pipeline import (
+    BadImages,
+    Batches,
+    eval_batches,
+    steps_per_epoch,
+    train_batches,
+)
 from alexnet.engine import Engine
 from alexnet.errors import RunError
 from alexnet.evaluate import evaluate
@@ -94,8 +100,11 @@ class Trainer:
                 process that is gone.
         """
         try:
-            with _stop_signals(self.progress, self.processes.stop_signals) as received:
-                stop = self._run(received)
+            with (
+                _stop_signals(self.progress, self.processes.stop_signals) as received,
+                contextlib.closing(self._batches()) as batches,
+            ):
+                stop = self._run(batches, received)
             self.checkpoints.wait()
             return 128 + stop if stop else 0
         except Exception as error:
@@ -106,9 +115,9 @@ class Trainer:
                 "--resume"
             ) from error
 
-    def _run(self, received: list[int]) -> int:
-        """Train; the signal that ended it, or 0."""
-        batches = train_batches(
+    def _batches(self) -> Batches:
+        """Batches from the next step on."""
+        return train_batches(
             self.dataset,
             self.config.augmentation,
             self.config.loading(self.engine.rows),
@@ -116,6 +125,9 @@ class Trainer:
             start_step=self.step,
             bad_images=self.bad_images,
         )
+
+    def _run(self, batches: Batches, received: list[int]) -> int:
+        """Train; the signal that ended it, or 0."""
         plan, self.timed = self.plan, (self.step, time.perf_counter())
         own = received if self.processes.count == 1 else []  # with others, all have to agree
         pending: tuple[int, float, Any] | None = None  # step, rate and metrics, still computing
@@ -138,7 +150,6 @@ class Trainer:
             pending = (self.step, rate, metrics)
         if stop and self.saved_step != self.step:
             self._save()
-        batches.close()
         return stop
 
     def _learning_rate(self) -> float:
@@ -240,7 +251,7 @@ class Trainer:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_signals(progress: Observer, signals: tuple[int, ...]) -> Iterator[list[int]]:
     """A list that a signal puts its number in; a second one acts as usual."""
     received: list[int] = []
