@@ -39,6 +39,8 @@ def probe(config: TrainConfig, seconds: float = TIME_LIMIT) -> dict[str, Any]:
         output, errors = process.communicate(json.dumps(to_json(config)), timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # not waited for: a stuck driver can't be ended
+        for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+            pipe.close()
         return {
             "error": f"{config.framework} did not name its devices within {seconds:.0f} seconds",
             "fix": "on a TPU slice run this on every worker at once: gcloud compute tpus tpu-vm "
