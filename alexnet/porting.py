@@ -118,6 +118,18 @@ def run_weights(state: RunState, path: Path) -> Weights:
     )
 
 
+def _write_run_as(target_format: str | None, source: Path, state: RunState, target: Path) -> str:
+    """Write a run for `target_format`, by default the other framework, and say what was done."""
+    other = "torch" if state.config.framework == "jax" else "jax"
+    framework = cast(Framework, target_format or other)
+    write_run(target, state, framework)
+    return (
+        f"{source} ({state.config.framework}, step {state.step}) -> {target} "
+        f"({framework}): weights, momentum, step and history; go on with: "
+        f"python train.py --framework {framework} --workdir {target} --resume"
+    )
+
+
 def convert(
     source: Path,
     target: Path,
@@ -152,16 +164,7 @@ def convert(
         state = read_run(source, step)
         whole = run_weights(state, source)
         if target_format in ("jax", "torch") or (target_format is None and not target.suffix):
-            other: Framework = "torch" if state.config.framework == "jax" else "jax"
-            framework: Framework = (
-                other if target_format is None else cast(Framework, target_format)
-            )
-            write_run(target, state, framework)
-            return whole, (
-                f"{source} ({state.config.framework}, step {state.step}) -> {target} "
-                f"({framework}): weights, momentum, step and history; go on with: "
-                f"python train.py --framework {framework} --workdir {target} --resume"
-            )
+            return whole, _write_run_as(target_format, source, state, target)
     elif source.is_dir():
         raise UserError(f"{source} is a directory, but no run's work directory (no config.json)")
     else:

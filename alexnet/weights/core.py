@@ -12,7 +12,6 @@ import numpy as np
 from alexnet.errors import UserError
 from alexnet.layers import Spec, variables
 from alexnet.preprocess import Preprocess
-from alexnet.preprocess import from_json as preprocess_from_json  # noqa: F401  (for readers)
 
 _LISTED = 20  # unexpected names that an error spells out
 

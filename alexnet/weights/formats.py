@@ -4,7 +4,6 @@ A format's module has `read(file)` and `write(file, weights)`, or one of the two
 when it is needed: training loads no reader of other programs' files, nor the libraries behind it.
 """
 
-import io
 import struct
 import zlib
 from dataclasses import replace
@@ -21,29 +20,17 @@ from alexnet.weights.core import Weights, check
 from alexnet.weights.detection import format_of
 from alexnet.weights.names import TORCHVISION_KEYS, torch_keys
 
-# Format to a description.
-FORMATS = {
-    "safetensors": "this project's weights file",
-    "torchvision": "torch state dict with torchvision's keys (.pth)",
-    "torch": "torch state dict with this project's keys (.pth)",
-    "torch-safetensors": "safetensors with torch's keys",
-    "flax": "Flax parameters as msgpack",
-    "onnx": "ONNX model",
-    "caffe": "Caffe model (.caffemodel)",
-    "npy": "bvlc_alexnet.npy of the Toronto TensorFlow AlexNet",
-    "matconvnet": "MatConvNet model (imagenet-caffe-alex.mat)",
-}
 # Format to its module in this package.
 _READERS = {
-    "safetensors": "canonical",
-    "torchvision": "torch_read",
-    "torch": "torch_read",
+    "safetensors": "canonical",  # this project's weights file
+    "torchvision": "torch_read",  # torch state dict with torchvision's keys (.pth)
+    "torch": "torch_read",  # torch state dict with this project's keys (.pth)
     "torch-safetensors": "torch_safetensors",
     "flax": "flax_msgpack",
     "onnx": "onnx_read",
     "caffe": "caffemodel",
-    "npy": "bvlc_npy",
-    "matconvnet": "matconvnet",
+    "npy": "bvlc_npy",  # bvlc_alexnet.npy of the Toronto TensorFlow AlexNet
+    "matconvnet": "matconvnet",  # imagenet-caffe-alex.mat
 }
 _WRITERS = {
     "safetensors": "canonical",
@@ -53,7 +40,7 @@ _WRITERS = {
     "flax": "flax_msgpack",
     "onnx": "onnx_write",
 }
-WRITABLE = tuple(_WRITERS)
+FORMATS, WRITABLE = tuple(_READERS), tuple(_WRITERS)
 _SUFFIXES = {
     ".safetensors": "safetensors", ".pth": "torch", ".pt": "torch", ".onnx": "onnx",
     ".msgpack": "flax",
@@ -91,11 +78,6 @@ def load(
             file, format, str(path), variant, image_size, preprocess, Path(path).parent
         )
     return replace(weights, source=weights.source or f"{Path(path).name} ({format})")
-
-
-def load_data(data: memoryview, format: str, where: str, variant: str | None = None) -> Weights:
-    """Weights from bytes in memory; messages call them `where`."""
-    return load_file(io.BytesIO(data), format, where, variant)
 
 
 def load_file(

@@ -25,7 +25,7 @@ from alexnet.layers import (
 from alexnet.spec import variant
 from alexnet.weights import Weights
 from alexnet.weights.assemble import default_preprocess
-from alexnet.weights.formats import write
+from alexnet.weights.formats import load_file, write
 from alexnet.weights.table import without_init
 
 WIDTH = 1 / 64
@@ -60,6 +60,11 @@ def written(weights: Weights, format: str) -> memoryview:
     file = io.BytesIO()
     write(file, weights, format)
     return memoryview(bytearray(file.getvalue()))
+
+
+def load_data(data: memoryview, format: str, where: str, variant: str | None = None) -> Weights:
+    """Weights from bytes in memory; messages call them `where`."""
+    return load_file(io.BytesIO(data), format, where, variant)
 
 
 def same(one: Weights, other: Weights) -> None:

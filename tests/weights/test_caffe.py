@@ -18,7 +18,6 @@ from alexnet.layers import (
 from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.weights import detect, load
 from alexnet.weights.assemble import CAFFE_MEAN
-from alexnet.weights.formats import load_data
 
 from . import makers
 from .helpers import (
@@ -26,6 +25,7 @@ from .helpers import (
     close,
     forward,
     images,
+    load_data,
     narrow,
     same,
     view,

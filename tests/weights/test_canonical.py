@@ -24,10 +24,9 @@ from alexnet.layers import (
 from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.spec import VARIANTS, variant
 from alexnet.weights import Weights, canonical, check, detect, load, save, table
-from alexnet.weights.formats import load_data
 from alexnet.weights.safetensors import header_size
 
-from .helpers import narrow, random_weights, same, written
+from .helpers import load_data, narrow, random_weights, same, written
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -11,9 +11,9 @@ import pytest
 from alexnet.errors import UserError
 from alexnet.spec import VARIANTS, variant
 from alexnet.weights import detect, flax_msgpack, load, save
-from alexnet.weights.formats import load_data
 
 from .helpers import (
+    load_data,
     narrow,
     random_weights,
     same,

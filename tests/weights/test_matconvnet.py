@@ -10,10 +10,9 @@ import scipy.io
 
 from alexnet.errors import UserError
 from alexnet.weights import detect, load, matfile
-from alexnet.weights.formats import load_data
 
 from . import makers
-from .helpers import narrow, same, view, within
+from .helpers import load_data, narrow, same, view, within
 
 
 @pytest.mark.parametrize("compressed", [True, False])

@@ -13,10 +13,10 @@ import torch
 
 from alexnet.errors import UserError
 from alexnet.weights import check
-from alexnet.weights.formats import detect_file, load_data
+from alexnet.weights.formats import detect_file
 
 from . import makers
-from .helpers import images, narrow, same, written
+from .helpers import images, load_data, narrow, same, written
 from .test_onnx_exports import Net, exported
 from .test_torch_files import saved, state, tarred
 

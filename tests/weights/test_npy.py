@@ -9,10 +9,9 @@ import pytest
 
 from alexnet.errors import UserError
 from alexnet.weights import detect, load
-from alexnet.weights.formats import load_data
 
 from . import makers
-from .helpers import narrow, same
+from .helpers import load_data, narrow, same
 from .test_onnx import view
 
 

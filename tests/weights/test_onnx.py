@@ -12,10 +12,19 @@ from alexnet.errors import UserError
 from alexnet.layers import BatchNorm
 from alexnet.spec import VARIANTS
 from alexnet.weights import detect, load, save
-from alexnet.weights.formats import load_data
 
 from . import makers
-from .helpers import CLASSES, close, forward, images, narrow, random_weights, same, written
+from .helpers import (
+    CLASSES,
+    close,
+    forward,
+    images,
+    load_data,
+    narrow,
+    random_weights,
+    same,
+    written,
+)
 from .test_torch_files import narrow_model
 
 SIZES = [(name, None) for name in VARIANTS]

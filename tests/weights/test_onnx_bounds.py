@@ -14,10 +14,9 @@ from onnx import helper, numpy_helper
 
 from alexnet.errors import UserError
 from alexnet.weights import load
-from alexnet.weights.formats import load_data
 
 from . import makers
-from .helpers import narrow, same
+from .helpers import load_data, narrow, same
 from .test_onnx import view
 
 WEIGHTS = narrow("single")

@@ -13,14 +13,13 @@ from alexnet.errors import UserError
 from alexnet.layers import variables
 from alexnet.spec import VARIANTS
 from alexnet.weights import load
-from alexnet.weights.formats import load_data
 from alexnet.weights.network import steps
 from alexnet.weights.onnx_evaluate import run as run_graph
 from alexnet.weights.onnx_graph import read_graph
 from alexnet.weights.onnx_read import TOLERANCE, first_difference
 
 from . import makers
-from .helpers import forward, images, narrow, same, written
+from .helpers import forward, images, load_data, narrow, same, written
 from .test_onnx import run, view
 from .test_onnx_exports import strong_images
 

@@ -17,9 +17,8 @@ from torch import nn
 from alexnet.errors import UserError
 from alexnet.spec import VARIANTS
 from alexnet.weights import detect, load, pickles, save
-from alexnet.weights.formats import load_data
 
-from .helpers import CLASSES, close, forward, images, narrow, same, written
+from .helpers import CLASSES, close, forward, images, load_data, narrow, same, written
 
 
 class TorchvisionAlexNet(nn.Module):
