@@ -70,6 +70,9 @@ class Engine(Protocol):
     def eval_step(self, batch: Batch) -> Any:
         """Sums of `loss`, `top1`, `top5` and `count` over the unmasked examples of all."""
 
+    def eval_outputs(self, batch: Batch) -> tuple[Any, np.ndarray]:
+        """`eval_step` and `logits` for the price of one."""
+
     def logits(self, batch: Batch) -> np.ndarray:
         """Logits of this process's rows in evaluation: (B, classes) float32."""
 

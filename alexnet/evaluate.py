@@ -1,12 +1,19 @@
 """Evaluation of a network on a data set: each example counted exactly once."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from alexnet.data.pipeline import BadImages
-from alexnet.engine import Batch, Engine
 from alexnet.errors import RunError
-from alexnet.processes import Processes
+
+if TYPE_CHECKING:  # `import alexnet` imports this module, and waits for nothing heavy
+    import numpy as np
+
+    from alexnet.data.pipeline import BadImages
+    from alexnet.engine import Batch, Engine
+    from alexnet.processes import Processes
 
 
 def evaluate(
@@ -18,6 +25,7 @@ def evaluate(
     processes: Processes | None = None,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int], None] = lambda done: None,
+    on_logits: Callable[[Batch, np.ndarray], None] | None = None,
 ) -> dict[str, float] | None:
     """Means of `loss`, `top1` and `top5`, `count`, and `examples_per_second`; None if stopped.
 
@@ -29,19 +37,27 @@ def evaluate(
         processes: that evaluate together.
         stop: asked before every batch; where it says so, the evaluation is given up.
         on_progress: told how many examples are done.
+        on_logits: given each batch with its logits, if they are wanted.
 
     Raises:
         RunError: if the number of examples counted is not the number there are.
     """
-    start, processes = time.perf_counter(), processes or Processes()
+    start = time.perf_counter()
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
     for batch in batches:
         if stop():
             return None
-        for name, value in engine.fetch(engine.eval_step(batch)).items():
+        if on_logits is None:
+            found = engine.eval_step(batch)
+        else:
+            found, logits = engine.eval_outputs(batch)
+            on_logits(batch, logits)
+        for name, value in engine.fetch(found).items():
             sums[name] += value
         on_progress(int(sums["count"]))
-    left_out = int(processes.gather([len(bad_images or ())]).sum())
+    left_out = len(bad_images or ())
+    if processes is not None:
+        left_out = int(processes.gather([left_out]).sum())
     count = int(sums.pop("count"))
     if count + left_out != examples or count == 0:
         raise RunError(

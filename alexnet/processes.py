@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from alexnet.config import TrainConfig
+from alexnet.config import DevicesConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
 
@@ -83,10 +83,10 @@ def check_alike(processes: Processes, what: str, value: object) -> None:
         )
 
 
-def connect(config: TrainConfig) -> Processes:
-    """Join the other processes of the run; before anything else touches the framework.
+def connect(framework: str, devices: DevicesConfig) -> Processes:
+    """Join the other processes of the command; before anything else touches the framework.
 
     Raises:
         UserError: where the framework is missing, or the others can't be found.
     """
-    return import_framework(config.framework, "processes").connect(config) or Processes()
+    return import_framework(framework, "processes").connect(devices) or Processes()

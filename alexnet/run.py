@@ -31,7 +31,9 @@ def train(config: TrainConfig) -> int:
         UserError: for a mistake in the configuration or the data.
         RunError: where training can't go on.
     """
-    processes = connect(config)  # before anything else touches the framework
+    processes = connect(
+        config.framework, config.devices
+    )  # before anything else touches the framework
     code = 1
     try:
         code = _train(config, processes)

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.augment import eval_view
 from alexnet.data.images import BadImage, decode
+from alexnet.data.inputs import network_input
 from alexnet.engine import import_framework
 from alexnet.errors import UserError
 from alexnet.layers import Dropout, trace
@@ -33,7 +33,7 @@ def verify(source: Weights, target: Weights, images: str | None) -> dict[str, An
         UserError: where the folder has no readable image.
     """
     pictures = _photographs(images, source.spec.channels)
-    inputs = np.stack([_network_input(picture, source) for picture in pictures])
+    inputs = np.stack([network_input(p, source.preprocess, source.spec.channels) for p in pictures])
     theirs = _outputs("torch", source, inputs)
     ours = _outputs("jax", target, inputs)
     layers: list[dict[str, Any]] = [
@@ -66,14 +66,6 @@ def _top5_agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The share of images whose five highest classes are the same set in both."""
     best = [np.sort(np.argsort(-logits, axis=1)[:, :5], axis=1) for logits in (ours, theirs)]
     return float((best[0] == best[1]).all(axis=1).mean())
-
-
-def _network_input(picture: np.ndarray, weights: Weights) -> np.ndarray:
-    """A decoded image as normalized floats."""
-    normalize, protocol = weights.preprocess.normalize, weights.preprocess.protocol
-    view = eval_view(picture, protocol, normalize.channel_order).astype(np.float32)
-    mean, std = (np.array(numbers, np.float32) for numbers in (normalize.mean, normalize.std))
-    return (view - mean) / std
 
 
 def check(images: str | None) -> None:

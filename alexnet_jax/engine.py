@@ -18,7 +18,7 @@ from alexnet.threefry import dropout_keys
 from alexnet_jax import checkpoint, parallel
 from alexnet_jax.model import AlexNet
 from alexnet_jax.optim import gradient_transformation
-from alexnet_jax.step import TrainState, eval_step, logits_step, split, train_step
+from alexnet_jax.step import TrainState, eval_step, split, train_step
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 
@@ -70,11 +70,14 @@ class Engine:
         return metrics
 
     def eval_step(self, batch: Mapping[str, np.ndarray]) -> Any:
-        return self._steps.evaluate(self._state[:2], self._put(batch))
+        return self._steps.evaluate(self._state[:2], self._put(batch))[0]
+
+    def eval_outputs(self, batch: Mapping[str, np.ndarray]) -> tuple[Any, np.ndarray]:
+        sums, logits = self._steps.evaluate(self._state[:2], self._put(batch))
+        return sums, parallel.local_part(logits, self._devices.spmd)
 
     def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        logits = self._steps.logits(self._state[:2], self._put(batch))
-        return parallel.local_part(logits, self._devices.spmd)
+        return self.eval_outputs(batch)[1]
 
     def fetch(self, metrics: Any) -> dict[str, float]:
         return {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -135,7 +138,7 @@ def prepare(
             frozen=frozen(optim, arrays),
             **static,
         )
-    steps = parallel.Steps(train, partial(eval_step, **static), partial(logits_step, **static))
+    steps = parallel.Steps(train, partial(eval_step, **static))
     return TrainState(params, statistics, momentum), steps
 
 

@@ -173,12 +173,11 @@ class Steps(NamedTuple):
     """Pure steps, or the same spread over a mesh.
 
     `train(state, batch, rates, dropout_keys)`, whose state is donated once it is compiled;
-    `evaluate(weights, batch)` and `logits(weights, batch)`, with params and statistics as weights.
+    `evaluate(weights, batch)`, with params and statistics as weights, gives sums and logits.
     """
 
     train: Callable[..., Any] | None  # None where nothing is learned
     evaluate: Callable[..., Any]
-    logits: Callable[..., Any]
 
 
 def compile_steps(steps: Steps, state: TrainState, mesh: Mesh, spmd: str) -> Steps:
@@ -210,10 +209,7 @@ def _jit(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
         jax.jit(
             partial(steps.evaluate, dense=dense),
             in_shardings=(weights, rows),
-            out_shardings=everywhere,
-        ),
-        jax.jit(
-            partial(steps.logits, dense=dense), in_shardings=(weights, rows), out_shardings=rows
+            out_shardings=(everywhere, rows),
         ),
     )
 
@@ -267,9 +263,12 @@ def _shard_map(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
             donate_argnums=0,
         ),
         jax.jit(
-            spread(partial(steps.evaluate, axis_name=DATA), in_specs=(P(), P(DATA)), out_specs=P())
+            spread(
+                partial(steps.evaluate, axis_name=DATA),
+                in_specs=(P(), P(DATA)),
+                out_specs=(P(), P(DATA)),
+            )
         ),
-        jax.jit(spread(steps.logits, in_specs=(P(), P(DATA)), out_specs=P(DATA))),
     )
 
 
@@ -284,8 +283,7 @@ def _pmap(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
             out_axes=(None, None),
             donate_argnums=0,
         ),
-        spread(partial(steps.evaluate, axis_name=DATA), in_axes=(None, 0), out_axes=None),
-        spread(steps.logits, in_axes=(None, 0), out_axes=0),
+        spread(partial(steps.evaluate, axis_name=DATA), in_axes=(None, 0), out_axes=(None, 0)),
     )
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from alexnet.config import TrainConfig
+from alexnet.config import DevicesConfig
 from alexnet.errors import UserError
 from alexnet.processes import Processes
 
@@ -71,13 +71,12 @@ class Distributed(Processes):
         atexit.register(end)
 
 
-def connect(config: TrainConfig) -> Distributed | None:
+def connect(devices: DevicesConfig) -> Distributed | None:
     """Join the others where `--distributed` asks for it.
 
     Raises:
         UserError: where they can't be found, with what to check.
     """
-    devices = config.devices
     if not devices.distributed:
         return None
     where = devices.coordinator or "the coordinator that JAX finds"

@@ -99,28 +99,28 @@ def train_step(
 
 
 def eval_step(
-    weights: tuple[nnx.State, nnx.State], batch: Batch, *, axis_name: str | None = None, **options
-) -> Metrics:
-    """Sums over a batch, so that batches add up: `loss`, `top1`, `top5` and `count`.
-
-    `weights` are a state's params and statistics; the options are those of `logits_step`.
-    """
-    logits = logits_step(weights, batch, **options)
-    losses = cross_entropy(logits, batch["label"], 0.0)
-    sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
-    return _sum(sums | _hits(logits, batch), axis_name)
-
-
-def logits_step(
     weights: tuple[nnx.State, nnx.State],
     batch: Batch,
     *,
     graphdef: nnx.GraphDef,
     normalization: Normalize,
+    axis_name: str | None = None,
     dense: DenseWork = whole_dense,
-) -> jax.Array:
-    """Logits (B, classes) of a batch in evaluation."""
-    return nnx.merge(graphdef, *weights)(normalize(batch, normalization), dense=dense)
+) -> tuple[Metrics, jax.Array]:
+    """Evaluate a batch.
+
+    Args:
+        weights: a state's params and statistics.
+        batch, graphdef, normalization, axis_name, dense: as for `train_step`.
+
+    Returns:
+        Sums over the global batch, so that batches add up, of `loss`, `top1`, `top5` and `count`;
+        and the logits (B, classes) of the rows given.
+    """
+    logits = nnx.merge(graphdef, *weights)(normalize(batch, normalization), dense=dense)
+    losses = cross_entropy(logits, batch["label"], 0.0)
+    sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
+    return _sum(sums | _hits(logits, batch), axis_name), logits
 
 
 def normalize(batch: Batch, normalization: Normalize) -> jax.Array:

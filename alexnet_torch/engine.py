@@ -19,7 +19,7 @@ from alexnet.threefry import dropout_keys
 from alexnet_torch import checkpoint
 from alexnet_torch.model import AlexNet
 from alexnet_torch.optim import Momentum
-from alexnet_torch.step import eval_step, logits_step, train_step
+from alexnet_torch.step import eval_step, train_step
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -97,18 +97,21 @@ class Engine:
         )
 
     def eval_step(self, batch: Mapping[str, np.ndarray]) -> Any:
+        return self._evaluate(batch)[0]
+
+    def eval_outputs(self, batch: Mapping[str, np.ndarray]) -> tuple[Any, np.ndarray]:
+        sums, logits = self._evaluate(batch)
+        return sums, logits.cpu().numpy()
+
+    def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self.eval_outputs(batch)[1]
+
+    def _evaluate(self, batch: Mapping[str, np.ndarray]) -> tuple[Any, torch.Tensor]:
         return eval_step(
             self._model,
             self._put(batch),
             normalization=self._normalization,
             processes=self._processes,
-        )
-
-    def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        return (
-            logits_step(self._model, self._put(batch), normalization=self._normalization)
-            .cpu()
-            .numpy()
         )
 
     def fetch(self, metrics: Any) -> dict[str, float]:

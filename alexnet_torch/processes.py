@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from alexnet.config import TrainConfig
+from alexnet.config import DevicesConfig
 from alexnet.errors import UserError
 from alexnet.processes import Processes
 
@@ -41,7 +41,7 @@ class Group(Processes):
             dist.destroy_process_group()
 
 
-def connect(config: TrainConfig) -> Group | None:
+def connect(devices: DevicesConfig) -> Group | None:
     """Join the others where torchrun started more than one.
 
     Raises:

@@ -67,18 +67,17 @@ def train_step(
 @torch.no_grad()
 def eval_step(
     model: AlexNet, batch: Batch, *, normalization: Normalize, processes: int = 1
-) -> Metrics:
-    """Sums over a global batch, so that batches add up: `loss`, `top1`, `top5` and `count`."""
-    logits = logits_step(model, batch, normalization=normalization)
+) -> tuple[Metrics, torch.Tensor]:
+    """Evaluate a batch; the arguments are those of `train_step`.
+
+    Returns:
+        Sums over the global batch, so that batches add up, of `loss`, `top1`, `top5` and `count`;
+        and the logits (B, classes) of the rows given.
+    """
+    logits = model.eval()(normalize(batch, normalization))
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
-    return _sum(sums | _hits(logits, batch), processes)
-
-
-@torch.no_grad()
-def logits_step(model: AlexNet, batch: Batch, *, normalization: Normalize) -> torch.Tensor:
-    """Logits (B, classes) of a batch in evaluation."""
-    return model.eval()(normalize(batch, normalization))
+    return _sum(sums | _hits(logits, batch), processes), logits
 
 
 def _sum(values: Metrics, processes: int) -> Metrics:

@@ -72,14 +72,36 @@ def eval_view(
 
     `image` is uint8 H x W x C, RGB or gray; the crop's channels are reversed for BGR.
     """
+    return _central(_resized(image, protocol, channel_order), protocol.crop)
+
+
+def ten_views(
+    image: np.ndarray, protocol: EvalProtocol, channel_order: ChannelOrder = "RGB"
+) -> np.ndarray:
+    """The paper's ten views, uint8 10 x S x S x C: center and corners, then each mirrored.
+
+    The corners are those of the resized image's central square (section 4.1, and the authors'
+    `multiview_test`); torchvision's TenCrop takes those of the whole image.
+    """
     size = protocol.crop
+    square = _central(_resized(image, protocol, channel_order), protocol.resize_to)
+    far = protocol.resize_to - size
+    corners = [square[y : y + size, x : x + size] for y in (0, far) for x in (0, far)]
+    views = np.stack([_central(square, size), *corners])
+    return np.concatenate([views, views[:, :, ::-1]])
+
+
+def _resized(image: np.ndarray, protocol: EvalProtocol, channel_order: ChannelOrder) -> np.ndarray:
     height, width = image.shape[:2]
-    height, width = _resized_shape(height, width, protocol.resize_rule, protocol.resize_to)
-    resized = _resize(image, height, width)
-    # Rounded as in torchvision's CenterCrop: halves go to the even neighbour.
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    crop = resized[top : top + size, left : left + size]
-    return crop[:, :, ::-1] if channel_order == "BGR" else crop
+    shape = _resized_shape(height, width, protocol.resize_rule, protocol.resize_to)
+    resized = _resize(image, *shape)
+    return resized[:, :, ::-1] if channel_order == "BGR" else resized
+
+
+def _central(image: np.ndarray, size: int) -> np.ndarray:
+    """The central square, rounded as in torchvision's CenterCrop: halves go to the even side."""
+    top, left = (round((side - size) / 2) for side in image.shape[:2])
+    return image[top : top + size, left : left + size]
 
 
 def _resized_shape(height: int, width: int, rule: str, size: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from alexnet.data.augment import Augmentation, eval_view, train_view
+from alexnet.data.augment import Augmentation, eval_view, ten_views, train_view
 from alexnet.data.dataset import Dataset, Source
 from alexnet.data.images import BadImage, decode
 from alexnet.draws import order
@@ -139,34 +139,39 @@ def eval_batches(
     bad_images: BadImages | None = None,
     *,
     channel_order: ChannelOrder = "RGB",
+    ten_crop: bool = False,
 ) -> Batches:
     """Every example of `source` once, in order; the last batch is padded with mask 0.
 
     Batches are those of `train_batches`, without color_shift; `example` is -1 in padding. The sum
-    of all masks and `len(bad_images)`, over all rows, make `len(source)`.
+    of all masks and `len(bad_images)`, over all rows, make `len(source)`. With `ten_crop`, `image`
+    is uint8 [10, B, S, S, C]: a batch for each of the ten views.
 
     Raises:
         UserError: while iterating, as `train_batches`.
     """
     bad_images = BadImages() if bad_images is None else bad_images
+    view = ten_views if ten_crop else eval_view
 
     def batch_at(step: int) -> Batch:
         indices = step * loading.batch_size + loading.own_rows
         indices = np.where(indices < len(source), indices, -1)
-        batch = _empty_batch(indices, protocol.crop, loading.channels)
+        batch = _empty_batch(indices, protocol.crop, loading.channels, (10,) if ten_crop else ())
         for row, index in enumerate(indices.tolist()):
             example = _load(source, index, loading, bad_images) if index >= 0 else None
             if example is not None:
-                _set_row(batch, row, eval_view(example[0], protocol, channel_order), example[1])
+                _set_row(batch, row, view(example[0], protocol, channel_order), example[1])
         return batch
 
     steps = range(math.ceil(len(source) / loading.batch_size))
     return _in_threads(batch_at, iter(steps), loading.threads)
 
 
-def _empty_batch(indices: np.ndarray, size: int, channels: int) -> Batch:
+def _empty_batch(
+    indices: np.ndarray, size: int, channels: int, views: tuple[int, ...] = ()
+) -> Batch:
     return {
-        "image": np.zeros((len(indices), size, size, channels), np.uint8),
+        "image": np.zeros((*views, len(indices), size, size, channels), np.uint8),
         "label": np.zeros(len(indices), np.int32),
         "mask": np.zeros(len(indices), np.float32),
         "example": indices.astype(np.int32),
@@ -174,7 +179,8 @@ def _empty_batch(indices: np.ndarray, size: int, channels: int) -> Batch:
 
 
 def _set_row(batch: Batch, row: int, crop: np.ndarray, label: int) -> None:
-    batch["image"][row] = crop
+    """Fill in a row: its crop, or its crops where the batch has several views."""
+    batch["image"][..., row, :, :, :] = crop
     batch["label"][row] = label
     batch["mask"][row] = 1
 

@@ -118,7 +118,7 @@ def _unused(device: str, framework: str, version: str) -> Finding:
 
 def _look(config: TrainConfig) -> dict[str, Any]:
     inspection = import_framework(config.framework, "inspection")
-    processes = connect(config)
+    processes = connect(config.framework, config.devices)
     try:
         return inspection.devices(config)
     finally:
