@@ -2,6 +2,14 @@
 
 from typing import Any
 
+# These modules bear the names of functions: imported first, so that no later import of theirs
+# takes the functions' place. `from alexnet.evaluate import ...` finds the modules all the same.
+import alexnet.evaluate
+import alexnet.preprocess  # noqa: F401
+from alexnet.api import evaluate, predict, preprocess
+
+__all__ = ["evaluate", "predict", "preprocess"]
+
 
 def __getattr__(name: str) -> Any:
     """`__version__`, looked up when it is asked for."""

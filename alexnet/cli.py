@@ -12,6 +12,8 @@ from alexnet.options import parse
 # Each is a module in alexnet/commands/, imported when it is called.
 COMMANDS = {
     "train": "Train a network, or resume a run.",
+    "evaluate": "Measure accuracy on a data set, by any of the published protocols.",
+    "predict": "Tell the classes of photographs.",
     "convert": "Convert weights between file formats, or a run between frameworks.",
     "summary": "Print a network's layers: output shapes, parameters, multiply-adds.",
     "recipes": "List the training recipes, with their sources and results.",

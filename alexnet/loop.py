@@ -229,6 +229,7 @@ class Trainer:
             "evals": list(self.evals),  # a copy: it is written while training goes on
             "score": [last["top1"], -last["loss"]] if last.get("step") == self.step else None,
             "num_classes": self.dataset.num_classes,
+            "class_names": list(self.dataset.class_names),
         }
         if self.log:
             self.log.flush()  # no line may be lost that came before a checkpoint

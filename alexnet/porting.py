@@ -109,12 +109,16 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def run_weights(state: RunState, path: Path) -> Weights:
-    """A run's weights, with the preprocessing it trains with."""
+    """A run's weights, with its preprocessing and, since version 0.3 kept them, class names."""
+    names = state.meta.get("class_names")
+    usable = isinstance(names, list) and len(names) == state.spec.num_classes
     return Weights(
         dict(state.arrays["params"]),
         state.spec,
         state.config.preprocess,
+        class_names=tuple(map(str, names)) if names and usable else None,
         source=f"run {path.name}, step {state.step}",
+        preprocess_from="the run's configuration",
     )
 
 

@@ -45,6 +45,20 @@ class Preprocess:
     protocol: EvalProtocol = EvalProtocol()
 
 
+def describe(preprocess: Preprocess) -> str:
+    """The preprocessing in words."""
+    normalize = preprocess.normalize
+    mean, std = (" ".join(f"{x:.6g}" for x in xs) for xs in (normalize.mean, normalize.std))
+    geometry = describe_geometry(preprocess.protocol)
+    return f"{geometry}, {normalize.channel_order}, mean {mean}, std {std}"
+
+
+def describe_geometry(protocol: EvalProtocol, views: str = "the center") -> str:
+    """Resizing and cropping in words."""
+    sides = "the short side" if protocol.resize_rule == "short" else "both sides"
+    return f"{sides} to {protocol.resize_to}, {views} of {protocol.crop}"
+
+
 def to_json(preprocess: Preprocess) -> dict[str, Any]:
     """One flat object: resize_rule, resize_to, crop, channel_order, mean, std."""
     normalize = preprocess.normalize

@@ -98,7 +98,7 @@ def _scan(root: Path) -> tuple[FolderSource, tuple[str, ...]]:
     files: list[str] = []
     labels: list[int] = []
     with ThreadPoolExecutor(LISTINGS) as pool:
-        by_class = list(pool.map(_images_below, [root / name for name in classes]))
+        by_class = list(pool.map(images_below, [root / name for name in classes]))
     for label, (name, found) in enumerate(zip(classes, by_class, strict=True)):
         if not found:
             raise UserError(
@@ -124,7 +124,7 @@ def _images_in(folder: Path) -> list[str]:
     return [name for name in _names_in(folder)[1] if _is_image(name)]
 
 
-def _images_below(folder: Path) -> list[str]:
+def images_below(folder: Path) -> list[str]:
     """Paths of all images at any depth, sorted, since a disk's own order differs by machine."""
     found: list[str] = []
     seen: set[str] = set()

@@ -1,12 +1,13 @@
 """One image as a network's input."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from alexnet.data.augment import eval_view
-from alexnet.data.images import decode
+from alexnet.data.images import BadImage, decode
+from alexnet.files import as_path
 from alexnet.preprocess import Normalize, Preprocess
 
 
@@ -30,12 +31,23 @@ def network_input(
 
 
 def decodable(image: Any) -> np.ndarray | bytes | Path:
-    """An image as `images.decode` takes it; from Pillow's by its pixels."""
-    if isinstance(image, str):
-        return Path(image)
+    """An image as `images.decode` takes it; Pillow's by its pixels.
+
+    Raises:
+        BadImage: for anything else.
+    """
+    if isinstance(image, str | PurePath):
+        return as_path(image)
+    if isinstance(image, bytes):
+        return image
     if hasattr(image, "convert"):
         return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-    return image
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
+        raise BadImage(
+            f"it is {pixels.dtype} of shape {pixels.shape}: give uint8 pixels, H x W or H x W x C"
+        )
+    return pixels
 
 
 def normalized(view: np.ndarray, normalize: Normalize) -> np.ndarray:

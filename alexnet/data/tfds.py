@@ -24,6 +24,7 @@ class TfdsSource:
     records: Any  # a tfds data source
     image_key: str
     label_key: str
+    file_key: str | None = None  # of the name of the file that an image came from
 
     def __len__(self) -> int:
         return len(self.records)
@@ -36,8 +37,13 @@ class TfdsSource:
         return record[self.image_key], label
 
     def describe(self, index: int) -> str:
-        """The example's number and split."""
-        return f"example {index} of {self.name}"
+        """The example's number and split, and its file's name where the data set has those."""
+        file = ""
+        if self.file_key:
+            raw = self.records[index][self.file_key]
+            text = raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)
+            file = f"{text if text.isprintable() else ascii(text)}, "
+        return f"{file}example {index} of {self.name}"
 
 
 def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
@@ -74,6 +80,7 @@ def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
             builder.as_data_source(split=split, decoders=decoders),
             image_key,
             label_key,
+            "file_name" if "file_name" in builder.info.features else None,  # as imagenet2012 has
         )
 
     try:

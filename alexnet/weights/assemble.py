@@ -77,6 +77,7 @@ def complete(
         preprocess=preprocess or found.preprocess or default_preprocess(spec),
         class_names=_usable(found.class_names, spec),
         source=source,
+        preprocess_from=_preprocess_from(found, preprocess, spec),
         mean_image=found.mean_image and preprocess is None,
     )
 
@@ -130,6 +131,16 @@ def caffe_preprocess(
     """Caffe's: both sides warped to 256, the center cut out, `scale * (pixel - mean)`."""
     normalize = Normalize(mean, (1 / scale,) * len(mean))
     return Preprocess(normalize, EvalProtocol("warp", max(256, crop), crop))
+
+
+def _preprocess_from(found: Found, given: Preprocess | None, spec: Spec) -> str:
+    if given is not None:
+        return "as asked for"
+    if found.preprocess is not None:
+        return "the file, with its mean image's channel means" if found.mean_image else "the file"
+    usual = "Caffe's published weights" if spec.name in CAFFE_VARIANTS else "torchvision's weights"
+    usual = usual if spec.channels == 3 else "pixels from 0 to 1"
+    return f"assumed, as for {usual}: the file does not say"
 
 
 def _usable(names: tuple[str, ...] | None, spec: Spec) -> tuple[str, ...] | None:

@@ -76,6 +76,7 @@ def read(file: BinaryIO) -> Weights:
         preprocess=preprocess_from_json(fields["preprocess"], spec.channels),
         class_names=None if names is None else tuple(map(str, names)),
         source=metadata.get("source", ""),
+        preprocess_from="the file",
         mean_image=bool(fields["mean_image"]),
     )
 

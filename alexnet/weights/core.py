@@ -25,6 +25,7 @@ class Weights:
     preprocess: Preprocess
     class_names: tuple[str, ...] | None = None
     source: str = ""  # where they came from, in words
+    preprocess_from: str = ""  # where the preprocessing is from, in words
     # The source subtracts a mean image; `preprocess.normalize.mean` holds its channel means.
     mean_image: bool = False
 

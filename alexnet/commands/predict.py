@@ -1,0 +1,202 @@
+"""`alexnet predict`: the classes of photographs."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from alexnet.config import LARGEST_IMAGE, MOST_CLASSES, VariantName
+from alexnet.errors import UserError
+from alexnet.options import POSITIONAL, between, check_values
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from alexnet.data.pipeline import BadImages
+    from alexnet.weights import Weights
+
+_MOST_NAMES = 1 << 20  # read from standard input
+
+
+@dataclass(frozen=True)
+class Options:
+    """Weights, images, and what to print."""
+
+    # A run's work directory, a weights file of any format, or a Hugging Face folder.
+    weights: str = field(metadata=POSITIONAL)
+    # Image files, folders, patterns like "*.jpg", or - for names on standard input.
+    images: tuple[str, ...] = field(metadata=POSITIONAL)
+    # Framework that computes; both also prints how far the two are apart.
+    framework: Literal["jax", "torch", "both"] = "jax"
+    # Classes listed for each image.
+    top_k: int = 5
+    # Images computed at a time; by default as many as there are, up to 32.
+    batch_size: int | None = None
+    # Average over the paper's ten views: center, corners, and their mirror images.
+    ten_crop: bool = False
+    # A layer of `alexnet summary` and an .npz file for its outputs: --features fc7 OUT.npz.
+    features: tuple[str, str] | None = None
+    # Checkpoint of a run; by default the last.
+    step: int | None = None
+    # The network, for files that leave it open.
+    variant: VariantName | None = None
+    # Height and width of its input, for files that leave it open.
+    image_size: int | None = None
+    # Print JSON.
+    json: bool = False
+    # Print CSV, a line for each class listed.
+    csv: bool = False
+
+    def __post_init__(self) -> None:
+        """Check each option, and those that exclude each other."""
+        check_values(self)
+        between(self, 1, MOST_CLASSES, "top_k", "batch_size")
+        between(self, 1, LARGEST_IMAGE, "image_size")
+        between(self, 0, None, "step")
+        if self.json and self.csv:
+            raise UserError("--json and --csv exclude each other: give one of them")
+        if self.features and self.ten_crop:
+            raise UserError("--features takes the center view alone: leave --ten-crop out")
+        if self.features and not self.features[1].endswith(".npz"):
+            raise UserError(f"--features writes an .npz file, and {self.features[1]} is none")
+
+
+def main(options: Options) -> int:
+    """Predict; 1 where an image could not be read, or the frameworks are apart."""
+    from alexnet.data.pipeline import BadImages
+    from alexnet.evaluation import Pair, open_engine
+    from alexnet.prediction import SMALL, find_images
+    from alexnet.trained import open_weights
+
+    files, problems = find_images(_words(options.images))
+    for sentence in problems:
+        _say(f"left out: {sentence}")
+    if not files:
+        _say("failed: there is no image to look at")
+        return 1
+    weights = open_weights(
+        options.weights,
+        step=options.step,
+        variant=options.variant,
+        image_size=options.image_size,
+    )
+    size = options.batch_size or (SMALL if len(files) <= SMALL else 32)
+    take = _features(options, weights) if options.features else None
+    engine = open_engine(weights, options.framework, size)
+    bad = BadImages()
+    entropy = _predict(options, weights, engine, files, size, bad, take)
+    for sentence in bad.sentences:
+        _say(f"left out: {sentence}")
+    if count := len(problems) + len(bad):
+        _say(f"{count} of {len(files) + len(problems)} could not be read")
+    _warn_if_flat(entropy, weights)
+    apart = isinstance(engine, Pair) and not _compare(engine)
+    return 1 if count or apart else 0
+
+
+def _words(images: tuple[str, ...]) -> Iterator[str]:
+    """The images named, those on standard input in place of `-`."""
+    for word in images:
+        if word != "-":
+            yield word
+            continue
+        for number, line in enumerate(sys.stdin):
+            if number == _MOST_NAMES:
+                raise UserError(f"standard input has more than {_MOST_NAMES:,} names")
+            if name := line.rstrip("\r\n"):
+                yield name
+
+
+def _predict(
+    options: Options,
+    weights: "Weights",
+    engine: Any,
+    files: list[str],
+    size: int,
+    bad: "BadImages",
+    take: Callable[["np.ndarray | None", list[str]], None] | None,
+) -> "np.ndarray":
+    """Print each image's classes; gives the entropies of the outputs, float64 [N]."""
+    import numpy as np
+
+    from alexnet.names import class_names
+    from alexnet.prediction import ImageList, highest, image_outputs
+    from alexnet.protocols import views
+    from alexnet.report.predictions import printer
+    from alexnet.scores import entropies
+
+    names, source = class_names(weights), ImageList(files)
+    view = views("ten-crop" if options.ten_crop else "center", weights.preprocess)
+    kind: Literal["json", "csv", "text"]
+    kind = "json" if options.json else "csv" if options.csv else "text"
+    found = [np.zeros(0)]
+    with printer(kind, weights, view, names) as show:
+        for batch, outputs in image_outputs(engine, weights, source, size, view.ten_crop, bad):
+            rows = np.flatnonzero(batch["mask"])
+            called = [source.describe(int(batch["example"][row])) for row in rows]
+            for name, row in zip(called, rows, strict=True):
+                show(highest(name, outputs[row], names, options.top_k))
+            found.append(entropies(outputs[rows]))
+            if take:
+                take(batch["image"][rows], called)
+        if take:
+            take(None, [])
+    return np.concatenate(found)
+
+
+def _features(
+    options: Options, weights: "Weights"
+) -> Callable[["np.ndarray | None", list[str]], None]:
+    """A function that takes views with their names, and at the end, for None, writes the file."""
+    import numpy as np
+
+    from alexnet.data.inputs import normalized
+    from alexnet.engine import import_framework
+    from alexnet.errors import choose
+    from alexnet.files import atomic_write
+    from alexnet.layers import trace
+
+    layer, target = options.features or ("", "")
+    choose("layer", layer, [row.name for row in trace(weights.spec)])
+    framework = "jax" if options.framework == "both" else options.framework
+    native = import_framework(framework, "inspection")
+    outputs_of = native.layer_function(weights.spec, weights.arrays, [layer])
+    parts: list[np.ndarray] = []
+    names: list[str] = []
+
+    def take(views: "np.ndarray | None", called: list[str]) -> None:
+        if views is not None and len(views):
+            inputs = normalized(views, weights.preprocess.normalize)
+            parts.append(outputs_of(inputs)[layer])
+            names.extend(called)
+        if views is None and parts:
+            with atomic_write(target) as file:
+                np.savez(file, features=np.concatenate(parts), names=np.array(names), layer=layer)
+            _say(f"outputs of {layer} for {len(names)} images are in {target}")
+
+    return take
+
+
+def _warn_if_flat(entropy: "np.ndarray", weights: "Weights") -> None:
+    from alexnet.scores import is_flat
+
+    if len(entropy) and is_flat(entropy, weights.spec.num_classes):
+        _say(
+            "this network looks untrained: its outputs are nearly the same for all classes; or its "
+            "input is prepared in another way than it was trained for"
+        )
+
+
+def _compare(pair: Any) -> bool:
+    from alexnet.verify import BOUND
+
+    _say(
+        f"jax and torch: logits are at most {pair.apart:.1e} of their spread apart (bound {BOUND})"
+    )
+    return pair.agree
+
+
+def _say(sentence: str) -> None:
+    from alexnet.names import printable
+
+    print(printable(sentence), file=sys.stderr)

@@ -1,0 +1,277 @@
+"""Evaluation of weights on a data set, under any of the protocols."""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Literal
+
+import numpy as np
+
+from alexnet.config import DevicesConfig
+from alexnet.data.dataset import Dataset, Source
+from alexnet.data.pipeline import BadImages, Loading, eval_batches
+from alexnet.engine import Batch, Engine, load_engine
+from alexnet.errors import RunError
+from alexnet.evaluate import evaluate
+from alexnet.names import ClassNames, class_names
+from alexnet.processes import Processes
+from alexnet.protocols import ProtocolName, views
+from alexnet.scores import (
+    Predictions,
+    interval,
+    join,
+    log_softmax,
+    mean_softmax,
+    means,
+    predictions_of,
+)
+from alexnet.trained import config_of, data_of, open_weights
+from alexnet.verify import BOUND
+from alexnet.weights import Weights
+
+FrameworkChoice = Literal["jax", "torch", "both"]
+Precision = Literal["fp32", "bf16"]
+_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The result of one protocol."""
+
+    protocol: str
+    geometry: str  # of the protocol, in words
+    framework: str
+    dataset: str
+    loss: float
+    top1: float  # shares of the examples counted
+    top5: float
+    count: int
+    left_out: int  # images that could not be read
+    examples_per_second: float
+    top1_interval: tuple[float, float]  # 95 %
+    top5_interval: tuple[float, float]
+    predictions: Predictions
+    class_names: ClassNames
+    source: Source  # whose examples these are
+    apart: float | None = None  # of both frameworks: see `Pair`
+
+    def name(self, place: int) -> str:
+        """The name of the example at a place in `predictions`: its file, or its number."""
+        return self.source.describe(int(self.predictions.example[place]))
+
+
+class Observer:
+    """Whoever shows an evaluation's progress; this one shows nothing."""
+
+    def begin(self, weights: Weights, data: Dataset, engine: str, notes: list[str]) -> None:
+        """Show what is evaluated, on what and by what; `notes` are sentences on what to know."""
+
+    def progress(self, protocol: str, done: int, total: int) -> None:
+        """Show how many examples are done."""
+
+    def left_out(self, sentences: list[str]) -> None:
+        """Show the images of this process that could not be read."""
+
+
+class Pair:
+    """Both frameworks on the same batches: JAX answers, and torch's logits are compared with it.
+
+    It stands in for an `Engine` in evaluation and prediction.
+    """
+
+    framework = "both"
+
+    def __init__(self, first: Engine, second: Engine):
+        self._first, self._second = first, second
+        self.rows, self.fetch = first.rows, first.fetch
+        self.apart = 0.0  # largest difference of logits, in standard deviations of a batch's
+
+    def describe(self) -> str:
+        """Both engines' versions and devices."""
+        return f"{self._first.describe()}, {self._second.describe()}"
+
+    def eval_outputs(self, batch: Batch) -> tuple[Any, np.ndarray]:
+        """JAX's answer, once it was compared with torch's."""
+        sums, ours = self._first.eval_outputs(batch)
+        seen = batch["mask"] > 0
+        ours_, theirs = ours[seen], self._second.logits(batch)[seen]
+        if len(ours_):
+            spread = max(float(theirs.std()), 1e-30)
+            self.apart = max(self.apart, float(np.abs(ours_ - theirs).max()) / spread)
+        return sums, ours
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        """JAX's logits, once they were compared with torch's."""
+        return self.eval_outputs(batch)[1]
+
+    @property
+    def agree(self) -> bool:
+        """Tell whether the two are as near to each other as parity asks."""
+        return self.apart <= BOUND
+
+
+def open_engine(
+    weights: Weights,
+    framework: FrameworkChoice,
+    batch_size: int,
+    *,
+    precision: str = "fp32",
+    devices: DevicesConfig | None = None,
+) -> Any:
+    """An engine that evaluates, or the `Pair` of both.
+
+    Raises:
+        UserError: where a framework is missing, or the devices can't share the batch.
+    """
+    options: dict[str, Any] = {
+        "preprocess": weights.preprocess, "batch_size": batch_size, "precision": precision,
+    }  # fmt: skip
+    if framework == "both":
+        return Pair(
+            *(open_engine(weights, f, batch_size, precision=precision) for f in ("jax", "torch"))
+        )
+    return load_engine(framework)(weights.spec, weights.arrays, devices=devices, **options)
+
+
+def evaluate_weights(
+    source: str | PurePath | Weights,
+    dataset: str | Dataset | None = None,
+    *,
+    framework: FrameworkChoice | None = None,
+    protocols: Sequence[ProtocolName] = ("center",),
+    batch_size: int | None = None,
+    precision: Precision | None = None,
+    devices: DevicesConfig | None = None,
+    data_dir: str | None = None,
+    seed: int | None = None,
+    step: int | None = None,
+    variant: str | None = None,
+    image_size: int | None = None,
+    on_bad_image: Literal["skip", "raise"] = "skip",
+    loader_threads: int = 2,
+    processes: Processes | None = None,
+    observer: Observer | None = None,
+) -> list[Evaluation]:
+    """Evaluate weights on the evaluation part of a data set, once for each protocol.
+
+    What is not given is a run's own, else jax, 64 examples a batch, fp32, seed 0. A run on its own
+    data gives the very numbers of the run's own evaluation at that step.
+
+    Args:
+        source: a run, a weights file or a folder, as `open_weights` takes it, or weights.
+        dataset: what `--dataset` takes, or an open one; may be left out for a run.
+        framework: jax, torch, or both side by side.
+        protocols: of `protocols.NAMES`.
+        batch_size: over all devices.
+        precision: fp32 or bf16.
+        devices: how JAX spreads the work.
+        data_dir: of prepared TFDS data sets.
+        seed: splits a folder that isn't split on disk.
+        step, variant, image_size: as for `open_weights`.
+        on_bad_image: leave images out that can't be read, and count them, or stop.
+        loader_threads: that read and decode images.
+        processes: that evaluate together.
+        observer: told of weights and data, and of the progress.
+
+    Raises:
+        UserError: where weights, data or devices can't be used, or don't fit each other.
+        RunError: where the count of examples is not what it must be, or outputs are not finite.
+    """
+    config = config_of(source)
+    observer, processes = observer or Observer(), processes or Processes()
+    framework = framework or (config.framework if config else "jax")
+    batch_size = batch_size or (config.data.batch_size if config else _BATCH)
+    precision = precision or (config.model.precision if config else "fp32")
+    whole = open_weights(source, step=step, variant=variant, image_size=image_size)
+    data, notes = data_of(whole, config, dataset, data_dir, seed)
+    engine = open_engine(whole, framework, batch_size, precision=precision, devices=devices)
+    observer.begin(whole, data, engine.describe(), notes)
+    loading = Loading(
+        batch_size, whole.spec.channels, loader_threads, on_bad_image, rows=engine.rows
+    )
+    return [
+        _evaluate(engine, whole, data, loading, protocol, processes, observer)
+        for protocol in protocols
+    ]
+
+
+def _evaluate(
+    engine: Any,
+    weights: Weights,
+    data: Dataset,
+    loading: Loading,
+    protocol: ProtocolName,
+    processes: Processes,
+    observer: Observer,
+) -> Evaluation:
+    """One protocol's evaluation."""
+    view, source = views(protocol, weights.preprocess), data.eval
+    bad, parts = BadImages(), list[Predictions]()
+    order = weights.preprocess.normalize.channel_order
+    batches = eval_batches(
+        source, view.geometry, loading, bad, channel_order=order, ten_crop=view.ten_crop
+    )
+
+    def progress(done: int) -> None:
+        observer.progress(protocol, done, len(source))
+
+    def take(batch: Batch, logits: np.ndarray) -> None:
+        parts.append(predictions_of(batch, log_softmax(logits)))
+
+    start, found = time.perf_counter(), None
+    with contextlib.closing(batches):
+        if view.ten_crop:
+            for batch, outputs in probabilities(engine, batches, ten_crop=True):
+                parts.append(predictions_of(batch, outputs))
+                progress(min(len(source), len(parts) * loading.batch_size))
+        else:
+            found = evaluate(
+                engine,
+                batches,
+                len(source),
+                bad_images=bad,
+                processes=processes,
+                on_progress=progress,
+                on_logits=take,
+            )
+    predictions = join(parts, processes, len(parts) * len(loading.own_rows))
+    left_out = int(processes.gather([len(bad)]).sum())
+    observer.left_out(bad.sentences)
+    count = len(predictions)
+    if count == 0 or count + left_out != len(source):
+        raise RunError(f"{count} examples were evaluated and {left_out} left out of {len(source)}")
+    rate = count / (time.perf_counter() - start)
+    numbers: Mapping[str, Any] = found or means(predictions) | {"examples_per_second": rate}
+    hits = predictions.hits
+    return Evaluation(
+        protocol=protocol,
+        geometry=view.describe(),
+        framework=engine.framework,
+        dataset=data.name,
+        left_out=left_out,
+        top1_interval=interval(int(hits[:, 0].sum()), count),
+        top5_interval=interval(int(hits.any(axis=1).sum()), count),
+        predictions=predictions,
+        class_names=class_names(weights),
+        source=source,
+        apart=engine.apart if isinstance(engine, Pair) else None,
+        **numbers,
+    )
+
+
+def probabilities(
+    engine: Any, batches: Iterable[Batch], ten_crop: bool
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Each batch with logarithms of its probabilities, float64 (B, classes); over ten views a mean.
+
+    Raises:
+        RunError: where outputs are not finite.
+    """
+    for batch in batches:
+        if not ten_crop:
+            yield batch, log_softmax(engine.logits(batch))
+            continue
+        views_ = [engine.logits({**batch, "image": image}) for image in batch["image"]]
+        yield batch, mean_softmax(np.stack(views_))

@@ -1,0 +1,54 @@
+"""Class names: those that came with the weights, else ImageNet's, else numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alexnet import imagenet
+from alexnet.weights.core import Weights
+
+_IMAGENET_CLASSES = 1000
+_AFTER_WNID = ("", "_", "-", " ", ".")  # as in a folder called n02012849_crane
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """A network's classes, as people read them."""
+
+    names: tuple[str, ...]
+    wnids: tuple[str, ...] | None  # WordNet's identifiers; ImageNet's names repeat, these do not
+    origin: str  # where the names are from, in words
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """What tells classes apart: WNIDs where there are, else the names."""
+        return self.wnids or self.names
+
+    def show(self, label: int) -> str:
+        """A class in a table: its name, its WNID beside it; nothing that a terminal obeys."""
+        name = printable(self.names[label])
+        return f"{name} ({self.wnids[label]})" if self.wnids else name
+
+
+def class_names(weights: Weights) -> ClassNames:
+    """The names of a network's classes."""
+    if weights.class_names:
+        return named(weights.class_names, "the weights")
+    if weights.spec.num_classes == _IMAGENET_CLASSES:
+        wnids, names = zip(*imagenet.classes(), strict=True)
+        return ClassNames(names, wnids, "ImageNet's, for want of others: there are 1000 classes")
+    numbers = tuple(f"class {number}" for number in range(weights.spec.num_classes))
+    return ClassNames(numbers, None, "numbers: the weights come without names")
+
+
+def named(names: Sequence[str], origin: str) -> ClassNames:
+    """Names as they are, or the words for them where all begin with one of ImageNet's WNIDs."""
+    words = dict(imagenet.classes())
+    wnids = tuple(name[:9] for name in names)
+    if all(w in words and name[9:10] in _AFTER_WNID for w, name in zip(wnids, names, strict=True)):
+        return ClassNames(tuple(words[wnid] for wnid in wnids), wnids, origin)
+    return ClassNames(tuple(names), None, origin)
+
+
+def printable(text: str) -> str:
+    """Text from outside for a terminal: characters that it would obey are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,0 +1,141 @@
+"""Classes of single images: files, folders, patterns, or pictures in memory."""
+
+import contextlib
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from alexnet.data.dataset import Source
+from alexnet.data.folder import images_below
+from alexnet.data.inputs import decodable
+from alexnet.data.pipeline import BadImages, Loading, eval_batches
+from alexnet.engine import Batch
+from alexnet.errors import RunError
+from alexnet.evaluation import FrameworkChoice, Pair, open_engine, probabilities
+from alexnet.files import as_path
+from alexnet.names import ClassNames, class_names
+from alexnet.protocols import views
+from alexnet.weights import Weights
+
+SMALL = 8  # images a batch where there are no more: any usual number of devices can share them
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The highest classes of one image."""
+
+    name: str  # the file's, or the image's number
+    classes: tuple[int, ...]  # highest first
+    class_names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageList:
+    """Images of no known class, as a `Source`."""
+
+    images: Sequence[Any]  # as `inputs.decodable` takes them
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return decodable(self.images[index]), 0
+
+    def describe(self, index: int) -> str:
+        """The file's path, or the image's number."""
+        image = self.images[index]
+        return str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
+
+
+def find_images(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Image files by their names, and sentences on what could not be found.
+
+    A word is a file, a folder, which stands for all images below it, or a pattern with *, ? or [
+    that the shell has left as it is.
+    """
+    files: list[str] = []
+    problems: list[str] = []
+    for word in words:
+        path = as_path(word)
+        if path.is_dir():
+            found, kind = images_below(path), "no image in it"
+        elif path.exists() or not glob.has_magic(word):
+            found, kind = [word], ""
+        else:
+            found, kind = sorted(glob.glob(word, recursive=True)), "no file by this pattern"
+        files += found
+        problems += [] if found else [f"{word}: {kind}"]
+    return files, problems
+
+
+def highest(name: str, log_probability: np.ndarray, names: ClassNames, top_k: int) -> Prediction:
+    """The highest classes of one image, of equal ones the lower number first.
+
+    `log_probability` is float64 (classes,).
+    """
+    best = np.argsort(-log_probability, kind="stable")[:top_k].tolist()
+    return Prediction(
+        name,
+        tuple(best),
+        tuple(names.names[label] for label in best),
+        tuple(float(np.exp(log_probability[label])) for label in best),
+    )
+
+
+def predict_images(
+    weights: Weights,
+    images: Sequence[Any],
+    framework: FrameworkChoice = "jax",
+    top_k: int = 5,
+    ten_crop: bool = False,
+    batch_size: int = 32,
+) -> list[Prediction]:
+    """The classes of each image; see `alexnet.predict`.
+
+    Raises:
+        UserError: where an image can't be read.
+        RunError: where outputs are not finite, or the two frameworks disagree.
+    """
+    if not images:
+        return []
+    size = min(batch_size, SMALL) if len(images) <= SMALL else batch_size
+    engine = open_engine(weights, framework, size)
+    names, source = class_names(weights), ImageList(images)
+    found = [
+        highest(source.describe(int(batch["example"][row])), outputs[row], names, top_k)
+        for batch, outputs in image_outputs(engine, weights, source, size, ten_crop)
+        for row in np.flatnonzero(batch["mask"])
+    ]
+    if isinstance(engine, Pair) and not engine.agree:
+        raise RunError(
+            f"jax and torch are apart: logits differ by {engine.apart:.1e} of their spread"
+        )
+    return found
+
+
+def image_outputs(
+    engine: Any,
+    weights: Weights,
+    source: Source,
+    batch_size: int,
+    ten_crop: bool = False,
+    bad_images: BadImages | None = None,
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Batches of images with the logarithms of their probabilities, float64 (B, classes).
+
+    Unreadable images are left out into `bad_images`, or an error where that is None.
+    """
+    view = views("ten-crop" if ten_crop else "center", weights.preprocess)
+    on_bad: Literal["skip", "raise"] = "raise" if bad_images is None else "skip"
+    loading = Loading(batch_size, weights.spec.channels, on_bad_image=on_bad, rows=engine.rows)
+    order = weights.preprocess.normalize.channel_order
+    batches = eval_batches(
+        source, view.geometry, loading, bad_images, channel_order=order, ten_crop=ten_crop
+    )
+    with contextlib.closing(batches):
+        yield from probabilities(engine, batches, ten_crop)

@@ -1,0 +1,46 @@
+"""Protocols by which published accuracies were measured, by name: geometry and views.
+
+The same weights of bvlc_alexnet read 54.6 to 57.1 % top-1 depending on it. Channel order, mean and
+standard deviation are the weights' own under all of them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from alexnet.preprocess import EvalProtocol, Preprocess, describe_geometry
+
+ProtocolName = Literal["center", "ten-crop", "caffe", "torchvision", "onnx-zoo"]
+NAMES: tuple[ProtocolName, ...] = get_args(ProtocolName)
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of an image whose outputs are averaged, and where they are cut out."""
+
+    geometry: EvalProtocol
+    ten_crop: bool = False
+
+    def describe(self) -> str:
+        """The geometry in words."""
+        return describe_geometry(self.geometry, "ten crops" if self.ten_crop else "the center")
+
+
+def views(name: ProtocolName, preprocess: Preprocess) -> Views:
+    """A protocol for a network whose own preprocessing is this one.
+
+    center: the weights' own. ten-crop: the same, and the mean of the softmax over center, corners
+    and their mirror images (Krizhevsky et al. 2012, section 4.1). caffe: both sides warped to 256
+    (bvlc_alexnet's readme and create_imagenet.sh). torchvision: the short side to 256
+    (references/classification). onnx-zoo: both sides warped to the network's own size, no margin
+    (onnx/models, imagenet_preprocess.py: MXNet's Resize(224), which keeps no ratio).
+    """
+    own, size = preprocess.protocol, preprocess.protocol.crop
+    margin = 256 if size in (224, 227) else round(size * 8 / 7)
+    geometry = {
+        "center": own,
+        "ten-crop": own,
+        "caffe": EvalProtocol("warp", margin, size),
+        "torchvision": EvalProtocol("short", margin, size),
+        "onnx-zoo": EvalProtocol("warp", size, size),
+    }
+    return Views(geometry[name], ten_crop=name == "ten-crop")

@@ -1,0 +1,142 @@
+"""Trained weights, from wherever they are: a run, a file, a Hugging Face folder."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from alexnet import weights, workdir
+from alexnet.config import TrainConfig
+from alexnet.data.dataset import Dataset, Source
+from alexnet.data.sources import open_dataset
+from alexnet.errors import UserError
+from alexnet.files import as_path
+from alexnet.names import class_names, named, printable
+from alexnet.porting import is_run, read_run, run_weights
+from alexnet.weights import Weights
+
+
+def open_weights(
+    source: str | PurePath | Weights,
+    *,
+    step: int | None = None,
+    format: str | None = None,
+    variant: str | None = None,
+    image_size: int | None = None,
+) -> Weights:
+    """Weights with their preprocessing and, where they are known, class names.
+
+    Args:
+        source: a run's work directory, or a file of any format in `weights.FORMATS`; weights are
+            returned as they are.
+        step: of a run's checkpoint; the last by default.
+        format, variant, image_size: as for `weights.load`; a run needs none of them.
+
+    Raises:
+        UserError: where nothing can be read there.
+        RunError: where a run's checkpoint is damaged.
+    """
+    if isinstance(source, Weights):
+        return source
+    path = as_path(source)
+    if is_run(path):
+        return _of_run(path, step)
+    if step is not None:
+        raise UserError(f"--step names a checkpoint of a run, and {path} is none: leave it out")
+    if path.is_dir():
+        raise UserError(f"{path} is a directory, but no run's work directory (no config.json)")
+    return weights.load(path, format, variant=variant, image_size=image_size)
+
+
+def _of_run(path: Path, step: int | None) -> Weights:
+    """A run's weights at a checkpoint, or those it wrote at its end where no checkpoint is left."""
+    final = path / workdir.WEIGHTS
+    if step is None and final.is_file() and not (path / workdir.CHECKPOINTS).is_dir():
+        return weights.load(final)
+    return run_weights(read_run(path, step), path)
+
+
+def config_of(source: str | PurePath | Weights) -> TrainConfig | None:
+    """A run's configuration; None for anything else."""
+    if isinstance(source, Weights) or not is_run(as_path(source)):
+        return None
+    return workdir.read_config(as_path(source))
+
+
+def data_of(
+    whole: Weights,
+    config: TrainConfig | None,
+    dataset: str | Dataset | None,
+    data_dir: str | None = None,
+    seed: int | None = None,
+) -> tuple[Dataset, list[str]]:
+    """The data set to use weights on, labels as the network's, and sentences on what to know.
+
+    Args:
+        whole: the weights.
+        config: of the run that they are from, if any.
+        dataset: what `--dataset` takes, or an open one; by default a run's own.
+        data_dir: of prepared TFDS data sets.
+        seed: splits a folder that isn't split on disk; by default a run's own, else 0.
+
+    Raises:
+        UserError: where there is no such data, or its classes are not the network's.
+    """
+    if isinstance(dataset, Dataset):
+        return _with_labels_of(whole, dataset)
+    if dataset is None:
+        if config is None:
+            raise UserError("only a run knows its data set, and this is none: give --dataset")
+        dataset, data_dir = config.data.dataset, data_dir or config.data.data_dir
+    if seed is None:
+        seed = config.run.seed if config else 0
+    found = open_dataset(
+        dataset,
+        data_dir=data_dir,
+        seed=seed,
+        channels=whole.spec.channels,
+        size=whole.preprocess.protocol.resize_to,
+    )
+    return _with_labels_of(whole, found)
+
+
+def _with_labels_of(whole: Weights, data: Dataset) -> tuple[Dataset, list[str]]:
+    """The data set with the network's labels: by name where it knows the names, else by number."""
+    own, theirs = class_names(whole), named(data.class_names, "the data").identities
+    if theirs == own.identities:
+        return data, []
+    places = {name: label for label, name in enumerate(own.identities)}
+    if len(places) == len(own.names) and all(name in places for name in theirs):
+        labels = tuple(places[name] for name in theirs)
+        train, held_out = _Relabeled(data.train, labels), _Relabeled(data.eval, labels)
+        note = f"{len(theirs)} classes of the data are found by name among the network's "
+        return Dataset(data.name, train, held_out, own.identities), [f"{note}{len(own.names)}"]
+    if len(theirs) != len(own.names):
+        raise UserError(
+            f"the network has {len(own.names)} classes, but {data.name} has {len(theirs)}, which "
+            f"are not among them by name: {printable(theirs[0]):.60}, ..."
+        )
+    if not whole.class_names:
+        return data, []
+    return data, [
+        f"the data's classes have other names than the network's ({printable(theirs[0]):.60} for "
+        f"{printable(own.names[0]):.60}, ...): they are compared by number"
+    ]
+
+
+@dataclass(frozen=True)
+class _Relabeled:
+    """A source whose labels are those of a network that has more classes, or another order."""
+
+    source: Source
+    labels: tuple[int, ...]  # the network's, by the source's
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = self.source[index]
+        return image, self.labels[label]
+
+    def describe(self, index: int) -> str:
+        """The example's name in a message."""
+        return self.source.describe(index)
