@@ -13,6 +13,7 @@ from alexnet.options import parse
 COMMANDS = {
     "train": "Train a network, or resume a run.",
     "convert": "Convert weights between file formats, or a run between frameworks.",
+    "push": "Upload a Hugging Face folder to the hub.",
     "summary": "Print a network's layers: output shapes, parameters, multiply-adds.",
     "recipes": "List the training recipes, with their sources and results.",
     "compile": "Compile the training step for a Cloud TPU slice, with no TPU present.",
