@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "Measure accuracy on a data set, by any of the published protocols.",
     "predict": "Tell the classes of photographs.",
     "convert": "Convert weights between file formats, or a run between frameworks.",
+    "push": "Upload a Hugging Face folder to the hub.",
     "summary": "Print a network's layers: output shapes, parameters, multiply-adds.",
     "recipes": "List the training recipes, with their sources and results.",
     "compile": "Compile the training step for a Cloud TPU slice, with no TPU present.",

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from alexnet import weights, workdir
+from alexnet import hub, weights, workdir
 from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, saved_steps
 from alexnet.config import DevicesConfig, Framework, TrainConfig
 from alexnet.engine import import_framework
@@ -20,6 +20,7 @@ from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from alexnet.weights import Weights
 from alexnet.weights.adapt import adapt, fold_preprocess
 
+FOLDER = "hf-folder"  # what `--to` calls a Hugging Face folder
 Arrays = Mapping[str, Mapping[str, np.ndarray]]
 
 
@@ -40,8 +41,8 @@ class RunState:
 
 
 def is_run(path: Path) -> bool:
-    """True for a run's work directory."""
-    return (path / workdir.CONFIG).is_file()
+    """True for a run's work directory; a Hugging Face folder has a config.json of its own."""
+    return (path / workdir.CONFIG).is_file() and not hub.is_folder(path)
 
 
 def read_run(path: Path, step: int | None = None) -> RunState:
@@ -122,6 +123,12 @@ def run_weights(state: RunState, path: Path) -> Weights:
     )
 
 
+def training(state: RunState) -> hub.Training:
+    """A run as a model card tells of it."""
+    evals = [line for line in state.metrics if line["split"] == "eval"]
+    return hub.Training(state.config, state.step, evals[-1] if evals else None)
+
+
 def _write_run_as(target_format: str | None, source: Path, state: RunState, target: Path) -> str:
     """Write a run for `target_format`, by default the other framework, and say what was done."""
     other = "torch" if state.config.framework == "jax" else "jax"
@@ -132,6 +139,18 @@ def _write_run_as(target_format: str | None, source: Path, state: RunState, targ
         f"({framework}): weights, momentum, step and history; go on with: "
         f"python train.py --framework {framework} --workdir {target} --resume"
     )
+
+
+def _refuse_run_options(
+    source: Path, step: int | None, target: Path, target_format: str | None
+) -> None:
+    """Refuse what only a run can be asked for."""
+    if step is not None:
+        raise UserError(f"--step names a checkpoint of a run, but {source} is no run: omit it")
+    if target_format in ("jax", "torch") and not target.suffix:
+        raise UserError(
+            f"{source} holds weights only, no run: train from them with --init-from {source}"
+        )
 
 
 def convert(
@@ -145,39 +164,45 @@ def convert(
     image_size: int | None = None,
     to_variant: str | None = None,
     fold: bool = False,
+    overwrite: bool = False,
 ) -> tuple[Weights, str]:
     """Convert, and say in words what was done.
 
     Args:
-        source: a weights file, a run's work directory, or one of its checkpoints.
-        target: a weights file, or, for a run, a new work directory.
+        source: a weights file, a Hugging Face folder, a run's work directory, or one of its
+            checkpoints.
+        target: a weights file, for `hf-folder` a directory, or, for a run, a new work directory.
         source_format: of `weights.FORMATS`; told from the content by default.
-        target_format: the same, or jax or torch for a run; told from the name by default.
+        target_format: the same, hf-folder, or jax or torch for a run; told from the name by
+            default.
         step: of the run's checkpoint; the last by default.
         variant, image_size: the network, for source files that leave it open.
         to_variant: the variant to become, where that is exact.
         fold: take mean and scale into conv1, for inputs prepared as torchvision does, where that
             is exact.
+        overwrite: replace a Hugging Face folder's files that are there already.
 
     Raises:
         UserError: for what can't be read, or not be converted exactly.
     """
     if source.parent.name == workdir.CHECKPOINTS and is_run(source.parent.parent):
         source, step = source.parent.parent, _step_of(source)
-    if is_run(source):
+    run = None
+    if hub.is_folder(source):
+        _refuse_run_options(source, step, target, target_format)
+        whole = hub.read_folder(source, variant=variant, image_size=image_size)
+    elif is_run(source):
         state = read_run(source, step)
-        whole = run_weights(state, source)
+        whole, run = run_weights(state, source), training(state)
         if target_format in ("jax", "torch") or (target_format is None and not target.suffix):
             return whole, _write_run_as(target_format, source, state, target)
     elif source.is_dir():
-        raise UserError(f"{source} is a directory, but no run's work directory (no config.json)")
+        raise UserError(
+            f"{source} is a directory, but neither a run's work directory (no config.json) nor a "
+            "Hugging Face folder (no model.safetensors)"
+        )
     else:
-        if step is not None:
-            raise UserError(f"--step names a checkpoint of a run, but {source} is a file: omit it")
-        if target_format in ("jax", "torch") and not target.suffix:
-            raise UserError(
-                f"{source} holds weights only, no run: train from them with --init-from {source}"
-            )
+        _refuse_run_options(source, step, target, target_format)
         whole = weights.load(source, source_format, variant=variant, image_size=image_size)
     if to_variant:
         whole = adapt(whole, to_variant)
@@ -185,7 +210,10 @@ def convert(
         own = whole.preprocess
         imagenet = dataclasses.replace(own.normalize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         whole = fold_preprocess(whole, dataclasses.replace(own, normalize=imagenet))
-    weights.save(target, whole, target_format)
+    if target_format == FOLDER:
+        hub.write_folder(target, whole, run=run, overwrite=overwrite)
+    else:
+        weights.save(target, whole, target_format)
     return whole, (
         f"{whole.source or source} -> {target}: variant '{whole.spec.name}', "
         f"{whole.spec.num_classes} classes, {whole.spec.num_params:,} parameters"

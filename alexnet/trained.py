@@ -1,10 +1,10 @@
-"""Trained weights, from wherever they are: a run, a file, a Hugging Face folder."""
+"""Weights from wherever trained networks are, and data to use them on."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from alexnet import weights, workdir
+from alexnet import hub, weights, workdir
 from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset, Source
 from alexnet.data.sources import open_dataset
@@ -26,8 +26,8 @@ def open_weights(
     """Weights with their preprocessing and, where they are known, class names.
 
     Args:
-        source: a run's work directory, or a file of any format in `weights.FORMATS`; weights are
-            returned as they are.
+        source: a run's work directory, a file of any format in `weights.FORMATS`, a Hugging Face
+            folder, or hf://ORG/NAME@REVISION; weights are returned as they are.
         step: of a run's checkpoint; the last by default.
         format, variant, image_size: as for `weights.load`; a run needs none of them.
 
@@ -37,13 +37,18 @@ def open_weights(
     """
     if isinstance(source, Weights):
         return source
-    path = as_path(source)
+    path = hub.local(source)
     if is_run(path):
         return _of_run(path, step)
+    if hub.is_folder(path):
+        return hub.read_folder(path, variant=variant, image_size=image_size)
     if step is not None:
         raise UserError(f"--step names a checkpoint of a run, and {path} is none: leave it out")
     if path.is_dir():
-        raise UserError(f"{path} is a directory, but no run's work directory (no config.json)")
+        raise UserError(
+            f"{path} is a directory, but neither a run's work directory (no config.json) nor "
+            "a Hugging Face folder (no model.safetensors)"
+        )
     return weights.load(path, format, variant=variant, image_size=image_size)
 
 
@@ -57,7 +62,7 @@ def _of_run(path: Path, step: int | None) -> Weights:
 
 def config_of(source: str | PurePath | Weights) -> TrainConfig | None:
     """A run's configuration; None for anything else."""
-    if isinstance(source, Weights) or not is_run(as_path(source)):
+    if isinstance(source, Weights) or hub.is_url(source) or not is_run(as_path(source)):
         return None
     return workdir.read_config(as_path(source))
 

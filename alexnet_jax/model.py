@@ -1,8 +1,9 @@
 """AlexNet in Flax NNX: walks a table of layers."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,10 @@ from alexnet.layers import (
 )
 from alexnet_jax import ops
 
+if TYPE_CHECKING:
+    from alexnet.preprocess import Preprocess
+    from alexnet.weights import Weights
+
 # A dense layer's work: its name, (batch, in) rows, (in, out) kernel, bias; gives (batch, out) rows.
 DenseWork = Callable[[str, jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -46,6 +51,16 @@ class Arrays(nnx.Module):
             setattr(self, part, kind(jnp.asarray(weights[f"{row.name}.{part}"])))
 
 
+class _Signature:
+    """A class's own signature, for `help`; NNX's metaclass hides it behind its `__call__`."""
+
+    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+        if instance is not None:  # calling a model takes images
+            raise AttributeError("__signature__")
+        whole = inspect.signature(owner.__init__)  # type: ignore[misc]
+        return whole.replace(parameters=[*whole.parameters.values()][1:])
+
+
 class AlexNet(nnx.Module):
     """Any variant of AlexNet; its weights stand under canonical names (`model.conv1.kernel`).
 
@@ -56,7 +71,14 @@ class AlexNet(nnx.Module):
             the masks of calls that bring no key.
         weights: canonical arrays to take instead of initial ones.
         dtype: arithmetic of convolutions and dense layers; weights stay fp32.
+
+    `train()` and `eval()` set what calls do that don't say; a new model evaluates. Models that
+    come from files carry `preprocess` and `class_names`; others have None there.
     """
+
+    __signature__ = _Signature()
+    preprocess: "Preprocess | None"
+    class_names: tuple[str, ...] | None
 
     def __init__(
         self,
@@ -71,19 +93,74 @@ class AlexNet(nnx.Module):
                 raise ValueError("AlexNet needs rngs=nnx.Rngs(seed) or weights=...")
             weights = initial_weights(spec, _seed(rngs))
         self.spec, self.dtype, self.rngs = spec, dtype, rngs
+        self.preprocess = self.class_names = None
+        self.deterministic = True  # NNX's name; its own layers start by training
         for row in trace(spec):
             if row.variables:
                 setattr(self, row.name, Arrays(row, weights))
 
     @classmethod
     def from_weights(
-        cls, path: Path | str, *, dtype: jnp.dtype = jnp.float32, **options: Any
+        cls,
+        path: Path | str,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs | None = None,
+        **options: Any,
     ) -> "AlexNet":
-        """The network in a file that `alexnet.weights.load` reads; it takes the options."""
+        """The network in a file that `alexnet.weights.load` reads; it takes the options.
+
+        `rngs` has the `dropout` stream of training calls that bring no key.
+        """
         from alexnet.weights import load  # not for training, which reads no file
 
-        loaded = load(path, **options)
-        return cls(loaded.spec, weights=loaded.arrays, dtype=dtype)
+        return cls._loaded(load(path, **options), dtype, rngs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs | None = None,
+        **options: Any,
+    ) -> "AlexNet":
+        """The network in a Hugging Face folder, hf://ORG/NAME@REVISION, a run or a weights file.
+
+        `alexnet.trained.open_weights` takes the options; for `rngs` see `from_weights`.
+        """
+        from alexnet.trained import open_weights
+
+        return cls._loaded(open_weights(source, **options), dtype, rngs)
+
+    @classmethod
+    def _loaded(cls, loaded: "Weights", dtype: jnp.dtype, rngs: nnx.Rngs | None) -> "AlexNet":
+        model = cls(loaded.spec, rngs=rngs, weights=loaded.arrays, dtype=dtype)
+        model.preprocess, model.class_names = loaded.preprocess, loaded.class_names
+        return model
+
+    def train(self, **attributes: Any) -> "AlexNet":
+        """Make training calls the default, and return this model, which NNX's own doesn't."""
+        super().train(**attributes)
+        return self
+
+    def eval(self, **attributes: Any) -> "AlexNet":
+        """Make evaluation the default, and return this model, which NNX's own doesn't."""
+        super().eval(**attributes)
+        return self
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take canonical arrays as this network's weights.
+
+        Raises:
+            UserError: where they are not those of this network.
+        """
+        from alexnet.weights import check
+
+        check(weights, self.spec)
+        for name, array in weights.items():
+            layer, part = name.split(".")
+            getattr(getattr(self, layer), part).set_value(jnp.asarray(array))
 
     def weights(self) -> dict[str, np.ndarray]:
         """This network's weights as canonical arrays."""
@@ -96,7 +173,7 @@ class AlexNet(nnx.Module):
     def __call__(
         self,
         images: jax.Array,
-        train: bool = False,
+        train: bool | None = None,
         *,
         key: jax.Array | None = None,
         first_row: jax.Array | int = 0,
@@ -108,7 +185,8 @@ class AlexNet(nnx.Module):
 
         Args:
             images: (batch, height, width, channels) floats.
-            train: drop units, and normalize by the batch's statistics, updating the running ones.
+            train: drop units, and normalize by the batch's statistics, updating the running ones;
+                by default as `train()` or `eval()` said last.
             key: (number of dropout layers, 2) uint32; by default from `rngs`.
             first_row: where these rows stand in the global batch.
             mask: (batch,), 0 for rows that batch statistics leave out.
@@ -121,7 +199,7 @@ class AlexNet(nnx.Module):
         return x.astype(jnp.float32)
 
     def activations(
-        self, images: jax.Array, train: bool = False, *, key: jax.Array | None = None
+        self, images: jax.Array, train: bool | None = None, *, key: jax.Array | None = None
     ) -> dict[str, jax.Array]:
         """Every layer's output by the names of `layers.trace`, the last one the logits."""
         return dict(self._walk(images, train, key, 0, None, None, whole_dense))
@@ -129,13 +207,14 @@ class AlexNet(nnx.Module):
     def _walk(
         self,
         x: jax.Array,
-        train: bool,
+        train: bool | None,
         key: jax.Array | None,
         first_row: jax.Array | int,
         mask: jax.Array | None,
         axis_name: str | None,
         dense: DenseWork,
     ) -> Iterator[tuple[str, jax.Array]]:
+        train = not self.deterministic if train is None else train
         keys = iter(self._dropout_keys(key) if train else ())
         x = x.astype(self.dtype)
         for row in trace(self.spec):

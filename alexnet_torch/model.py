@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from alexnet.threefry import Key
 from alexnet.weights import layout
 from alexnet_torch import ops
 
+if TYPE_CHECKING:
+    from alexnet.preprocess import Preprocess
+    from alexnet.weights import Weights
+
 
 class AlexNet(nn.Module):
     """Any variant of AlexNet; its state dict has `conv1.weight` ... `fc8.bias` in torch layout.
@@ -36,7 +40,12 @@ class AlexNet(nn.Module):
         seed: of the initial weights.
         weights: canonical arrays to take instead of initial ones.
         dtype: arithmetic of convolutions and dense layers; weights stay fp32.
+
+    Models that come from files carry `preprocess` and `class_names`; others have None there.
     """
+
+    preprocess: "Preprocess | None" = None
+    class_names: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -59,8 +68,25 @@ class AlexNet(nn.Module):
         """The network in a file that `alexnet.weights.load` reads; it takes the options."""
         from alexnet.weights import load  # not for training, which reads no file
 
-        loaded = load(path, **options)
-        return cls(loaded.spec, weights=loaded.arrays, dtype=dtype)
+        return cls._loaded(load(path, **options), dtype)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: Path | str, *, dtype: torch.dtype = torch.float32, **options: Any
+    ) -> "AlexNet":
+        """The network in a Hugging Face folder, hf://ORG/NAME@REVISION, a run or a weights file.
+
+        `alexnet.trained.open_weights` takes the options.
+        """
+        from alexnet.trained import open_weights
+
+        return cls._loaded(open_weights(source, **options), dtype)
+
+    @classmethod
+    def _loaded(cls, loaded: "Weights", dtype: torch.dtype) -> "AlexNet":
+        model = cls(loaded.spec, weights=loaded.arrays, dtype=dtype)
+        model.preprocess, model.class_names = loaded.preprocess, loaded.class_names
+        return model
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take canonical arrays as this network's weights."""

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 import alexnet_jax
 import alexnet_torch
@@ -16,6 +17,7 @@ from alexnet.init import initial_weights
 from alexnet.layers import LeCun
 from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.spec import variant
+from alexnet.trained import open_weights
 from alexnet.verify import verify
 from alexnet.weights import Weights, load, save
 from alexnet.weights.layout import to_state_dict
@@ -91,6 +93,21 @@ def test_a_runs_weights_as_a_file(finished, suffix, tmp_path, capsys):
     expected = load(whole / "weights.safetensors").arrays
     arrays = load(target, variant="torchvision").arrays
     assert all((arrays[name] == expected[name]).all() for name in expected)
+
+
+def test_a_run_as_a_hugging_face_folder(finished, tmp_path):
+    framework, whole = finished
+    folder = tmp_path / "folder"
+    assert cli.main(["convert", str(whole), str(folder), "--to", "hf-folder"]) == 0
+    expected = load(whole / "weights.safetensors")
+    for found in (open_weights(folder), open_weights(whole)):
+        assert all((found.arrays[n] == a).all() for n, a in expected.arrays.items())
+    assert open_weights(folder).preprocess == expected.preprocess
+    measured = porting.read_run(whole).metrics[-1]
+    card = ModelCard.load(folder / "README.md")
+    assert measured["top1"] in [result.metric_value for result in card.data.eval_results]
+    assert f"| framework | {framework} |" in card.text
+    assert "40 of 32 examples" in card.text
 
 
 def make_weights(name="paper", size=67):

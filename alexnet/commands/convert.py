@@ -4,23 +4,24 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from alexnet import porting, weights
+from alexnet import hub, porting, weights
 from alexnet.config import LARGEST_IMAGE, VariantName
 from alexnet.errors import UserError
 from alexnet.files import as_path
 from alexnet.options import POSITIONAL, between, check_values
 from alexnet.weights import FORMATS, Weights
 
-WORDS = {"from_": tuple(FORMATS), "to": (*FORMATS, "jax", "torch")}
+WORDS = {"from_": tuple(FORMATS), "to": (*FORMATS, porting.FOLDER, "jax", "torch")}
 
 
 @dataclass(frozen=True)
 class Options:
     """Source, target and kind of a conversion."""
 
-    # A weights file, a run's work directory, or one of its checkpoints.
+    # A weights file, a Hugging Face folder, hf://ORG/NAME@REVISION, a run's work directory, or one
+    # of its checkpoints.
     source: str = field(metadata=POSITIONAL)
-    # A weights file, or, for a run, a new work directory.
+    # A weights file, a directory for --to hf-folder, or, for a run, a new work directory.
     target: str = field(metadata=POSITIONAL)
     # Format of the source; by default told from its content.
     from_: str | None = None
@@ -36,6 +37,8 @@ class Options:
     to_variant: VariantName | None = None
     # Fold mean and scale into conv1, so that the network takes torchvision's input.
     fold: bool = False
+    # Replace a Hugging Face folder's files that are there already.
+    overwrite: bool = False
     # Run both frameworks on photographs and compare source and result.
     verify: bool = False
     # Folder of photographs for --verify; by default two that scikit-learn bundles.
@@ -62,7 +65,7 @@ def main(options: Options) -> int:
         check(options.images)  # before anything is written
     with Console(stderr=True).status(f"converting {options.source}"):  # on a terminal only
         whole, sentence = porting.convert(
-            as_path(options.source),
+            hub.local(options.source),
             as_path(options.target),
             source_format=options.from_,
             target_format=options.to,
@@ -71,6 +74,7 @@ def main(options: Options) -> int:
             image_size=options.image_size,
             to_variant=options.to_variant,
             fold=options.fold,
+            overwrite=options.overwrite,
         )
     report: dict[str, Any] = {"done": sentence}
     if not options.json:
@@ -88,7 +92,9 @@ def _verify(whole: Weights, options: Options) -> dict[str, Any]:
     from alexnet.verify import verify
 
     target, spec = as_path(options.target), whole.spec
-    if porting.is_run(target):
+    if hub.is_folder(target):
+        back = hub.read_folder(target)
+    elif porting.is_run(target):
         back = porting.run_weights(porting.read_run(target), target)
     else:
         back = weights.load(target, variant=spec.name, image_size=spec.image_size)

@@ -3,7 +3,7 @@
 All readers and writers go through this one table: a name that is not in it is an error.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,8 +61,8 @@ def kind(array_name: str) -> str:
     return KINDS[array_name.partition(".")[0]]
 
 
-def torch_scheme(keys: Iterable[str]) -> dict[str, str]:
-    """The table, of the two above, that more of a state dict's keys are in."""
+def torch_scheme(keys: Iterable[str], own: Mapping[str, str]) -> Mapping[str, str]:
+    """The table, torchvision's or `own`, that more of a state dict's keys are in."""
     keys = set(keys)
-    known = [len(keys & set(table.values())) for table in (TORCHVISION_KEYS, TORCH_KEYS)]
-    return TORCHVISION_KEYS if known[0] >= known[1] else TORCH_KEYS
+    known = [len(keys & set(table.values())) for table in (TORCHVISION_KEYS, own)]
+    return TORCHVISION_KEYS if known[0] >= known[1] else own

@@ -18,7 +18,7 @@ from alexnet.errors import UserError
 from alexnet.weights import torch_tar
 from alexnet.weights.assemble import Found
 from alexnet.weights.layout import from_torch
-from alexnet.weights.names import TORCHVISION_KEYS, torch_scheme
+from alexnet.weights.names import TORCH_KEYS, TORCHVISION_KEYS, torch_scheme
 from alexnet.weights.pickles import load
 from alexnet.weights.torch_objects import (
     NAMES,
@@ -59,12 +59,12 @@ def read(file: BinaryIO) -> Found:
         raise UserError(f"corrupt file: {str(error)[:200]}") from error
 
 
-def from_state_dict(arrays: Mapping[str, np.ndarray]) -> Found:
-    """Arrays under torchvision's keys or this project's own, whatever wraps the model."""
+def from_state_dict(arrays: Mapping[str, np.ndarray], own: Mapping[str, str] = TORCH_KEYS) -> Found:
+    """Arrays under torchvision's keys or this project's `own`, whatever wraps the model."""
     plain = {".".join(p for p in key.split(".") if p not in _WRAPPERS): key for key in arrays}
     if len(plain) != len(arrays):
         raise UserError("two of its keys differ only by 'module': one model at a time")
-    scheme = torch_scheme(plain)
+    scheme = torch_scheme(plain, own)
     names = {name: plain[key] for name, key in scheme.items() if key in plain}
     return Found(
         arrays={name: from_torch(name, arrays[key]) for name, key in names.items()},

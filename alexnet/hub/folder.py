@@ -1,0 +1,194 @@
+"""A Hugging Face folder: `config.json`, `model.safetensors` and a model card, written and read."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from alexnet.errors import RunError, UserError
+from alexnet.files import (
+    MAX_READ,
+    atomic_write,
+    is_remote,
+    open_file,
+    remove_tree,
+    sync,
+    write_json,
+)
+from alexnet.hub import config
+from alexnet.hub.card import Training, model_card
+from alexnet.layers import Spec
+from alexnet.weights import Weights, check, torch_safetensors
+from alexnet.weights.assemble import complete
+from alexnet.weights.names import TORCHVISION_KEYS, torch_keys
+
+CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
+FILES = (MODEL, CARD, CONFIG)  # as they are put in place: the last one makes it a folder
+MAX_CONFIG = 32 << 20  # bytes; a thousand class names take thirty thousand
+Keys = Literal["torch", "torchvision"]
+
+
+def is_folder(path: Path) -> bool:
+    """True for a directory with a `model.safetensors`; a run has no file of that name."""
+    return (path / MODEL).is_file()
+
+
+def write_folder(
+    directory: Path,
+    weights: Weights,
+    *,
+    keys: Keys | None = None,
+    run: Training | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a folder, whole or not at all; other files in it stay as they are.
+
+    Args:
+        directory: where; made if it isn't there.
+        weights: what to share.
+        keys: in `model.safetensors`; by default torchvision's where the variant is that, and this
+            project's otherwise.
+        run: the training that the weights come from, for the model card.
+        overwrite: replace those of the three files that are there.
+
+    Raises:
+        UserError: where files are in the way, or these weights can't be described.
+        RunError: where the disk refuses them.
+    """
+    if is_remote(directory):
+        raise UserError(f"{directory}: a Hugging Face folder is written to a local directory")
+    check(weights.arrays, weights.spec)
+    scheme = _scheme(keys, weights.spec)
+    directory = Path(os.path.realpath(directory))
+    _check_free(directory, overwrite)
+    staging = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        staging.mkdir(parents=True)
+        with atomic_write(staging / MODEL) as file:
+            torch_safetensors.write(file, weights, scheme)
+        with open(staging / MODEL, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        write_json(staging / CONFIG, config.to_json(weights, scheme, digest))
+        with atomic_write(staging / CARD) as file:
+            file.write(model_card(weights, run, torchvision=scheme is TORCHVISION_KEYS).encode())
+        _place(staging, directory)
+    except OSError as error:
+        raise RunError(f"could not write {directory}: {error.strerror or error}") from error
+    finally:
+        remove_tree(staging)
+
+
+def read_folder(
+    path: Path, *, variant: str | None = None, image_size: int | None = None
+) -> Weights:
+    """The weights in a folder that `write_folder` wrote, or another program in timm's shape.
+
+    Args:
+        path: the folder.
+        variant: the network, for a folder that leaves it open.
+        image_size: height and width of the input, likewise.
+
+    Raises:
+        UserError: for what is missing, damaged, too large or at odds with itself.
+    """
+    described = _read_config(path / CONFIG)
+    with open_file(path / MODEL, MAX_READ) as file:
+        if described.spec is None:
+            variant = variant or described.variant
+            image_size = image_size or described.image_size
+        elif hashlib.file_digest(cast(Any, file), "sha256").hexdigest() != described.sha256:
+            raise UserError(
+                f"{path / MODEL} is not the file that {CONFIG} describes, or is damaged: its "
+                "SHA-256 is another one; get both anew"
+            )
+        file.seek(0)
+        try:
+            found = dataclasses.replace(
+                torch_safetensors.read(file, described.spec),
+                spec=described.spec,
+                preprocess=described.preprocess,
+                mean_image=described.mean_image,
+            )
+            source = described.source or f"{path.name} (Hugging Face folder)"
+            weights = complete(found, source, variant, image_size)
+        except (UserError, ValueError, LookupError, MemoryError) as error:
+            raise UserError(f"{path / MODEL} can't be read: {error}") from error
+    return _finished(weights, described, path / CONFIG)
+
+
+def _finished(weights: Weights, described: config.Described, where: Path) -> Weights:
+    """Weights with what `config.json` adds to them, where it fits."""
+    spec = weights.spec
+    if described.num_classes not in (None, spec.num_classes):
+        raise UserError(
+            f"{where} says {described.num_classes} classes, but {MODEL} has {spec.num_classes}"
+        )
+    names = described.class_names
+    if names is not None and len(names) != spec.num_classes:
+        raise UserError(f"{where} names {len(names)} classes, but {MODEL} has {spec.num_classes}")
+    weights = dataclasses.replace(weights, class_names=names)
+    if described.spec is not None:
+        return weights
+    try:
+        preprocess = config.timm_preprocess(described, spec)
+        return dataclasses.replace(
+            weights, preprocess=preprocess, preprocess_from="the folder's pretrained_cfg"
+        )
+    except UserError as error:
+        raise UserError(f"{where} can't be used: {error}") from error
+
+
+def _read_config(path: Path) -> config.Described:
+    with open_file(path, MAX_CONFIG) as file:
+        try:
+            values: Any = json.loads(file.read(MAX_CONFIG + 1))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not JSON: {str(error)[:200]}") from error
+    try:
+        return config.from_json(values)
+    except UserError as error:
+        raise UserError(f"{path} can't be used: {error}") from error
+
+
+def _scheme(keys: Keys | None, spec: Spec) -> Mapping[str, str]:
+    """Canonical name to key in `model.safetensors`."""
+    if keys == "torchvision" and spec.name != "torchvision":
+        raise UserError(
+            f"torchvision's keys are for variant 'torchvision', and these weights are '{spec.name}'"
+        )
+    own = keys == "torch" or spec.name != "torchvision"
+    return torch_keys(spec) if own else TORCHVISION_KEYS
+
+
+def _check_free(directory: Path, overwrite: bool) -> None:
+    """Refuse a directory whose files would be replaced, unless they are a folder's and may be."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file: name a directory")
+    there = [name for name in FILES if os.path.lexists(directory / name)]
+    if there and not overwrite:
+        raise UserError(
+            f"{directory} has {' and '.join(there)} already: name a new directory, or add "
+            "--overwrite to replace what is there"
+        )
+    if CONFIG in there and not is_folder(directory):
+        raise UserError(f"{directory} has a {CONFIG} but no {MODEL}, so it is something else, "
+                        "such as a run: name a new directory")  # fmt: skip
+    if blocked := [name for name in there if (directory / name).is_dir()]:
+        raise UserError(f"{directory / blocked[0]} is a directory: remove it, or name another one")
+
+
+def _place(staging: Path, directory: Path) -> None:
+    """Give complete files their place."""
+    sync(staging)
+    if not directory.exists() or not any(directory.iterdir()):
+        os.rename(staging, directory)  # onto an empty directory, too
+    else:
+        (directory / CONFIG).unlink(missing_ok=True)  # a half-replaced folder is none
+        for name in FILES:
+            os.replace(staging / name, directory / name)
+        sync(directory)
+    sync(directory.parent)

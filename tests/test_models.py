@@ -1,0 +1,123 @@
+"""What both models offer besides the forward pass: modes, names, weights taken from files."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import alexnet_jax
+import alexnet_torch
+from alexnet.errors import UserError
+from alexnet.weights import save
+from tests.weights.helpers import images, narrow
+
+SIZE = 67
+
+
+@pytest.fixture(scope="module", params=["paper", "bn"])
+def weights(request):
+    return narrow(request.param, image_size=SIZE)
+
+
+def from_spec(weights, **options):
+    return alexnet_jax.AlexNet(weights.spec, weights=weights.arrays, **options)
+
+
+def test_a_new_model_evaluates(weights):
+    model, x = from_spec(weights), images(weights.spec)
+    assert (model(x) == model(x, train=False)).all()
+
+
+def test_train_and_eval_set_the_mode_and_return_the_model(weights):
+    model, x = from_spec(weights, rngs=nnx.Rngs(dropout=1)), images(weights.spec)
+    evaluated = model(x)
+    trained = from_spec(weights, rngs=nnx.Rngs(dropout=1))(x, train=True)
+    assert (model.train()(x) == trained).all()
+    assert not (trained == evaluated).all()
+    assert not (model(x) == evaluated).all()  # the mode stays
+    assert (model(x, train=False) == from_spec_like(model)(x)).all()  # and the call has its say
+    assert (model.eval()(x) == model(x, train=False)).all()
+
+
+def from_spec_like(model):
+    return alexnet_jax.AlexNet(model.spec, weights=model.weights())
+
+
+def test_activations_follow_the_mode(weights):
+    model, x = from_spec(weights, rngs=nnx.Rngs(dropout=1)), images(weights.spec)
+    evaluated = model.activations(x)["dropout6"]
+    assert (model.train().activations(x)["dropout6"] == 0).sum() > (evaluated == 0).sum()
+
+
+def test_a_training_call_without_a_stream_is_an_error(weights):
+    with pytest.raises(ValueError, match="rngs"):
+        from_spec(weights).train()(images(weights.spec))
+
+
+def test_help_shows_what_a_model_is_made_of():
+    shown = inspect.signature(alexnet_jax.AlexNet)
+    assert list(shown.parameters) == ["spec", "rngs", "weights", "dtype"]
+    control = type("Bare", (nnx.Module,), {"__init__": lambda self, spec: None})
+    assert "spec" not in inspect.signature(control).parameters
+
+
+def test_calling_a_model_keeps_its_own_signature(weights):
+    assert next(iter(inspect.signature(from_spec(weights)).parameters)) == "images"
+
+
+def test_models_made_from_a_spec_carry_no_preprocessing(weights):
+    for model in (from_spec(weights), alexnet_torch.AlexNet(weights.spec)):
+        assert model.preprocess is None
+        assert model.class_names is None
+
+
+@pytest.mark.parametrize("package", [alexnet_jax, alexnet_torch])
+@pytest.mark.parametrize("maker", ["from_weights", "from_pretrained"])
+def test_models_from_files_carry_their_preprocessing_and_classes(package, maker, weights, tmp_path):
+    save(tmp_path / "a.safetensors", weights)
+    model = getattr(package.AlexNet, maker)(tmp_path / "a.safetensors")
+    assert model.preprocess == weights.preprocess
+    assert model.class_names == weights.class_names
+    assert all((model.weights()[n] == a).all() for n, a in weights.arrays.items())
+
+
+def test_a_loaded_model_draws_from_its_own_stream(weights, tmp_path):
+    save(tmp_path / "a.safetensors", weights)
+    options = {"rngs": nnx.Rngs(dropout=1), "dtype": jnp.bfloat16}
+    model = alexnet_jax.AlexNet.from_weights(tmp_path / "a.safetensors", **options)
+    x = images(weights.spec)
+    assert model.dtype == jnp.bfloat16
+    assert not (model.train()(x) == model.eval()(x)).all()
+
+
+def test_nnx_takes_the_static_attributes(weights, tmp_path):
+    save(tmp_path / "a.safetensors", weights)
+    model = alexnet_jax.AlexNet.from_pretrained(tmp_path / "a.safetensors", rngs=nnx.Rngs(0))
+    x, plain = images(weights.spec), from_spec(weights, rngs=nnx.Rngs(0))
+    assert jax.tree.structure(nnx.state(model)) == jax.tree.structure(nnx.state(plain))
+    graphdef, state = nnx.split(model)
+    hash(graphdef)
+    back = nnx.merge(graphdef, state)
+    assert (back.preprocess, back.class_names) == (weights.preprocess, weights.class_names)
+    logits = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, x)
+    assert jnp.abs(logits - nnx.jit(lambda model, x: model(x))(model, x)).max() == 0
+    assert jnp.abs(logits - model(x)).max() < 1e-4 * logits.std()
+
+
+@pytest.mark.parametrize("package", [alexnet_jax, alexnet_torch])
+def test_a_model_takes_other_weights(package, weights):
+    other = narrow(weights.spec.name, seed=1, image_size=SIZE)
+    model = package.AlexNet(weights.spec, weights=weights.arrays)
+    model.load_weights(other.arrays)
+    assert all((model.weights()[n] == a).all() for n, a in other.arrays.items())
+
+
+def test_jax_refuses_weights_of_another_network_and_keeps_its_own(weights):
+    model = from_spec(weights)
+    wrong = {**weights.arrays, "fc8.bias": np.zeros(3, np.float32)}
+    with pytest.raises(UserError, match=r"fc8\.bias"):
+        model.load_weights(wrong)
+    assert all((model.weights()[n] == a).all() for n, a in weights.arrays.items())
