@@ -65,7 +65,8 @@ def predictions_of(batch: Batch, log_probability: np.ndarray) -> Predictions:
         label=label,
         classes=best.astype(np.int32),
         probability=np.exp(np.take_along_axis(outputs, best, axis=1)).astype(np.float32),
-        loss=-np.take_along_axis(outputs, label[:, None], axis=1)[:, 0].astype(np.float32),
+        # Not -x, which makes -0.0 of a certain label: `_gathered` takes bits below 2^31.
+        loss=(0 - np.take_along_axis(outputs, label[:, None], axis=1)[:, 0]).astype(np.float32),
     )
 
 
@@ -88,11 +89,12 @@ def join(parts: Sequence[Predictions], processes: Processes, most: int) -> Predi
 
 
 def _gathered(column: np.ndarray, processes: Processes, most: int) -> np.ndarray:
-    """A column of all processes, which may have different numbers of rows."""
+    """A column of all processes, which may have different numbers of rows.
+
+    Its bits travel as integers: those of numbers that are not negative are below 2^31.
+    """
     padded = np.zeros((most, *column.shape[1:]), column.dtype)
     padded[: len(column)] = column
-    # As integers: numbers that are not negative have patterns below 2^31, floats like others.
-    padded[padded == 0] = 0  # and a loss of -0.0 has not
     count, numbers = len(column), padded.view(np.int32).ravel().tolist()
     everyones = processes.gather([count, *numbers]).astype(np.int32)
     shape = (most, *column.shape[1:])
