@@ -11,7 +11,8 @@ class Recipe:
     """A configuration, where it comes from and what it is known to reach."""
 
     source: str
-    result: str
+    published: str  # its result elsewhere
+    measured: str  # what was run here, under which conditions
     config: TrainConfig
 
 
@@ -67,27 +68,34 @@ _SINGLE = TrainConfig(
     run=RunConfig(epochs=90, log_every=50),
 )
 
+_NOT_RUN = "not run: it needs ImageNet, and days of a GPU"
+
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
         source="this project: a full-width network that trains in minutes on two CPU cores",
-        result="measured: see the README",
+        published="none",
+        measured="top-1 98.61 % and 98.89 % (jax, seeds 0 and 1), 98.89 % and 99.44 % (torch): "
+        "`alexnet train --framework F --seed S`, 352 steps, fp32, 2 CPU cores",
         config=_DIGITS,
     ),
     "torchvision": Recipe(
         source="torchvision references/classification, `--model alexnet --lr 1e-2`",
-        result="published: 56.522 % top-1, 79.066 % top-5, center crop; not run here",
+        published="56.522 % top-1, 79.066 % top-5, center crop",
+        measured=_NOT_RUN,
         config=_TORCHVISION,
     ),
     "paper": Recipe(
         source="Krizhevsky et al. 2012 and the authors' layer-params-145.cfg; the rate drops at "
         "epochs 25, 51 and 79, the three of its drops that are the same in all layers",
-        result="published: 59.3 % top-1, 81.8 % top-5, ten crops; not run here",
+        published="59.3 % top-1, 81.8 % top-5, ten crops",
+        measured=_NOT_RUN,
         config=_PAPER,
     ),
     "single": Recipe(
         source="the notebook this project began from: the paper's data in one tower, the rate "
         "divided by 10 when the validation error stops improving (paper, section 5)",
-        result="no published result; not run here",
+        published="none",
+        measured=_NOT_RUN,
         config=_SINGLE,
     ),
 }

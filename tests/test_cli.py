@@ -243,3 +243,31 @@ def test_messages_are_one_short_printable_line(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert error.startswith(r"error: \x1b[2Jé\nxxx")
     assert len(error) < 2100
+
+
+def test_two_variants_side_by_side_without_a_framework(capsys):
+    assert cli.main(["summary", "--compare", "caffe", "caffenet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["one"]["params"] == found["other"]["params"] == 60_965_224
+    rows = {(row["name"], bool(row["one"]), bool(row["other"])): row for row in found["layers"]}
+    assert rows["conv1", True, True]["same"]
+    assert not rows["conv2", True, True]["same"]  # biases begin from 0.1 and from 1
+    assert {("pool1", True, False), ("pool1", False, True)} <= rows.keys()  # before, after the LRN
+    for name in VARIANTS:
+        assert cli.main(["summary", "--compare", name, name, "--num-classes", "7"]) == 0
+        assert "0 layers differ" in capsys.readouterr().out
+    assert cli.main(["summary", "--compare", "paper", "cafe"]) == 2
+    assert "did you mean 'caffe'" in capsys.readouterr().err
+    assert cli.main(["summary", "--compare", "paper"]) == 2
+
+
+def test_recipes_tell_what_is_published_and_what_was_run(capsys):
+    assert cli.main(["recipes"]) == 0
+    text = capsys.readouterr().out
+    for name, found in RECIPES.items():
+        assert f"{name}: variant {found.config.model.variant}" in text
+        assert found.published in text
+        assert found.measured in text
+    assert cli.main(["recipes", "--json"]) == 0
+    keys = {"source", "published", "measured", "config"}
+    assert all(one.keys() == keys for one in json.loads(capsys.readouterr().out).values())

@@ -31,8 +31,8 @@ from tests.weights.helpers import narrow
 
 SHARED = ROOT.parent / "shared" / "data" / "imagenet_sample"
 FRAMEWORKS = ("jax", "torch")
-RUN = (*NARROW, "--steps", "30", "--checkpoint-every", "10", "--eval-every", "10", "--learning-rate", "0.05",
-       "--warmup-steps", "5")  # fmt: skip
+RUN = (*NARROW, "--steps", "30", "--checkpoint-every", "10", "--eval-every", "10",
+       "--learning-rate", "0.05", "--warmup-steps", "5")  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=FRAMEWORKS)

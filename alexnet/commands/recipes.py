@@ -16,17 +16,24 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Print each recipe with its source and known result."""
+    """Print each recipe with its source, its published result, and what was run here."""
     if options.json:
         listed = {
-            name: {"source": r.source, "result": r.result, "config": to_json(r.config)}
-            for name, r in RECIPES.items()
+            name: {
+                "source": found.source,
+                "published": found.published,
+                "measured": found.measured,
+                "config": to_json(found.config),
+            }
+            for name, found in RECIPES.items()
         }
         print(json.dumps(listed, indent=2))
         return 0
     for name, found in RECIPES.items():
         config = found.config
         print(f"{name}: variant {config.model.variant} on {config.data.dataset}")
-        print(f"  source: {found.source}\n  result: {found.result}\n")
+        print(f"  source: {found.source}")
+        print(f"  published: {found.published}")
+        print(f"  run here: {found.measured}\n")
     print("alexnet train --recipe NAME --help lists a recipe's settings as defaults.")
     return 0

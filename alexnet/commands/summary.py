@@ -4,8 +4,10 @@ import json
 from dataclasses import dataclass
 
 from alexnet.config import LARGEST_IMAGE, MOST_CLASSES, Framework, VariantName
+from alexnet.errors import choose
+from alexnet.layers import Spec
 from alexnet.options import between, check_values, require
-from alexnet.spec import variant
+from alexnet.spec import VARIANTS, variant
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,8 @@ class Options:
 
     # Which AlexNet.
     variant: VariantName = "torchvision"
+    # Two variants to lay side by side instead: --compare paper caffe.
+    compare: tuple[VariantName, VariantName] | None = None
     # Framework whose model is measured; torch prints as torchinfo does.
     framework: Framework = "jax"
     # Outputs of the last layer.
@@ -30,20 +34,19 @@ class Options:
     def __post_init__(self) -> None:
         """Check each option."""
         check_values(self)
+        for name in self.compare or ():
+            choose("variant", name, VARIANTS)
         between(self, 1, MOST_CLASSES, "num_classes", "channels")
         between(self, 1, LARGEST_IMAGE, "image_size")
         require(0 < self.width <= 1, "width", self.width, "above 0 and at most 1")
 
 
 def main(options: Options) -> int:
-    """Print the layers."""
-    spec = variant(
-        options.variant,
-        num_classes=options.num_classes,
-        channels=options.channels,
-        image_size=options.image_size,
-        width=options.width,
-    )
+    """Print the layers, or the differences of two variants."""
+    if options.compare:
+        one, other = (_spec(options, name) for name in options.compare)
+        return _compare(one, other, options.json)
+    spec = _spec(options, options.variant)
     from alexnet.engine import import_framework
     from alexnet.report.summary import print_table, summary_json, summary_rows
 
@@ -55,4 +58,25 @@ def main(options: Options) -> int:
         print(json.dumps(whole, indent=2))
     else:
         print_table(whole)
+    return 0
+
+
+def _spec(options: Options, name: str) -> Spec:
+    return variant(
+        name,
+        num_classes=options.num_classes,
+        channels=options.channels,
+        image_size=options.image_size,
+        width=options.width,
+    )
+
+
+def _compare(one: Spec, other: Spec, as_json: bool) -> int:
+    from alexnet.report.compare import comparison, print_comparison
+
+    found = comparison(one, other)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_comparison(found)
     return 0
