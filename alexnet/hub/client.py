@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from alexnet.errors import RunError, UserError
-from alexnet.files import MAX_READ, as_path
+from alexnet.files import MAX_READ, as_path, is_remote
 from alexnet.hub.folder import CONFIG, FILES, MODEL, read_folder
 
 SCHEME = "hf://"
@@ -39,22 +39,21 @@ def fetch(url: str) -> Path:
         UserError: for a malformed name, or where there is no such folder for this user.
         RunError: where the hub can't be reached or fails.
     """
-    repo, _, revision = url.removeprefix(SCHEME).partition("@")
-    _check(repo, revision or None)
+    repo, at, name = url.removeprefix(SCHEME).partition("@")
+    revision = name if at else None
+    _check(repo, revision)
     library = _library()
-    where: dict[str, Any] = {
-        "repo_id": repo,
-        "revision": revision or None,
-        "allow_patterns": [CONFIG, MODEL],
-    }
+    where = {"repo_id": repo, "revision": revision}
     with _sentences(url):
-        with contextlib.suppress(library.errors.DryRunError):  # offline: only what is cached
-            for file in library.snapshot_download(**where, dry_run=True):
-                if (file.file_size or 0) > MAX_READ:
+        # Where the hub doesn't answer, what is in the cache may still do.
+        with contextlib.suppress(library.errors.HTTPError, library.errors.OfflineModeIsEnabled):
+            for file in library.HfApi().model_info(**where, files_metadata=True).siblings or ():
+                if file.rfilename in (CONFIG, MODEL) and (file.size or 0) > MAX_READ:
                     raise UserError(
-                        f"{url}: {file.filename} has more than the {MAX_READ:,} bytes that are read"
+                        f"{url}: {file.rfilename} has more than the {MAX_READ:,} bytes that are "
+                        "read"
                     )
-        path = Path(library.snapshot_download(**where))
+        path = Path(library.snapshot_download(**where, allow_patterns=[CONFIG, MODEL]))
     if missing := [name for name in (CONFIG, MODEL) if not (path / name).is_file()]:
         raise UserError(f"{url} has no {' and no '.join(missing)}: it is not a folder of this kind")
     return path
@@ -85,6 +84,8 @@ def push(
         RunError: where the hub can't be reached or fails.
     """
     _check(repo, revision)
+    if is_remote(folder):
+        raise UserError(f"{folder}: only a local folder is pushed: copy it here first")
     for name in FILES:
         if (folder / name).is_symlink():  # it might lead to anything
             raise UserError(f"{folder / name} is a link: copy the file it leads to into the folder")
@@ -152,15 +153,18 @@ def _sentences(url: str) -> Iterator[None]:
                 from error  # fmt: skip
         raise RunError(f"{url}: the hub answered with HTTP status {status}") from error
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-        offline = isinstance(error, errors.OfflineModeIsEnabled) or isinstance(
-            error.__cause__, errors.OfflineModeIsEnabled
-        )
-        if offline:
+        cause = error.__cause__ or error
+        if isinstance(cause, errors.OfflineModeIsEnabled):
             raise UserError(
                 f"{url} is not in the cache, and HF_HUB_OFFLINE keeps the hub from being asked"
             ) from error
-        raise RunError(f"{url} is not in the cache, and the hub can't be reached") from error
+        code = getattr(getattr(cause, "response", None), "status_code", None)
+        reason = f"answered with HTTP status {code}" if code else "can't be reached"
+        raise RunError(f"{url} is not in the cache, and the hub {reason}") from error
     except errors.HTTPError as error:  # type: ignore[attr-defined]
         raise RunError(f"{url}: the hub can't be reached ({type(error).__name__})") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RunError(f"{url}: {str(error)[:200] or type(error).__name__}") from error
+    except (UserError, RunError):
+        raise
+    except Exception as error:  # an answer that is none can make the library raise anything
+        shown = f"{type(error).__name__}: {str(error)[:200]}".removesuffix(": ")
+        raise RunError(f"{url}: huggingface_hub failed with {shown}") from error
