@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: train test test-slow setup lint one-curve parity-table golden
+.PHONY: train test test-slow setup lint docs one-curve parity-table golden
 
 train: .venv/jax-installed  ## set up the JAX side and run the default job
 	$(BIN)/python train.py --framework jax
@@ -20,6 +20,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/docs-installed  ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict
 
 one-curve: setup  ## the default job's first 50 steps in both frameworks, losses side by side
 	$(BIN)/python -m tests.parity.one_curve
@@ -40,3 +43,7 @@ golden: setup  ## write the first losses of every recipe anew
 .venv/all-installed: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[all,test]'
 	@touch $@ .venv/jax-installed
+
+.venv/docs-installed: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[docs]'
+	@touch $@
