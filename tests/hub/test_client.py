@@ -17,10 +17,12 @@ from alexnet.files import MAX_READ
 from alexnet.hub.folder import CARD, CONFIG, FILES, MODEL
 from alexnet.trained import open_weights
 from tests.conftest import ROOT
-from tests.hub_server import TOKEN, Repo, commit_of, running
-from tests.weights.helpers import narrow, same
+from tests.weights.helpers import same
 
-WEIGHTS = narrow("torchvision", image_size=67)
+from .helpers import hf_weights
+from .server import TOKEN, Repo, commit_of, running
+
+WEIGHTS = hf_weights()
 
 
 @pytest.fixture
