@@ -29,7 +29,9 @@ def open_weights(
         source: a run's work directory, a file of any format in `weights.FORMATS`, a Hugging Face
             folder, or hf://ORG/NAME@REVISION; weights are returned as they are.
         step: of a run's checkpoint; the last by default.
-        format, variant, image_size: as for `weights.load`; a run needs none of them.
+        format: of a file; told from its content by default.
+        variant: the network, for sources that leave it open.
+        image_size: height and width of its input, likewise.
 
     Raises:
         UserError: where nothing can be read there.
