@@ -64,7 +64,9 @@ def print_native(spec: Spec) -> bool:
     """Print torchinfo's own table."""
     columns, rows = ("output_size", "num_params", "mult_adds"), ("var_names",)
     model = _model(spec)
-    print(torchinfo.summary(model, _size(spec), col_names=columns, row_settings=rows, verbose=0))
+    found = torchinfo.summary(model, _size(spec), col_names=columns, row_settings=rows, verbose=0)
+    found.formatting.macs_units = torchinfo.Units.NONE  # others print as Units.MEGABYTES
+    print(found)
     without = sum(row.multiply_adds for row in trace(spec))
     print(f"torchinfo counts adding a bias as one more: without, multiply-adds are {without:,}")
     return True

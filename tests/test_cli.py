@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -203,6 +204,15 @@ def test_summary_takes_a_width(framework, capsys):
     options = ["--width", "0.0625", "--image-size", "64", "--framework", framework, "--json"]
     assert cli.main(["summary", *options]) == 0
     assert json.loads(capsys.readouterr().out)["layers"][0]["params"] == 11 * 11 * 3 * 4 + 4
+
+
+def test_torchs_own_summary_counts_in_digits(capsys):
+    options = ["--width", "0.0625", "--image-size", "64", "--framework", "torch"]
+    assert cli.main(["summary", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "Units." not in printed
+    assert "Total params: 481,580\n" in printed
+    assert re.search(r"Total mult-adds: [\d,]+\n", printed)
 
 
 def test_output_that_nobody_reads_is_no_traceback():
