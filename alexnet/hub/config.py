@@ -3,7 +3,8 @@
 timm's fields are what other programs look at: mean and standard deviation of pixels from 0 to 1,
 the crop as a share of the resized image. The section `alexnet` has the same in this project's own
 terms, besides the table of layers and a SHA-256 of the weights, so that reading gives back exactly
-what was written. (timm's fields: `pretrained_cfg` in timm/models/_hub.py and _pretrained.py.)
+what was written. (timm's fields: `PretrainedCfg` in timm/models/_pretrained.py; their meaning:
+`transforms_imagenet_eval` in timm/data/transforms_factory.py.)
 """
 
 import math
@@ -22,7 +23,7 @@ from alexnet.weights import Weights, table
 
 SECTION, VERSION = "alexnet", 1
 _FIELDS = {"format_version", "network", "preprocess", "mean_image", "source", "sha256"}
-_CROP_PCT = 0.875  # timm's default
+_CROP_PCT = 0.875  # 224 of 256, as in torchvision, and timm's default
 _MOST_NAMES, _LONGEST_NAME = 1_000_000, 1000  # class names, and characters of one
 _SMALLEST_CROP = 0.01  # share of the resized image
 _MODES = {"short": "center", "warp": "squash"}  # resize rules as timm calls them
@@ -30,7 +31,7 @@ _MODES = {"short": "center", "warp": "squash"}  # resize rules as timm calls the
 
 @dataclass(frozen=True)
 class Described:
-    """What a `config.json` says; without the section `alexnet` there is no `spec`."""
+    """The content of a `config.json`; without the section `alexnet` there is no `spec`."""
 
     class_names: tuple[str, ...] | None
     num_classes: int | None
@@ -119,6 +120,9 @@ def timm_preprocess(described: Described, spec: Spec) -> Preprocess:
             f"its images are to be resized by {interpolation!a:.40}, and only bilinear is done "
             "here: set interpolation to that to use it so"
         )
+    channels = (timm.get("input_size") or [spec.channels])[0]
+    if channels != spec.channels:
+        raise UserError(f"its input_size has {channels} channels, and its conv1 {spec.channels}")
     rules = {mode: rule for rule, mode in _MODES.items()}
     mode = timm.get("crop_mode", "center")
     if not isinstance(mode, str) or mode not in rules:
@@ -139,7 +143,7 @@ def timm_preprocess(described: Described, spec: Spec) -> Preprocess:
 
 
 def _timm_fields(spec: Spec, wanted: Preprocess) -> dict[str, Any]:
-    """What timm's fields say of a network, names of modules and of classes aside."""
+    """The fields of timm for a network, names of modules and of classes aside."""
     dense = [row for row in trace(spec) if isinstance(row.layer, Dense)]
     rule, normalize = wanted.protocol, wanted.normalize
     return {
@@ -201,7 +205,7 @@ def _image_size(timm: Mapping[str, Any]) -> int | None:
 
 
 def _with_section(described: Described, values: Mapping[str, Any]) -> Described:
-    """What the section `alexnet` adds.
+    """The description with the section `alexnet`.
 
     Raises:
         UserError: where it is malformed, or timm's fields say something else.
@@ -225,7 +229,7 @@ def _with_section(described: Described, values: Mapping[str, Any]) -> Described:
     if odd:
         raise UserError(
             f"its {', '.join(odd)} differ from what its section '{SECTION}' says: change both, or "
-            f"remove the section of weights with torchvision's keys"
+            "remove the section, if the weights have torchvision's keys"
         )
     return replace(
         described,

@@ -68,6 +68,9 @@ def write_folder(
     staging = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
     try:
         staging.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"can't write {directory}: {error.strerror}") from error
+    try:
         with atomic_write(staging / MODEL) as file:
             torch_safetensors.write(file, weights, scheme)
         with open(staging / MODEL, "rb") as file:

@@ -59,6 +59,7 @@ def test_fields_at_the_top_and_fields_left_out(tmp_path):
         (lambda v: v["pretrained_cfg"].update(input_size=[3, 67, 68]), "square"),
         (lambda v: v["pretrained_cfg"].update(input_size=[3, 10**9, 10**9]), "square"),
         (lambda v: v["pretrained_cfg"].update(input_size=224), "input_size"),
+        (lambda v: v["pretrained_cfg"].update(input_size=[1, 67, 67]), "1 channels"),
         (lambda v: v["pretrained_cfg"].update(input_size=[3, 10, 10]), "too small|nothing"),
         (lambda v: v["pretrained_cfg"].update(crop_pct=0.0), "crop_pct"),
         (lambda v: v["pretrained_cfg"].update(crop_pct=float("nan")), "crop_pct"),
