@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 from alexnet.errors import UserError, choose
 
 T = TypeVar("T")
-POSITIONAL = MappingProxyType({"positional": True})  # metadata of a field that is no --option
+# Metadata of a field that is no --option; the last may be a tuple, which takes all that is left.
+POSITIONAL = MappingProxyType({"positional": True})
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LARGEST = 2**63  # what libraries take for an integer
 
@@ -60,13 +61,16 @@ def parse(
         about = {"prog": prog, "usage": _usage(kind, prog), "description": description}
         _parser(kind, words, defaults(given), **about).print_help()
         return None
-    positional = [f.name for f in dataclasses.fields(cast(Any, kind)) if _is_positional(f)]
     for word in rest:
         if word.startswith("-") and len(word) > 1:
             raise _unknown(word, parser, see)
-    if len(rest) > len(positional):
-        raise UserError(f"unexpected argument '{rest[len(positional)]:.60}'; {see}")
-    given |= zip(positional, rest, strict=False)
+    for field in filter(_is_positional, dataclasses.fields(cast(Any, kind))):
+        if get_origin(field.type) is tuple and rest:  # the last one
+            given[field.name], rest = tuple(rest), []
+        elif rest:
+            given[field.name] = rest.pop(0)
+    if rest:
+        raise UserError(f"unexpected argument '{rest[0]:.60}'; {see}")
     return _build(kind, given, defaults(given), see)
 
 
@@ -144,8 +148,9 @@ def _reading(
     kind, optional = without_none(field.type)
     if kind is bool:  # in a group, a recipe may have turned it on
         return {"action": argparse.BooleanOptionalAction if in_group else "store_true"}
-    several = get_origin(kind) is tuple
-    if several:
+    count: str | int | None = None
+    if get_origin(kind) is tuple:  # of any length, or of as many as it lists
+        count = "*" if Ellipsis in get_args(kind) else len(get_args(kind))
         kind = get_args(kind)[0]
     listed = words.get(field.name) or (get_args(kind) if get_origin(kind) is Literal else ())
     read = {int: _whole_number, float: _number}.get(kind, str)
@@ -154,7 +159,7 @@ def _reading(
         "type": lambda text: None if optional and text == "None" else read(text),
         "metavar": metavar,
     }
-    return {**reading, "nargs": "*"} if several else reading
+    return reading if count is None else {**reading, "nargs": count}
 
 
 def _whole_number(text: str) -> int:
@@ -205,7 +210,9 @@ def _usage(kind: type, prog: str) -> str:
     """A line with what can't be left out; argparse's own would list every option."""
     needed = [f for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
     words = [
-        f"{_name(f)} {f.name.upper()}" if not _is_positional(f) else _name(f)
+        f"{_name(f)} {f.name.upper()}"
+        if not _is_positional(f)
+        else _name(f) + "..." * (get_origin(f.type) is tuple)
         for f in needed
         if not dataclasses.is_dataclass(f.type)
     ]

@@ -1,6 +1,6 @@
 """Answers for `alexnet summary`, `doctor` and `convert --verify` from the JAX side."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,11 +34,24 @@ def layer_outputs(
     spec: Spec, weights: Mapping[str, np.ndarray], images: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Every layer's output for normalized NHWC images, in evaluation, by name."""
+    return layer_function(spec, weights)(images)
+
+
+def layer_function(
+    spec: Spec, weights: Mapping[str, np.ndarray], names: Sequence[str] | None = None
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """A function from normalized NHWC images to outputs in evaluation, by the layers' names.
+
+    Maps come as NHWC, flattened ones in H, W, C order. `names` are those wanted; all by default.
+    """
     graphdef, state = nnx.split(AlexNet(spec, weights=weights))
-    outputs = jax.jit(lambda state, x: nnx.merge(graphdef, state).activations(x))(
-        state, jnp.asarray(images)
-    )
-    return {name: np.asarray(output) for name, output in outputs.items()}
+
+    @jax.jit
+    def outputs(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
+        found = nnx.merge(graphdef, state).activations(images)
+        return {name: found[name] for name in names or found}
+
+    return lambda images: jax.tree.map(np.asarray, outputs(state, jnp.asarray(images)))
 
 
 def print_native(spec: Spec) -> bool:

@@ -1,6 +1,6 @@
 """Answers for `alexnet summary`, `doctor` and `convert --verify` from the torch side."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,30 @@ def output_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     return {name: tuple(output.shape) for name, output in outputs.items()}
 
 
-@torch.no_grad()
 def layer_outputs(
     spec: Spec, weights: Mapping[str, np.ndarray], images: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every layer's output for normalized NHWC images, in evaluation, by name, as NHWC."""
-    outputs = (
-        AlexNet(spec, weights=weights)
-        .eval()
-        .activations(torch.from_numpy(images).permute(0, 3, 1, 2))
-    )
-    return {name: output.numpy() for name, output in canonical_order(outputs, spec).items()}
+    """Every layer's output for normalized NHWC images, in evaluation, by name."""
+    return layer_function(spec, weights)(images)
+
+
+def layer_function(
+    spec: Spec, weights: Mapping[str, np.ndarray], names: Sequence[str] | None = None
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """A function from normalized NHWC images to outputs in evaluation, by the layers' names.
+
+    Maps come as NHWC, flattened ones in H, W, C order. `names` are those wanted; all by default.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AlexNet(spec, weights=weights).to(device).eval()
+
+    @torch.no_grad()
+    def outputs(images: np.ndarray) -> dict[str, np.ndarray]:
+        inputs = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
+        found = canonical_order(model.activations(inputs), spec)
+        return {name: found[name].cpu().numpy() for name in names or found}
+
+    return outputs
 
 
 def canonical_order(outputs: dict[str, torch.Tensor], spec: Spec) -> dict[str, torch.Tensor]:
