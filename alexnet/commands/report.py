@@ -1,0 +1,94 @@
+"""`alexnet report`: a page that shows what was trained."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alexnet.config import LARGEST_IMAGE, Framework, VariantName
+from alexnet.errors import UserError
+from alexnet.files import as_path, atomic_write
+from alexnet.options import POSITIONAL, between, check_values
+
+MOST_RUNS = 12  # colours that can be told apart
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Runs, and what of them to show."""
+
+    # Runs' work directories, or a weights file; from the filters on, the page shows the first.
+    run: tuple[str, ...] = field(metadata=POSITIONAL)
+    # The page; by default report.html in the first run's directory, or beside the weights file.
+    output: str | None = None
+    # Replace a file that is not a page of this command's.
+    overwrite: bool = False
+    # Data to show the network on; by default a run's own.
+    dataset: str | None = None
+    # Directory of prepared TFDS data sets.
+    data_dir: str | None = None
+    # Framework that computes; by default the run's own, or jax.
+    framework: Framework | None = None
+    # Examples evaluated, evenly apart in the evaluation set.
+    examples: int = 10_000
+    # Show mistakes only as sample predictions.
+    only_errors: bool = False
+    # Convolution whose strongest patches are shown; by default the last.
+    layer: str | None = None
+    # The network, for files that leave it open.
+    variant: VariantName | None = None
+    # Height and width of its input, for files that leave it open.
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check each option."""
+        check_values(self)
+        between(self, 1, None, "examples")
+        between(self, 1, LARGEST_IMAGE, "image_size")
+        if not 1 <= len(self.run) <= MOST_RUNS:
+            raise UserError(f"{len(self.run)} runs are given: one page shows 1 to {MOST_RUNS}")
+
+
+def main(options: Options) -> int:
+    """Write the page, and say where it is."""
+    from rich.console import Console
+
+    from alexnet.report.page.build import Choices, build
+    from alexnet.report.page.subject import Reading, open_subject
+
+    first = as_path(options.run[0])
+    output = as_path(options.output) if options.output else _default(first)
+    check_output(output, options.overwrite)
+    reading = Reading(options.dataset, options.data_dir, options.variant, options.image_size)
+    choices = Choices(options.framework, options.examples, options.only_errors, options.layer)
+    with Console(stderr=True).status("reading") as status:  # on a terminal only
+        subjects = [
+            open_subject(run, reading, whole=place == 0) for place, run in enumerate(options.run)
+        ]
+        page = build(subjects, choices, status.update)
+    with atomic_write(output) as file:
+        file.write(page.encode())
+    print(output)
+    return 0
+
+
+def _default(first: Path) -> Path:
+    return first / PAGE if first.is_dir() else first.parent / PAGE
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Refuse to replace a file that is no page of ours; before anything is computed.
+
+    Raises:
+        UserError: saying how to replace it, or that its directory is missing.
+    """
+    from alexnet.files import first_bytes
+    from alexnet.report.page.document import MARK
+
+    if path.is_dir():
+        raise UserError(f"--output {path} is a directory: name a file in it")
+    if path.exists():
+        own = f'content="{MARK}"'.encode() in first_bytes(path, 400)
+        if not own and not overwrite:
+            raise UserError(f"{path} is no page of alexnet report: --overwrite replaces it")
+    elif not path.parent.is_dir():
+        raise UserError(f"--output {path}: there is no directory {path.parent}")

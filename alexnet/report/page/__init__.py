@@ -1,0 +1,1 @@
+"""`alexnet report`: one HTML file that shows what was trained."""

@@ -1,0 +1,113 @@
+"""A run or a weights file as the page shows it: what can be read of it, and why the rest can't."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alexnet import hub, workdir
+from alexnet.config import TrainConfig
+from alexnet.data.dataset import Dataset
+from alexnet.errors import RunError, UserError
+from alexnet.layers import Spec
+from alexnet.names import class_names
+from alexnet.porting import is_run
+from alexnet.report.page.html import clean
+from alexnet.trained import data_of, open_weights
+from alexnet.weights import Weights
+
+
+@dataclass(eq=False)
+class Subject:
+    """What is known of one run or file; `missing` has a sentence for each part that is not."""
+
+    name: str
+    path: Path
+    config: TrainConfig | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    weights: Weights | None = None
+    dataset: Dataset | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> Spec | None:
+        """The network, also of a run without a checkpoint."""
+        if self.weights is not None:
+            return self.weights.spec
+        if self.config and self.dataset:
+            return self.config.spec(self.dataset.num_classes)
+        return None
+
+    def class_name(self, number: int) -> str:
+        """A class's name, bounded and printable."""
+        if self.weights:
+            return clean(class_names(self.weights).names[number], 60)
+        names = self.dataset.class_names if self.dataset else ()
+        return clean(names[number], 60) if number < len(names) else f"class {number}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Options by which subjects are read."""
+
+    dataset: str | None = None
+    data_dir: str | None = None
+    variant: str | None = None
+    image_size: int | None = None
+
+
+def open_subject(source: str, reading: Reading, whole: bool = True) -> Subject:
+    """Read a run's work directory or a weights file.
+
+    Args:
+        source: its path.
+        reading: what is not in it.
+        whole: read its weights and open its data, besides configuration and metrics.
+
+    Raises:
+        UserError: where neither is there.
+    """
+    path = hub.local(source)
+    if not is_run(path):
+        loaded = open_weights(source, variant=reading.variant, image_size=reading.image_size)
+        subject = Subject(clean(path.name), path, weights=loaded)
+        _open_data(subject, reading)
+        return subject
+    name = path.name if path.name else path.absolute().name
+    subject = Subject(clean(name), path, workdir.read_config(path))
+    try:
+        subject.metrics = _checked(workdir.read_metrics(path))
+    except UserError as error:
+        subject.missing["metrics"] = str(error)
+    if whole:
+        try:
+            subject.weights = open_weights(path)
+        except (UserError, RunError) as error:
+            subject.missing["weights"] = str(error)
+        _open_data(subject, reading)
+    return subject
+
+
+def _open_data(subject: Subject, reading: Reading) -> None:
+    try:
+        subject.dataset = _dataset(subject, reading)
+    except (UserError, RunError, OSError) as error:
+        subject.missing["dataset"] = str(error)
+
+
+def _dataset(subject: Subject, reading: Reading) -> Dataset:
+    if subject.weights:
+        return data_of(subject.weights, subject.config, reading.dataset, reading.data_dir)[0]
+    if reading.dataset or not subject.config:
+        raise UserError("there are no weights to show it with")
+    return subject.config.open_dataset()  # a run without a checkpoint
+
+
+def _checked(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those records of metrics whose step and numbers are numbers."""
+    kept = []
+    for record in records:
+        numbers = {k: float(v) for k, v in record.items() if type(v) in (int, float)}
+        finite = {k: v for k, v in numbers.items() if abs(v) < 1e30}  # NaN is not
+        if "step" in finite and record["split"] in ("train", "eval"):
+            kept.append({**finite, "split": record["split"]})
+    return sorted(kept, key=lambda record: record["step"])
