@@ -254,7 +254,7 @@ def _evaluate(
         top1_interval=interval(int(hits[:, 0].sum()), count),
         top5_interval=interval(int(hits.any(axis=1).sum()), count),
         predictions=predictions,
-        class_names=class_names(weights),
+        class_names=class_names(weights, data.class_names),
         source=source,
         apart=engine.apart if isinstance(engine, Pair) else None,
         **numbers,

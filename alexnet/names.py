@@ -29,10 +29,12 @@ class ClassNames:
         return f"{name} ({self.wnids[label]})" if self.wnids else name
 
 
-def class_names(weights: Weights) -> ClassNames:
-    """The names of a network's classes."""
+def class_names(weights: Weights, data: Sequence[str] = ()) -> ClassNames:
+    """The names of a network's classes: its own, else those of data with as many classes."""
     if weights.class_names:
         return named(weights.class_names, "the weights")
+    if len(data) == weights.spec.num_classes:
+        return named(data, "the data")
     if weights.spec.num_classes == _IMAGENET_CLASSES:
         wnids, names = zip(*imagenet.classes(), strict=True)
         return ClassNames(names, wnids, "ImageNet's, for want of others: there are 1000 classes")

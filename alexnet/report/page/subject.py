@@ -39,9 +39,9 @@ class Subject:
 
     def class_name(self, number: int) -> str:
         """A class's name, bounded and printable."""
-        if self.weights:
-            return clean(class_names(self.weights).names[number], 60)
         names = self.dataset.class_names if self.dataset else ()
+        if self.weights:
+            names = class_names(self.weights, names).names
         return clean(names[number], 60) if number < len(names) else f"class {number}"
 
 
