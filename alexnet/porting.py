@@ -153,6 +153,17 @@ def _refuse_run_options(
         )
 
 
+def _changed(whole: Weights, to_variant: str | None, fold: bool) -> Weights:
+    """Weights as another variant, and for torchvision's normalization, where that is wanted."""
+    if to_variant:
+        whole = adapt(whole, to_variant)
+    if fold:
+        own = whole.preprocess
+        imagenet = dataclasses.replace(own.normalize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        whole = fold_preprocess(whole, dataclasses.replace(own, normalize=imagenet))
+    return whole
+
+
 def convert(
     source: Path,
     target: Path,
@@ -204,12 +215,7 @@ def convert(
     else:
         _refuse_run_options(source, step, target, target_format)
         whole = weights.load(source, source_format, variant=variant, image_size=image_size)
-    if to_variant:
-        whole = adapt(whole, to_variant)
-    if fold:
-        own = whole.preprocess
-        imagenet = dataclasses.replace(own.normalize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        whole = fold_preprocess(whole, dataclasses.replace(own, normalize=imagenet))
+    whole = _changed(whole, to_variant, fold)
     if target_format == FOLDER:
         hub.write_folder(target, whole, run=run, overwrite=overwrite)
     else:

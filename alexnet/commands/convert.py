@@ -51,6 +51,8 @@ class Options:
         check_values(self)
         between(self, 1, LARGEST_IMAGE, "image_size")
         between(self, 0, None, "step")
+        if self.overwrite and self.to != porting.FOLDER:
+            raise UserError("--overwrite is for --to hf-folder: add that, or leave it out")
         if self.images is not None and not self.verify:
             raise UserError("--images is for --verify: add --verify, or leave it out")
 
