@@ -15,7 +15,7 @@ class ClassNames:
     """A network's classes, as people read them."""
 
     names: tuple[str, ...]
-    wnids: tuple[str, ...] | None  # WordNet's identifiers; ImageNet's names repeat, these do not
+    wnids: tuple[str, ...] | None  # WordNet's identifiers: names repeat in some lists
     origin: str  # where the names are from, in words
 
     @property

@@ -17,7 +17,7 @@ from alexnet.engine import Batch
 from alexnet.errors import RunError
 from alexnet.evaluation import FrameworkChoice, Pair, open_engine, probabilities
 from alexnet.files import as_path
-from alexnet.names import ClassNames, class_names
+from alexnet.names import ClassNames, class_names, printable
 from alexnet.protocols import views
 from alexnet.weights import Weights
 
@@ -47,9 +47,9 @@ class ImageList:
         return decodable(self.images[index]), 0
 
     def describe(self, index: int) -> str:
-        """The file's path, or the image's number."""
+        """The file's path, escaped where it can't be printed, or the image's number."""
         image = self.images[index]
-        return str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
+        return printable(str(image)) if isinstance(image, str | os.PathLike) else f"image {index}"
 
 
 def find_images(words: Iterable[str]) -> tuple[list[str], list[str]]:

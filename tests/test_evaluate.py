@@ -165,6 +165,23 @@ def test_predict_reads_names_from_standard_input_and_writes_csv(tmp_path):
     assert "\x1b" not in plain
 
 
+def test_names_of_any_bytes_reach_no_terminal(tmp_path):
+    folder = photographs(tmp_path / "photos", 1)
+    odd = os.fsencode(folder) + b"/\x1b[2J\xff.png"
+    os.rename(folder / "0.png", odd)
+    file = tmp_path / "w.safetensors"
+    whole = narrow("torchvision", image_size=67, num_classes=2)
+    weights.save(file, dataclasses.replace(whole, class_names=("\x1b[31mred", "\u202edlo")))
+    for form in ((), ("--csv",), ("--json",)):
+        command = [sys.executable, "-m", "alexnet", "predict", file, "-", *form]
+        result = subprocess.run(command, input=odd + b"\n", capture_output=True, cwd=ROOT)
+        text = result.stdout.decode()
+        assert result.returncode == 0, result.stderr
+        assert "\x1b" not in text + result.stderr.decode()
+        assert "\u202e" not in text
+        assert "[2J" in text
+
+
 def test_features_are_the_models_activations(tmp_path, capsys):
     folder = photographs(tmp_path / "photos", 3)
     file, out = tmp_path / "w.safetensors", tmp_path / "fc7.npz"

@@ -100,6 +100,7 @@ def _words(images: tuple[str, ...]) -> Iterator[str]:
         if word != "-":
             yield word
             continue
+        sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # any name
         for number, line in enumerate(sys.stdin):
             if number == _MOST_NAMES:
                 raise UserError(f"standard input has more than {_MOST_NAMES:,} names")

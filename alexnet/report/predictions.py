@@ -71,19 +71,19 @@ def _rows(found: Prediction, names: ClassNames) -> Iterator[list[Any]]:
     for rank, label in enumerate(found.classes, 1):
         wnid = names.wnids[label] if names.wnids else ""
         probability = f"{found.probabilities[rank - 1]:.6g}"
-        yield [found.name, rank, label, wnid, names.names[label], probability]
+        yield [found.name, rank, label, wnid, printable(names.names[label]), probability]
 
 
 def _line(found: Prediction, names: ClassNames) -> str:
     """One image on one line: its name, then classes and percents."""
     pairs = zip(found.classes, found.probabilities, strict=True)
     classes = [f"{names.show(label)} {100 * share:.2f} %" for label, share in pairs]
-    return f"{printable(found.name)}: " + ", ".join(classes)
+    return f"{found.name}: " + ", ".join(classes)
 
 
 def _bars(found: Prediction, names: ClassNames) -> Text:
     """One image as a heading and a bar for each class."""
-    text = Text(printable(found.name), style="bold")
+    text = Text(found.name, style="bold")
     for label, share in zip(found.classes, found.probabilities, strict=True):
         text.append(f"\n  {100 * share:6.2f} % ", style="not bold")
         text.append(_bar(share), style="not bold cyan")
