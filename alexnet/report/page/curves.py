@@ -16,7 +16,7 @@ _SPAN = 0.02  # share of a series that its smoothed form averages over
 def section(subjects: Sequence[Subject]) -> Html:
     """Two charts, their controls and their data."""
     series = [
-        {"place": place, **curve}  # the place decides the colour, as in the cards
+        {"place": place, **curve}  # the place decides the color, as in the cards
         for place, subject in enumerate(subjects)
         if (curve := curves_of(subject))
     ]
@@ -37,7 +37,7 @@ def section(subjects: Sequence[Subject]) -> Html:
         tag(
             "p",
             "Training loss on each logged batch is faint, its running mean "
-            f"(over {100 * _SPAN:.0f} % of the run) solid; circles are evaluations. {note}"
+            f"(over {100 * _SPAN:.0f} % of the run, at least five lines) solid; circles are evaluations. {note}"
             "Arrow keys move from step to step in a chart, Home and End to its ends.",
             class_="note",
         ),
@@ -89,9 +89,8 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     reach = max(2, round(_SPAN * len(values) / 2))
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     places = np.arange(len(values))
-    # As far to one side as to the other, so that a slope stays where it is.
-    half = np.minimum(reach, np.minimum(places, len(values) - 1 - places))
-    return (sums[places + half + 1] - sums[places - half]) / (2 * half + 1)
+    first, last = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))
+    return (sums[last] - sums[first]) / (last - first)
 
 
 def thinned(values: np.ndarray, mean: np.ndarray, most: int) -> np.ndarray:

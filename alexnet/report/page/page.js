@@ -253,8 +253,7 @@
       const head = button.closest("th"), table = button.closest("table");
       const column = Number(button.dataset.column), down = head.getAttribute("aria-sort") === "ascending";
       const key = (row) => row.children[column].textContent;
-      const compare = column ? (a, b) => parseFloat(key(a)) - parseFloat(key(b))
-        : (a, b) => key(a).localeCompare(key(b), "en", { numeric: true });
+      const compare = (a, b) => key(a).localeCompare(key(b), "en", { numeric: true });
       const rows = [...table.tBodies[0].rows].sort(compare);
       table.querySelectorAll("th[aria-sort]").forEach((th) => th.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");

@@ -1,5 +1,6 @@
 """A run or a weights file as the page shows it: what can be read of it, and why the rest can't."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from alexnet.layers import Spec
 from alexnet.porting import is_run, read_run, run_weights
 from alexnet.report.page.html import clean
 from alexnet.weights import Weights
+
+_WNID = re.compile(r"n\d{8}[_. -](.+)", re.DOTALL)
 
 
 @dataclass(eq=False)
@@ -42,7 +45,10 @@ class Subject:
         names = self.dataset.class_names if self.dataset else None
         if not names and self.weights:
             names = self.weights.class_names
-        return clean(names[number], 60) if names and number < len(names) else f"class {number}"
+        if not names or number >= len(names):
+            return f"class {number}"
+        wnid = _WNID.match(names[number])  # ImageNet's folders: n02012849_crane
+        return clean(wnid[1].replace("_", " ") if wnid else names[number], 60)
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,16 @@ class Reading:
     image_size: int | None = None
 
 
-def open_subject(source: str, reading: Reading, whole: bool = True) -> Subject:
+def open_subject(
+    source: str, reading: Reading, with_weights: bool = True, with_data: bool = True
+) -> Subject:
     """Read a run's work directory or a weights file.
 
     Args:
         source: its path.
         reading: what is not in it.
-        whole: read its weights and open its data, besides configuration and metrics.
+        with_weights: read a run's weights, besides its configuration and metrics.
+        with_data: open its data set.
 
     Raises:
         UserError: where neither is there.
@@ -72,7 +81,8 @@ def open_subject(source: str, reading: Reading, whole: bool = True) -> Subject:
             raise UserError(f"{path} is a directory, but no run's work directory (no config.json)")
         loaded = weights.load(path, variant=reading.variant, image_size=reading.image_size)
         subject = Subject(clean(path.name), path, weights=loaded)
-        _open_data(subject, reading)
+        if with_data:
+            _open_data(subject, reading)
         return subject
     name = path.name if path.name else path.absolute().name
     subject = Subject(clean(name), path, workdir.read_config(path))
@@ -80,13 +90,24 @@ def open_subject(source: str, reading: Reading, whole: bool = True) -> Subject:
         subject.metrics = _checked(workdir.read_metrics(path))
     except UserError as error:
         subject.missing["metrics"] = str(error)
-    if whole:
+    if with_weights:
         try:
-            subject.weights = run_weights(read_run(path), path)
-        except (UserError, RunError) as error:
+            subject.weights = _weights_of(path)
+        except (UserError, RunError, OSError) as error:
             subject.missing["weights"] = str(error)
+    if with_data:
         _open_data(subject, reading)
     return subject
+
+
+def _weights_of(path: Path) -> Weights:
+    """The weights of a run's newest checkpoint, or those written at its end."""
+    try:
+        return run_weights(read_run(path), path)
+    except (UserError, RunError):
+        if not (path / workdir.WEIGHTS).is_file():
+            raise
+    return weights.load(path / workdir.WEIGHTS)  # needs no framework
 
 
 def _open_data(subject: Subject, reading: Reading) -> None:
