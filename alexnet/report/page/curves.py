@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.report.page.html import Html, embedded, joined, tag
+from alexnet.report.page.html import Html, clean, embedded, joined, tag
 from alexnet.report.page.subject import Subject
 
 POINTS = 500  # of each series
@@ -20,8 +20,14 @@ def section(subjects: Sequence[Subject]) -> Html:
         for place, subject in enumerate(subjects)
         if (curve := curves_of(subject))
     ]
+    damaged = [
+        tag("p", clean(f"Not shown of {s.name}: {s.missing['metrics']}", 400), class_="missing")
+        for s in subjects
+        if "metrics" in s.missing
+    ]
     if not series:
-        return tag("p", "No metrics have been written yet.", class_="missing")
+        nothing = tag("p", "No metrics have been written yet.", class_="missing")
+        return joined(damaged or nothing)
     legend = tag("div", id="legend", class_="legend", role="group", aria_label="Runs shown")
     switches = tag("div", _switch("log-loss", "log loss"), _switch("log-step", "log steps"))
     lost = {k: max(curve["left_out"][k] for curve in series) for k in ("train", "eval")}
@@ -31,13 +37,15 @@ def section(subjects: Sequence[Subject]) -> Html:
         else ""
     )
     return joined(
+        damaged,
         tag("div", legend, switches, class_="controls"),
         tag("div", _chart("loss", "Loss"), _chart("error", "Top-1 error, %"), class_="charts"),
         tag("p", "", id="readout", class_="readout", role="status", aria_live="polite"),
         tag(
             "p",
             "Training loss on each logged batch is faint, its running mean "
-            f"(over {100 * _SPAN:.0f} % of the run, at least five lines) solid; circles are evaluations. {note}"
+            f"(over {100 * _SPAN:.0f} % of the run, at least five lines) solid; circles are "
+            f"evaluations. {note}"
             "Arrow keys move from step to step in a chart, Home and End to its ends.",
             class_="note",
         ),
