@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alexnet.config import LARGEST_IMAGE, Framework, VariantName
 from alexnet.errors import UserError
-from alexnet.files import as_path, atomic_write
+from alexnet.files import as_path, atomic_write, is_remote
 from alexnet.options import POSITIONAL, between, check_values
 
 MOST_RUNS = 12  # colors that can be told apart
@@ -91,5 +91,5 @@ def check_output(path: Path, overwrite: bool) -> None:
         own = f'content="{MARK}"'.encode() in first_bytes(path, 400)
         if not own and not overwrite:
             raise UserError(f"{path} is no page of alexnet report: --overwrite replaces it")
-    elif not path.parent.is_dir():
+    elif not is_remote(path) and not path.parent.is_dir():
         raise UserError(f"--output {path}: there is no directory {path.parent}")
