@@ -200,7 +200,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            record["step"], record["split"]
+            record["split"]
+            if type(record["step"]) is not int:
+                raise ValueError
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines) and not line.endswith("\n"):
                 break

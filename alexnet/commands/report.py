@@ -5,10 +5,10 @@ from pathlib import Path
 
 from alexnet.config import LARGEST_IMAGE, Framework, VariantName
 from alexnet.errors import UserError
-from alexnet.files import as_path, atomic_write
+from alexnet.files import as_path, atomic_write, is_remote
 from alexnet.options import POSITIONAL, between, check_values
 
-MOST_RUNS = 12  # colours that can be told apart
+MOST_RUNS = 12  # colors that can be told apart
 PAGE = "report.html"
 
 
@@ -52,7 +52,7 @@ def main(options: Options) -> int:
     """Write the page, and say where it is."""
     from rich.console import Console
 
-    from alexnet.report.page.build import Choices, build
+    from alexnet.report.page.build import FILTERS, Choices, build
     from alexnet.report.page.subject import Reading, open_subject
 
     first = as_path(options.run[0])
@@ -62,7 +62,8 @@ def main(options: Options) -> int:
     choices = Choices(options.framework, options.examples, options.only_errors, options.layer)
     with Console(stderr=True).status("reading") as status:  # on a terminal only
         subjects = [
-            open_subject(run, reading, whole=place == 0) for place, run in enumerate(options.run)
+            open_subject(run, reading, with_weights=place < FILTERS, with_data=place == 0)
+            for place, run in enumerate(options.run)
         ]
         page = build(subjects, choices, status.update)
     with atomic_write(output) as file:
@@ -90,5 +91,5 @@ def check_output(path: Path, overwrite: bool) -> None:
         own = f'content="{MARK}"'.encode() in first_bytes(path, 400)
         if not own and not overwrite:
             raise UserError(f"{path} is no page of alexnet report: --overwrite replaces it")
-    elif not path.parent.is_dir():
+    elif not is_remote(path) and not path.parent.is_dir():
         raise UserError(f"--output {path}: there is no directory {path.parent}")

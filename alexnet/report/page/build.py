@@ -18,13 +18,14 @@ from alexnet.report.page import (
     patches,
 )
 from alexnet.report.page.document import Section, document
-from alexnet.report.page.html import Html, clean, tag
+from alexnet.report.page.html import Html, clean, joined, tag
 from alexnet.report.page.network import Network, convolutions, spread, start
 from alexnet.report.page.predictions import collect
 from alexnet.report.page.subject import Subject
 from alexnet.scores import Predictions
 
 Note = Callable[[str], None]
+FILTERS = 4  # runs whose filters are shown
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def build(subjects: Sequence[Subject], choices: Choices, note: Note = lambda tex
         Section("runs", "Result", "", _tried(lambda: header.section(subjects, device))),
         Section("curves", "Learning curves", "", _tried(lambda: curves.section(subjects))),
         Section("network", "The network", "", _diagram(subject)),
-        Section("filters", "First-layer filters", "", _filters(subject)),
+        Section("filters", "First-layer filters", "", _filters(subjects)),
     ]
     title = " · ".join(s.name for s in subjects)
     first = subject.name if len(subjects) > 1 else None
@@ -80,7 +81,18 @@ def _diagram(subject: Subject) -> Html:
     return diagram.section(spec) if spec else _missing("the number of classes is not known")
 
 
-def _filters(subject: Subject) -> Html:
+def _filters(subjects: Sequence[Subject]) -> Html:
+    """Those of several runs one below the other, to be compared."""
+    if len(subjects) == 1:
+        return _filters_of(subjects[0])
+    parts = [
+        (tag("h3", tag("span", class_=f"swatch s{i}", aria_hidden="true"), s.name), _filters_of(s))
+        for i, s in enumerate(subjects[:FILTERS])
+    ]
+    return joined(*parts)
+
+
+def _filters_of(subject: Subject) -> Html:
     if subject.weights is None:
         return _missing(subject.missing.get("weights", "there are no weights"))
     return filters.section(subject.weights)

@@ -134,10 +134,9 @@ def _axes(names: list[str], cell: int, left: int) -> list[Html]:
 
 
 def _numbers(counts: np.ndarray, cell: int, left: int) -> list[Html]:
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return [
         tag("text", int(counts[row, column]), text_anchor="middle",
-            class_="small on-color" if shares[row, column] > 0.3 else "small",
+            class_="count",
             x=left + cell * (column + 0.5), y=left + cell * (row + 0.5) + 4)
         for row, column in zip(*np.nonzero(counts), strict=True)
     ]  # fmt: skip

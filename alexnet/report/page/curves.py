@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.report.page.html import Html, embedded, joined, tag
+from alexnet.report.page.html import Html, clean, embedded, joined, tag
 from alexnet.report.page.subject import Subject
 
 POINTS = 500  # of each series
@@ -16,12 +16,18 @@ _SPAN = 0.02  # share of a series that its smoothed form averages over
 def section(subjects: Sequence[Subject]) -> Html:
     """Two charts, their controls and their data."""
     series = [
-        {"place": place, **curve}  # the place decides the colour, as in the cards
+        {"place": place, **curve}  # the place decides the color, as in the cards
         for place, subject in enumerate(subjects)
         if (curve := curves_of(subject))
     ]
+    damaged = [
+        tag("p", clean(f"Not shown of {s.name}: {s.missing['metrics']}", 400), class_="missing")
+        for s in subjects
+        if "metrics" in s.missing
+    ]
     if not series:
-        return tag("p", "No metrics have been written yet.", class_="missing")
+        nothing = tag("p", "No metrics have been written yet.", class_="missing")
+        return joined(damaged or nothing)
     legend = tag("div", id="legend", class_="legend", role="group", aria_label="Runs shown")
     switches = tag("div", _switch("log-loss", "log loss"), _switch("log-step", "log steps"))
     lost = {k: max(curve["left_out"][k] for curve in series) for k in ("train", "eval")}
@@ -31,13 +37,15 @@ def section(subjects: Sequence[Subject]) -> Html:
         else ""
     )
     return joined(
+        damaged,
         tag("div", legend, switches, class_="controls"),
         tag("div", _chart("loss", "Loss"), _chart("error", "Top-1 error, %"), class_="charts"),
         tag("p", "", id="readout", class_="readout", role="status", aria_live="polite"),
         tag(
             "p",
             "Training loss on each logged batch is faint, its running mean "
-            f"(over {100 * _SPAN:.0f} % of the run) solid; circles are evaluations. {note}"
+            f"(over {100 * _SPAN:.0f} % of the run, at least five lines) solid; circles are "
+            f"evaluations. {note}"
             "Arrow keys move from step to step in a chart, Home and End to its ends.",
             class_="note",
         ),
@@ -89,9 +97,8 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     reach = max(2, round(_SPAN * len(values) / 2))
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     places = np.arange(len(values))
-    # As far to one side as to the other, so that a slope stays where it is.
-    half = np.minimum(reach, np.minimum(places, len(values) - 1 - places))
-    return (sums[places + half + 1] - sums[places - half]) / (2 * half + 1)
+    first, last = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))
+    return (sums[last] - sums[first]) / (last - first)
 
 
 def thinned(values: np.ndarray, mean: np.ndarray, most: int) -> np.ndarray:

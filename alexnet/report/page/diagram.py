@@ -9,7 +9,7 @@ from alexnet.report.page.filters import towers
 from alexnet.report.page.html import Html, clean, joined, scrolled, sides, table, tag
 from alexnet.weights.core import show
 
-WIDTH, TOP, HEIGHT = 108, 30, 190  # of a column; where boxes begin, and the space they have
+WIDTH, TOP, HEIGHT = 118, 34, 220  # of a column; where boxes begin, and the space they have
 _KINDS = {"lrn": "LRN", "avgpool": "avg pool"}
 
 
@@ -116,7 +116,7 @@ def _fronts(stage: Stage, spec: Spec) -> Iterator[tuple[float, float]]:
     """Top and height of each tower's front."""
     room = HEIGHT / stage.towers - 12 * (stage.towers - 1)
     if len(stage.shape) == 3:
-        share = 0.16 + 0.6 * math.sqrt(stage.shape[0] / spec.image_size)
+        share = 0.22 + 0.6 * math.sqrt(stage.shape[0] / spec.image_size)
     else:
         share = 0.3 + 0.06 * math.log2(stage.shape[0] + 1)
     height = room * min(share, 1.0)
@@ -179,7 +179,7 @@ def _labels(x: float, stage: Stage) -> Iterator[Html]:
 def _bars(x: float, params: float, adds: float) -> Iterator[Html]:
     """Shares of the whole network's parameters and multiply-adds."""
     for place, (share, kind, words) in enumerate(
-        ((params, "params", "par."), (adds, "adds", "mul."))
+        ((params, "params", "params"), (adds, "adds", "mult."))
     ):
         y = TOP + HEIGHT + 118 + 16 * place
         yield tag("rect", x=x, y=y, width=40, height=8, class_="bar-back")

@@ -63,7 +63,7 @@ def document(title: str, sections: Sequence[Section], first: str | None) -> str:
 
 
 def _section(section: Section, first: str | None) -> Html:
-    own = first if section.id not in ("runs", "curves") else None
+    own = first if section.id not in ("runs", "curves", "filters") else None
     heading = tag("h2", section.title, own and tag("small", f" {own}"), id=f"{section.id}-title")
     body = joined(section.lead and tag("p", section.lead), section.body)
     return tag("section", heading, body, id=section.id, aria_labelledby=f"{section.id}-title")

@@ -18,7 +18,12 @@ def section(subjects: Sequence[Subject], device: str) -> Html:
             rows.setdefault(label, [""] * len(subjects))[place] = value
     cells = [tag("th", "", scope="col")] + [tag("th", s.name, scope="col") for s in subjects]
     body = [
-        tag("tr", tag("th", label, scope="row"), [tag("td", value) for value in values])
+        tag(
+            "tr",
+            tag("th", label, scope="row"),
+            [tag("td", value) for value in values],
+            class_="differs" if len(set(map(str, values))) > 1 else None,
+        )
         for label, values in rows.items()
     ]
     whole = tag(

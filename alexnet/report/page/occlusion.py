@@ -12,6 +12,7 @@ from alexnet.scores import Predictions, log_softmax
 
 POSITIONS, PICTURES = 16, 4  # positions a side: 256 views of each picture
 SHARE = 0.22  # of a side that is covered: the 50 of 224 pixels that Zeiler's square has
+SPAN = 0.05  # of probability: a map that varies less is not stretched over all colors
 _SHOWN = 224  # pixels
 
 
@@ -85,13 +86,14 @@ def _figure(network: Network, subject: Subject, view: np.ndarray, label: int, pl
 
 
 def overlay(view: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """A heat map over a gray picture, uint8 RGB: the grid's lowest dark, its highest light."""
+    """A heat map over a gray picture, uint8 RGB: the grid's highest value light, SPAN less dark."""
     from matplotlib import colormaps
     from PIL import Image
 
     side = max(_SHOWN, len(view))
-    low, high = float(grid.min()), float(grid.max())
-    scaled = (grid - low) / (high - low) if high > low else np.full_like(grid, 0.5)
+    high = float(grid.max())
+    span = max(high - float(grid.min()), SPAN)
+    scaled = 1 - (high - grid) / span
     smooth = Image.fromarray(scaled.astype(np.float32)).resize(
         (side, side), Image.Resampling.BICUBIC
     )

@@ -72,7 +72,7 @@
   function quantile(sorted, share) { return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]; }
   function rangeOf(key, log) {
     const sorted = values(key).sort((a, b) => a - b);
-    if (!sorted.length) return [0, 1];
+    if (!sorted.length) return [log ? 0.1 : 0, 1];
     const top = Math.min(sorted[sorted.length - 1], 1.3 * quantile(sorted, 0.98) || Infinity);
     if (log) return [Math.max(sorted.find((v) => v > 0) || 1e-3, 1e-6), sorted[sorted.length - 1] || 1];
     return [0, key === "error" ? Math.min(100, top * 1.04) || 1 : top * 1.04 || 1];
@@ -253,8 +253,7 @@
       const head = button.closest("th"), table = button.closest("table");
       const column = Number(button.dataset.column), down = head.getAttribute("aria-sort") === "ascending";
       const key = (row) => row.children[column].textContent;
-      const compare = column ? (a, b) => parseFloat(key(a)) - parseFloat(key(b))
-        : (a, b) => key(a).localeCompare(key(b), "en", { numeric: true });
+      const compare = (a, b) => key(a).localeCompare(key(b), "en", { numeric: true });
       const rows = [...table.tBodies[0].rows].sort(compare);
       table.querySelectorAll("th[aria-sort]").forEach((th) => th.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");

@@ -91,7 +91,7 @@ def section(subject: Subject, network: Network, found: Features, layer: str) -> 
         f"The {STRONGEST} parts of {len(found.example):,} training pictures that excite a channel "
         f"of {layer} most, one of each, for the {len(figures)} channels that single pictures "
         f"out most. A unit sees {sides(field.size, field.size)} pixels of the picture's "
-        f"{sides(spec.image_size, spec.image_size)}; beyond the edge is gray."
+        f"{sides(spec.image_size, spec.image_size)}; what lies beyond its edge is left out."
     )
     return joined(tag("p", words), tag("div", figures, class_="patches"))
 
@@ -110,12 +110,13 @@ def selective(highest: np.ndarray) -> np.ndarray:
 
 
 def cut(view: np.ndarray, field: Field, row: int, column: int, network: Network) -> np.ndarray:
-    """A unit's receptive field in a view, uint8 [size, size, C], the padding in mid-gray."""
+    """The part of a view that a unit sees, uint8, made square with mid-gray at the edges."""
     top, left = field.start + row * field.stride, field.start + column * field.stride
-    piece = np.full((field.size, field.size, view.shape[2]), 128, np.uint8)
-    y, x = max(0, top), max(0, left)
-    part = view[y : top + field.size, x : left + field.size]
-    piece[y - top : y - top + part.shape[0], x - left : x - left + part.shape[1]] = part
+    part = view[max(0, top) : top + field.size, max(0, left) : left + field.size]
+    side = max(part.shape[:2])
+    piece = np.full((side, side, view.shape[2]), 128, np.uint8)
+    y, x = (side - part.shape[0]) // 2, (side - part.shape[1]) // 2
+    piece[y : y + part.shape[0], x : x + part.shape[1]] = part
     return in_rgb(piece, network.weights.preprocess.normalize.channel_order)
 
 

@@ -55,13 +55,16 @@ class Reading:
     image_size: int | None = None
 
 
-def open_subject(source: str, reading: Reading, whole: bool = True) -> Subject:
+def open_subject(
+    source: str, reading: Reading, with_weights: bool = True, with_data: bool = True
+) -> Subject:
     """Read a run's work directory or a weights file.
 
     Args:
         source: its path.
         reading: what is not in it.
-        whole: read its weights and open its data, besides configuration and metrics.
+        with_weights: read a run's weights, besides its configuration and metrics.
+        with_data: open its data set.
 
     Raises:
         UserError: where neither is there.
@@ -70,7 +73,8 @@ def open_subject(source: str, reading: Reading, whole: bool = True) -> Subject:
     if not is_run(path):
         loaded = open_weights(source, variant=reading.variant, image_size=reading.image_size)
         subject = Subject(clean(path.name), path, weights=loaded)
-        _open_data(subject, reading)
+        if with_data:
+            _open_data(subject, reading)
         return subject
     name = path.name if path.name else path.absolute().name
     subject = Subject(clean(name), path, workdir.read_config(path))
@@ -78,13 +82,24 @@ def open_subject(source: str, reading: Reading, whole: bool = True) -> Subject:
         subject.metrics = _checked(workdir.read_metrics(path))
     except UserError as error:
         subject.missing["metrics"] = str(error)
-    if whole:
+    if with_weights:
         try:
-            subject.weights = open_weights(path)
-        except (UserError, RunError) as error:
+            subject.weights = _weights_of(path)
+        except (UserError, RunError, OSError) as error:
             subject.missing["weights"] = str(error)
+    if with_data:
         _open_data(subject, reading)
     return subject
+
+
+def _weights_of(path: Path) -> Weights:
+    """The weights of a run's newest checkpoint, or those written at its end."""
+    try:
+        return open_weights(path)
+    except (UserError, RunError):
+        if not (path / workdir.WEIGHTS).is_file():
+            raise
+    return open_weights(path / workdir.WEIGHTS)  # needs no framework
 
 
 def _open_data(subject: Subject, reading: Reading) -> None:
