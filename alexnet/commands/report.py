@@ -53,6 +53,7 @@ def main(options: Options) -> int:
     from rich.console import Console
 
     from alexnet.report.page.build import FILTERS, Choices, build
+    from alexnet.report.page.html import clean
     from alexnet.report.page.subject import Reading, open_subject
 
     first = as_path(options.run[0])
@@ -68,7 +69,7 @@ def main(options: Options) -> int:
         page = build(subjects, choices, status.update)
     with atomic_write(output) as file:
         file.write(page.encode())
-    print(output)
+    print(clean(output, 4096))
     return 0
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from alexnet.report.page.build import Choices, build
 from alexnet.report.page.subject import Reading, open_subject
+from tests.report.conftest import made_up
+from tests.report.test_page import HOSTILE
 
 pytestmark = pytest.mark.slow
 
@@ -149,6 +151,25 @@ def test_the_table_of_classes_sorts(page):
     assert [float(text.split()[0]) for text in column(4)] == sorted(shares, reverse=True)
     page.locator(".sortable th button", has_text="class").click()
     assert column(1) == [str(n) for n in range(10)]
+
+
+def test_hostile_names_run_nothing(chromium, tmp_path):
+    subject = made_up(HOSTILE)
+    subject.name = HOSTILE[1]
+    subject.metrics = [{"step": 1.0, "split": "eval", "loss": 1.0, "top1": 0.5}]
+    (tmp_path / "page.html").write_text(build([subject], Choices(examples=20)))
+    page, said = chromium.new_page(), []
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((tmp_path / "page.html").as_uri())
+    page.locator("#chart-loss svg").press("End")
+    assert HOSTILE[1] in page.locator("#chart-loss .tip").text_content()
+    page.locator("[data-heat=confusion-data]").press("ArrowDown")
+    assert HOSTILE[0] in page.locator("#confusion-value").text_content()
+    assert page.locator(".legend button").text_content() == HOSTILE[1]
+    assert said == []
+    page.close()
 
 
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"

@@ -1,5 +1,6 @@
 """`alexnet report` as a user meets it: whole pages, what is missing, and hostile names."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -212,17 +213,30 @@ def test_damaged_metrics_and_odd_values(run_path, tmp_path):
 
 def test_pictures_that_cannot_be_read_are_left_out(tmp_path, subject):
     rng = np.random.default_rng(0)
-    for place in range(10):
-        folder = tmp_path / "data" / f"c{place}"
-        folder.mkdir(parents=True)
-        for number in range(3):
+    for split in ("train", "val"):
+        for place in range(10):
+            folder = tmp_path / "data" / split / f"c{place}"
+            folder.mkdir(parents=True)
             pixels = rng.integers(0, 256, (70, 80, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / f"{number}.png")
+            Image.fromarray(pixels).save(folder / "a.png")
         (folder / "broken.png").write_bytes(b"no picture")
     file = tmp_path / "w.safetensors"
     weights.save(file, subject.weights)
     found = open_subject(str(file), Reading(dataset=f"folder:{tmp_path / 'data'}"))
-    assert "Not shown" not in check(build([found], SMALL)).text
+    page = check(build([found], SMALL))
+    assert "Not shown" not in page.text
+    assert "10 of the evaluation set's 11 examples" in page.text
+    assert " 1 could not be read." in page.text
+    assert "--examples takes more" not in page.text
+
+
+def test_broken_weights(subject):
+    kernel = subject.weights.arrays["fc8.kernel"]
+    arrays = subject.weights.arrays | {"fc8.kernel": np.full_like(kernel, np.nan)}
+    subject.weights = dataclasses.replace(subject.weights, arrays=arrays)
+    page = check(build([subject], SMALL))
+    assert page.text.count("Not shown: the network's outputs are not finite") == 5
+    assert "patches" in page.text
 
 
 # --- hostile names, and sizes -------------------------------------------------------------------

@@ -147,6 +147,12 @@ def test_filters_of_a_gray_network_are_gray():
     assert filters.section(weights).count("<img") == 4
 
 
+def test_broken_weights_still_make_a_picture():
+    kernel = np.array([np.inf, np.nan, -1.0, 2.0], np.float32).reshape(2, 2, 1, 1)
+    for each in (True, False):
+        assert filters.scaled(kernel, each).shape == (1, 2, 2, 1)
+
+
 def test_a_picture_without_contrast_is_gray():
     assert (to_uint8(np.ones(3), 1, 1) == 128).all()
 
@@ -206,7 +212,7 @@ def test_a_thousand_classes_are_bounded():
     names = tuple("long name " * 20 + str(n) for n in range(3000))
     subject = made_up(names, name="torchvision", count=1)
     found = predictions(rng.integers(0, 3000, 20_000), rng.integers(0, 3000, 20_000), 3000)
-    page = classes.section(subject, found, 50_000)
+    page = classes.section(subject, found, 20_000, 50_000)
     assert len(page) < 1_200_000
     assert page.count("<tr>") < classes.ROWS + classes.PAIRS + 3
     assert "250 by 250 cells" in page

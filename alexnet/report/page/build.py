@@ -121,6 +121,7 @@ def _sections(subject: Subject, network: Network, choices: Choices, note: Note) 
     dataset = subject.dataset
     assert dataset is not None  # else `missing` says why
     total, spec = len(dataset.eval), network.weights.spec
+    asked = min(total, choices.examples)
     predictions: Predictions | None = None
     walked: features.Features | None = None
     layer = choices.layer or (convolutions(spec) or [""])[-1]
@@ -128,8 +129,8 @@ def _sections(subject: Subject, network: Network, choices: Choices, note: Note) 
     def predicted() -> Predictions:
         nonlocal predictions
         if predictions is None:
-            note(f"evaluating {min(total, choices.examples):,} examples")
-            predictions = collect(network, dataset.eval, spread(total, choices.examples))
+            note(f"evaluating {asked:,} examples")
+            predictions = collect(network, dataset.eval, spread(total, asked))
         return predictions
 
     def features_of() -> features.Features:
@@ -145,7 +146,7 @@ def _sections(subject: Subject, network: Network, choices: Choices, note: Note) 
         return activations.section(network, views[0], subject.class_name(label))
 
     made = {
-        "classes": _tried(lambda: classes.section(subject, predicted(), total)),
+        "classes": _tried(lambda: classes.section(subject, predicted(), asked, total)),
         "examples": _tried(
             lambda: examples.section(subject, network, predicted(), choices.only_errors)
         ),

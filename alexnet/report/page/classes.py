@@ -20,11 +20,18 @@ _THUMBNAIL = 250  # pixels a side
 RIGHT, WRONG = (45, 125, 210), (214, 69, 30)  # colors: readable on white and on black
 
 
-def section(subject: Subject, found: Predictions, available: int) -> Html:
-    """The result with its interval, the confusion matrix and the classes' table."""
+def section(subject: Subject, found: Predictions, asked: int, available: int) -> Html:
+    """The result with its interval, the confusion matrix and the classes' table.
+
+    Args:
+        subject: whose classes they are.
+        found: predictions.
+        asked: how many were to be made.
+        available: examples in the evaluation set.
+    """
     classes = _classes(subject)
     return joined(
-        tag("p", _result(found, available)),
+        tag("p", _result(found, asked, available)),
         tag("div", _matrix(subject, found, classes), _pairs(subject, found), class_="pair"),
         _table(subject, found, classes),
     )
@@ -35,7 +42,7 @@ def _classes(subject: Subject) -> int:
     return subject.weights.spec.num_classes
 
 
-def _result(found: Predictions, available: int) -> list[object]:
+def _result(found: Predictions, asked: int, available: int) -> list[object]:
     hits, count = found.classes == found.label[:, None], len(found.label)
     right = int(hits[:, 0].sum())
     low, high = interval(right, count)
@@ -48,7 +55,9 @@ def _result(found: Predictions, available: int) -> list[object]:
         words += f" Measured on the whole evaluation set, {count:,} examples."
     else:
         words += f" Measured on {count:,} of the evaluation set's {available:,} examples, spread "
-        words += "evenly over it; --examples takes more."
+        words += "evenly over it" + ("; --examples takes more." if asked < available else ".")
+    if count < asked:
+        words += f" {asked - count:,} could not be read."
     return [
         "Top-1 accuracy ",
         tag("strong", f"{100 * right / count:.2f} %"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alexnet.data.dataset import Source
+from alexnet.errors import RunError
 from alexnet.report.page.network import Network, after_relu, last_hidden, spread
 
 MOST = 1000  # pictures walked over
@@ -27,6 +28,9 @@ def walk(network: Network, source: Source, layer: str | None) -> Features:
         network: at work.
         source: of the pictures.
         layer: a convolution whose spots are wanted.
+
+    Raises:
+        RunError: where no picture can be read.
     """
     spec = network.weights.spec
     fc7 = last_hidden(spec)
@@ -46,7 +50,10 @@ def walk(network: Network, source: Source, layer: str | None) -> Features:
             maps = output.reshape(len(output), -1, output.shape[-1])
         found["highest"].append(maps.max(axis=1))
         found["spot"].append(maps.argmax(axis=1))
-    return Features(**{name: np.concatenate(parts) for name, parts in found.items()})
+    whole = {name: np.concatenate(parts) for name, parts in found.items()}
+    if not len(whole["example"]):
+        raise RunError("none of the training pictures can be read")
+    return Features(**whole)
 
 
 def hidden_of(network: Network, views: np.ndarray) -> np.ndarray:

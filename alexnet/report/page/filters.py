@@ -64,6 +64,8 @@ def section(weights: Weights) -> Html:
     about = f"{count} kernels of {sides(side, side, kernel.shape[2])} in {row.name}"
     if blocks > 1:
         about += f", {count // blocks} in each of {blocks} towers"
+    if kernel.shape[2] not in (1, 3):
+        about += f"; shown is what they take of the first of {kernel.shape[2]} channels"
     if count > MOST:
         about += f"; the first {MOST} are shown"
     return joined(tag("p", f"{about}."), tag("div", forms, class_="pair filters"))

@@ -9,6 +9,7 @@ from alexnet.data.dataset import Source
 from alexnet.data.inputs import normalized
 from alexnet.data.pipeline import BadImages, Batch, Loading, eval_batches
 from alexnet.engine import Engine, import_framework, load_engine
+from alexnet.errors import RunError
 from alexnet.layers import Conv, Dense, Spec, trace
 from alexnet.weights import Weights
 
@@ -74,12 +75,18 @@ class Network:
             batches.close()
 
     def views(self, source: Source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Views, uint8 [N, S, S, C], and numbers of those of the examples that can be read."""
+        """Views, uint8 [N, S, S, C], and numbers of those of the examples that can be read.
+
+        Raises:
+            RunError: where none can.
+        """
         found, order = [], []
         for batch in self.batches(source, np.unique(indices)):
             rows = batch["mask"] > 0
             found.append(batch["image"][rows])
             order.append(batch["example"][rows])
+        if not sum(map(len, order)):
+            raise RunError("none of these pictures can be read")
         return np.concatenate(found), np.concatenate(order)
 
 

@@ -64,4 +64,4 @@ def to_uint8(values: np.ndarray, low: np.ndarray | float, high: np.ndarray | flo
     """Numbers on a scale from `low`, black, to `high`, white; no scale at all gives mid-gray."""
     span = np.asarray(high, np.float64) - low
     scaled = np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0.5)
-    return np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
+    return np.rint(255 * np.clip(np.nan_to_num(scaled, nan=0.5), 0, 1)).astype(np.uint8)
