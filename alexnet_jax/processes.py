@@ -80,7 +80,7 @@ def connect(devices: DevicesConfig) -> Distributed | None:
     if not devices.distributed:
         return None
     where = devices.coordinator or "the coordinator that JAX finds"
-    print(f"joining the other processes at {where}; if this hangs, {CHECK}", flush=True)
+    print(f"joining the other processes at {where}; if this hangs, {CHECK}", file=sys.stderr)
     _end_aborts_with(f"error: the other processes did not come within {JOIN_SECONDS} s: {CHECK}", 2)
     try:
         jax.distributed.initialize(

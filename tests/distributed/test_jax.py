@@ -1,13 +1,24 @@
 """Two real JAX processes with four devices each, on loopback, make one run."""
 
+import json
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.distributed.launch import Run, apart, records, statistics_apart
+from tests.distributed.launch import (
+    ROOT,
+    Run,
+    apart,
+    environment,
+    free_port,
+    records,
+    statistics_apart,
+)
 
 pytestmark = pytest.mark.slow
 BOUND = 1e-5
@@ -54,6 +65,29 @@ def test_two_processes_in_every_mode(mode, one_device, tmp_path):
     distance = apart(tmp_path / "run", one_device)
     print(f"2 processes x 4 devices, {' '.join(mode)}: {distance:.1e} (bound {BOUND:.0e})")
     assert distance < BOUND
+
+
+@pytest.mark.parametrize("spmd", ["jit", "shard_map", "pmap"])
+def test_two_processes_evaluate_as_one_device(spmd, one_device):
+    """`alexnet evaluate`: each example once, and every process's in the predictions."""
+    command = [sys.executable, "-m", "alexnet", "evaluate", one_device, "--json", "--worst", "5"]
+    alone = subprocess.run(
+        command, capture_output=True, text=True, env=environment(1), cwd=ROOT, check=True
+    )
+    port, processes = free_port(), []
+    for index in range(2):
+        own = ["--distributed", "--coordinator", f"localhost:{port}", "--processes", "2",
+               "--process", str(index), "--spmd", spmd]  # fmt: skip
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen([*command, *own], env=environment(4), cwd=ROOT, **pipes))
+    (first, errors), (second, _) = (process.communicate(timeout=240) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert second == ""
+    (found,), (expected,) = json.loads(first), json.loads(alone.stdout)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=BOUND)
+    for name in ("top1", "top5", "count", "classes", "confused"):
+        assert found[name] == expected[name], name
+    assert [w["name"] for w in found["worst"]] == [w["name"] for w in expected["worst"]]
 
 
 def test_control_another_seed_is_noticed(one_device, tmp_path):
