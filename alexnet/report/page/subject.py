@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import weights, workdir
+from alexnet.checkpoints import saved_steps
 from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset
 from alexnet.data.sources import open_dataset
 from alexnet.errors import RunError, UserError
 from alexnet.files import as_path
 from alexnet.layers import Spec
-from alexnet.porting import is_run, read_run, run_weights
+from alexnet.porting import RunState, is_run, read_run, run_weights
 from alexnet.report.page.html import clean
 from alexnet.weights import Weights
 
+_TRIES = 5
 _WNID = re.compile(r"n\d{8}[_. -](.+)", re.DOTALL)
 
 
@@ -103,11 +105,24 @@ def open_subject(
 def _weights_of(path: Path) -> Weights:
     """The weights of a run's newest checkpoint, or those written at its end."""
     try:
-        return run_weights(read_run(path), path)
+        return run_weights(_newest(path), path)
     except (UserError, RunError):
         if not (path / workdir.WEIGHTS).is_file():
             raise
     return weights.load(path / workdir.WEIGHTS)  # needs no framework
+
+
+def _newest(path: Path) -> RunState:
+    """The run at its last checkpoint, also while it trains and deletes its older ones."""
+    directory = path / workdir.CHECKPOINTS
+    for _ in range(_TRIES):
+        before = saved_steps(directory) if directory.is_dir() else []
+        try:
+            return read_run(path)
+        except Exception:  # of a checkpoint that vanishes the frameworks raise nearly anything
+            if not before or saved_steps(directory) == before:
+                raise
+    raise RunError(f"the checkpoints in {path} change faster than they can be read: try again")
 
 
 def _open_data(subject: Subject, reading: Reading) -> None:
