@@ -5,6 +5,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from alexnet import hub, weights, workdir
+from alexnet.checkpoints import saved_steps
 from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset, Source
 from alexnet.data.sources import open_dataset
@@ -13,6 +14,8 @@ from alexnet.files import as_path
 from alexnet.names import class_names, named, printable
 from alexnet.porting import is_run, read_run, run_weights
 from alexnet.weights import Weights
+
+_TRIES = 5  # at the newest checkpoint of a run that is being trained
 
 
 def open_weights(
@@ -56,9 +59,17 @@ def open_weights(
 
 def _of_run(path: Path, step: int | None) -> Weights:
     """A run's weights at a checkpoint, or those it wrote at its end where no checkpoint is left."""
-    final = path / workdir.WEIGHTS
-    if step is None and final.is_file() and not (path / workdir.CHECKPOINTS).is_dir():
+    final, checkpoints = path / workdir.WEIGHTS, path / workdir.CHECKPOINTS
+    if step is None and final.is_file() and not checkpoints.is_dir():
         return weights.load(final)
+    for _ in range(_TRIES - 1):
+        before = saved_steps(checkpoints) if checkpoints.is_dir() else []
+        try:
+            return run_weights(read_run(path, step), path)
+        except Exception:  # of a checkpoint that vanishes the frameworks raise nearly anything
+            # A run in training deletes older ones, perhaps the one being read.
+            if step is not None or not checkpoints.is_dir() or saved_steps(checkpoints) == before:
+                raise
     return run_weights(read_run(path, step), path)
 
 

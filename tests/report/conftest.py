@@ -13,7 +13,7 @@ from alexnet.spec import variant
 from alexnet.weights import Weights
 from tests.conftest import NARROW, run_train
 
-SHORT = (*NARROW, "--steps", "4", "--eval-every", "2")
+SHORT = (*NARROW, "--steps", "4", "--eval-every", "2", "--checkpoint-every", "2")
 
 
 @pytest.fixture(scope="session")

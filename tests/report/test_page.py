@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet import weights
+from alexnet import porting, weights
 from alexnet.cli import main
 from alexnet.report.page.build import Choices, build
 from alexnet.report.page.subject import Reading, open_subject
@@ -175,6 +175,25 @@ def test_a_run_without_a_checkpoint_or_metrics(run_path, tmp_path):
     assert "fc7" in page.text  # the network is known from the configuration and the data
     shutil.copy(run_path / "weights.safetensors", bare)  # written when a run ends
     assert "Not shown" not in check(build([open_subject(str(bare), Reading())], SMALL)).text
+
+
+def test_a_checkpoint_that_the_run_deletes_meanwhile(run_path, tmp_path, monkeypatch):
+    copy = tmp_path / "run"
+    shutil.copytree(run_path, copy)
+    (copy / "weights.safetensors").unlink()
+    newest = copy / "checkpoints" / "00000004"
+    assert (copy / "checkpoints" / "00000002").is_dir()
+
+    def read(path, step=None):
+        if newest.exists():
+            shutil.rmtree(newest)
+            raise AttributeError("what Orbax raises then")
+        return porting.read_run(path, step)
+
+    monkeypatch.setattr("alexnet.trained.read_run", read)
+    found = open_subject(str(copy), Reading())
+    assert found.missing == {}
+    assert found.weights.source == "run run, step 2"
 
 
 def test_data_that_is_gone(run_path, tmp_path):

@@ -31,7 +31,8 @@ def section(subject: Subject, network: Network, found: Predictions) -> Html:
     words = (
         f"A square of {side} pixels in the mean color is moved over the picture in {POSITIONS} by "
         f"{POSITIONS} steps. The map shows the probability of the true class while the square "
-        "covers that place: dark is where the network looks."
+        "covers that place: dark is where the network looks. Colors span "
+        f"{100 * SPAN:.0f} points of probability or more."
     )
     return joined(tag("p", words), tag("div", figures, class_="occlusion"))
 
