@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from alexnet.config import RunConfig, TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import UserError
 from alexnet.report.page import (
@@ -31,8 +32,9 @@ from alexnet.report.page.predictions import (
     interval,
     per_class,
 )
-from alexnet.report.page.subject import Subject
+from alexnet.report.page.subject import Reading, Subject, open_subject
 from alexnet.spec import VARIANTS
+from alexnet.workdir import write_config
 from tests.report.conftest import made_up
 
 NAMES = tuple(f"class {n}" for n in range(6))
@@ -331,3 +333,15 @@ def test_maps_of_every_convolution():
     tiles = activations.stretched(maps)
     assert tiles.shape == (2, 56, 56, 1)
     assert (tiles[0].max(), tiles[1].max(), tiles[1, -1].max()) == (0, 255, 0)
+
+
+def test_metrics_that_no_chart_can_show_are_left_out(tmp_path):
+    config = TrainConfig(run=RunConfig(workdir=str(tmp_path)))
+    write_config(tmp_path, config)
+    good = {"step": 1, "split": "train", "loss": 2.5, "top1": 0.5}
+    bad = [{"step": 10**400}, {"step": float("nan")}, {"split": ["x"]}, {"loss": 10**400}]
+    lines = [json.dumps(good | change) for change in ({}, *bad)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    found = open_subject(str(tmp_path), Reading(), whole=False).metrics
+    assert [sorted(record) for record in found] == [sorted(good), ["split", "step", "top1"]]
+    assert found[0] == good
