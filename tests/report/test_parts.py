@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from alexnet.config import RunConfig, TrainConfig
 from alexnet.data.inputs import normalized
 from alexnet.engine import import_framework
 from alexnet.errors import UserError
@@ -25,7 +26,7 @@ from alexnet.report.page.html import Html, clean, embedded, joined, tag
 from alexnet.report.page.network import after_relu, last_hidden, spread, start
 from alexnet.report.page.pictures import tiled, to_uint8
 from alexnet.report.page.predictions import collect
-from alexnet.report.page.subject import Subject
+from alexnet.report.page.subject import Reading, Subject, open_subject
 from alexnet.scores import (
     Predictions,
     confused,
@@ -34,6 +35,7 @@ from alexnet.scores import (
     per_class,
 )
 from alexnet.spec import VARIANTS
+from alexnet.workdir import write_config
 from tests.report.conftest import made_up
 
 NAMES = tuple(f"class {n}" for n in range(6))
@@ -334,3 +336,15 @@ def test_maps_of_every_convolution():
     tiles = activations.stretched(maps)
     assert tiles.shape == (2, 56, 56, 1)
     assert (tiles[0].max(), tiles[1].max(), tiles[1, -1].max()) == (0, 255, 0)
+
+
+def test_metrics_that_no_chart_can_show_are_left_out(tmp_path):
+    config = TrainConfig(run=RunConfig(workdir=str(tmp_path)))
+    write_config(tmp_path, config)
+    good = {"step": 1, "split": "train", "loss": 2.5, "top1": 0.5}
+    bad = [{"step": 10**400}, {"step": float("nan")}, {"split": ["x"]}, {"loss": 10**400}]
+    lines = [json.dumps(good | change) for change in ({}, *bad)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    found = open_subject(str(tmp_path), Reading(), whole=False).metrics
+    assert [sorted(record) for record in found] == [sorted(good), ["split", "step", "top1"]]
+    assert found[0] == good

@@ -121,8 +121,9 @@ def _checked(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those records of metrics whose step and numbers are numbers."""
     kept = []
     for record in records:
-        numbers = {k: float(v) for k, v in record.items() if type(v) in (int, float)}
-        finite = {k: v for k, v in numbers.items() if abs(v) < 1e30}  # NaN is not
+        numbers = {k: v for k, v in record.items() if type(v) in (int, float)}
+        # NaN is not below; an integer may be too large for a float, and is compared as it is.
+        finite = {k: float(v) for k, v in numbers.items() if abs(v) < 1e30}
         if "step" in finite and record["split"] in ("train", "eval"):
             kept.append({**finite, "split": record["split"]})
     return sorted(kept, key=lambda record: record["step"])
