@@ -23,7 +23,7 @@ def predict(
     weights: str | PurePath | Weights | Any,
     images: Any,
     *,
-    framework: Literal["jax", "torch", "both"] = "jax",
+    framework: Literal["jax", "torch", "both"] | None = None,
     top_k: int = 5,
     ten_crop: bool = False,
     batch_size: int = 32,
@@ -35,7 +35,8 @@ def predict(
             from a file.
         images: one or a list of: a path, an encoded image, uint8 pixels (H x W or H x W x C), a
             Pillow image.
-        framework: that computes; with both, the two must agree.
+        framework: that computes, by default a run's own, else jax where it is installed; with
+            both, the two must agree.
         top_k: classes of each image.
         ten_crop: average over the paper's ten views.
         batch_size: images computed at a time.
@@ -49,11 +50,12 @@ def predict(
         RunError: where outputs are not finite, or the two frameworks disagree.
     """
     from alexnet.prediction import predict_images
+    from alexnet.trained import framework_for
 
+    whole = as_weights(weights)
+    used = framework or framework_for(weights if isinstance(weights, str | PurePath) else whole)
     single = not isinstance(images, list | tuple)
-    return predict_images(
-        as_weights(weights), [images] if single else images, framework, top_k, ten_crop, batch_size
-    )
+    return predict_images(whole, [images] if single else images, used, top_k, ten_crop, batch_size)
 
 
 def evaluate(

@@ -27,7 +27,7 @@ from alexnet.scores import (
     means,
     predictions_of,
 )
-from alexnet.trained import config_of, data_of, open_weights
+from alexnet.trained import config_of, data_of, framework_for, open_weights
 from alexnet.verify import BOUND
 from alexnet.weights import Weights
 
@@ -156,8 +156,9 @@ def evaluate_weights(
 ) -> list[Evaluation]:
     """Evaluate weights on the evaluation part of a data set, once for each protocol.
 
-    What is not given is a run's own, else jax, 64 examples a batch, fp32, seed 0. A run on its own
-    data gives the very numbers of the run's own evaluation at that step.
+    What is not given is a run's own, else jax (torch where only that is installed), 64 examples a
+    batch, fp32, seed 0. A run on its own data gives the very numbers of the run's own evaluation at
+    that step.
 
     Args:
         source: a run, a weights file or a folder, as `open_weights` takes it, or weights.
@@ -181,7 +182,7 @@ def evaluate_weights(
     """
     config = config_of(source)
     observer, processes = observer or Observer(), processes or Processes()
-    framework = framework or (config.framework if config else "jax")
+    framework = framework or framework_for(source)
     batch_size = batch_size or (config.data.batch_size if config else _BATCH)
     precision = precision or (config.model.precision if config else "fp32")
     whole = open_weights(source, step=step, variant=variant, image_size=image_size)

@@ -90,7 +90,7 @@ def highest(name: str, log_probability: np.ndarray, names: ClassNames, top_k: in
 def predict_images(
     weights: Weights,
     images: Sequence[Any],
-    framework: FrameworkChoice = "jax",
+    framework: FrameworkChoice,
     top_k: int = 5,
     ten_crop: bool = False,
     batch_size: int = 32,

@@ -1,12 +1,13 @@
 """Weights from wherever trained networks are, and data to use them on."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any
 
 from alexnet import hub, weights, workdir
 from alexnet.checkpoints import saved_steps
-from alexnet.config import TrainConfig
+from alexnet.config import Framework, TrainConfig
 from alexnet.data.dataset import Dataset, Source
 from alexnet.data.sources import open_dataset
 from alexnet.errors import UserError
@@ -78,6 +79,13 @@ def config_of(source: str | PurePath | Weights) -> TrainConfig | None:
     if isinstance(source, Weights) or hub.is_url(source) or not is_run(as_path(source)):
         return None
     return workdir.read_config(as_path(source))
+
+
+def framework_for(source: str | PurePath | Weights) -> Framework:
+    """The framework to compute with where none is named: a run's own, else one that is here."""
+    if config := config_of(source):
+        return config.framework
+    return "jax" if find_spec("jax") or not find_spec("torch") else "torch"
 
 
 def data_of(

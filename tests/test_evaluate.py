@@ -392,3 +392,13 @@ def test_photographs_go_through_every_path(tmp_path):
         assert found.count == 63
         assert found.apart <= 1e-4
     assert len(alexnet.predict(whole, sorted(SHARED.iterdir()))) == 63
+
+
+def test_the_framework_is_a_runs_own_or_one_that_is_here(run, monkeypatch):
+    from alexnet import trained
+
+    own = json.loads((run / "config.json").read_text())["framework"]
+    assert trained.framework_for(run) == own
+    for here, expected in (({"jax", "torch"}, "jax"), ({"torch"}, "torch"), (set(), "jax")):
+        monkeypatch.setattr(trained, "find_spec", lambda name, here=here: name in here or None)
+        assert trained.framework_for(narrow_1000()) == expected

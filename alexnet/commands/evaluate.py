@@ -28,8 +28,8 @@ class Options:
     data_dir: str | None = None
     # Seed that splits a folder which isn't split on disk; by default the run's own, else 0.
     seed: int | None = None
-    # Framework that computes, by default a run's own, else jax; both also prints how far the two
-    # are apart.
+    # Framework that computes, by default a run's own, else jax where it is installed; both also
+    # prints how far the two are apart.
     framework: Literal["jax", "torch", "both"] | None = None
     # Geometry and views: the weights' own center, ten crops of it (the paper's), or those of
     # Caffe, torchvision and the ONNX zoo; all prints them side by side.
@@ -74,10 +74,9 @@ class Options:
 def main(options: Options) -> int:
     """Evaluate, and print; 1 where the two frameworks are apart."""
     from alexnet.processes import Processes, connect
-    from alexnet.trained import config_of
+    from alexnet.trained import framework_for
 
-    config = config_of(options.weights)
-    framework = options.framework or (config.framework if config else "jax")
+    framework = options.framework or framework_for(options.weights)
     real = _read_real(options)
     both = framework == "both"
     processes = Processes() if both else connect(framework, options.devices)

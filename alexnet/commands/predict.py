@@ -26,8 +26,9 @@ class Options:
     weights: str = field(metadata=POSITIONAL)
     # Image files, folders, patterns like "*.jpg", or - for names on standard input.
     images: tuple[str, ...] = field(metadata=POSITIONAL)
-    # Framework that computes; both also prints how far the two are apart.
-    framework: Literal["jax", "torch", "both"] = "jax"
+    # Framework that computes, by default a run's own, else jax where it is installed; both also
+    # prints how far the two are apart.
+    framework: Literal["jax", "torch", "both"] | None = None
     # Classes listed for each image.
     top_k: int = 5
     # Images computed at a time; by default as many as there are, up to 32.
@@ -66,7 +67,7 @@ def main(options: Options) -> int:
     from alexnet.data.pipeline import BadImages
     from alexnet.evaluation import Pair, open_engine
     from alexnet.prediction import SMALL, find_images
-    from alexnet.trained import open_weights
+    from alexnet.trained import framework_for, open_weights
 
     files, problems = find_images(_words(options.images))
     for sentence in problems:
@@ -81,8 +82,9 @@ def main(options: Options) -> int:
         image_size=options.image_size,
     )
     size = options.batch_size or (SMALL if len(files) <= SMALL else 32)
-    take = _features(options, weights) if options.features else None
-    engine = open_engine(weights, options.framework, size)
+    framework = options.framework or framework_for(options.weights)
+    take = _features(options, weights, framework) if options.features else None
+    engine = open_engine(weights, framework, size)
     bad = BadImages()
     entropy = _predict(options, weights, engine, files, size, bad, take)
     for sentence in bad.sentences:
@@ -146,7 +148,7 @@ def _predict(
 
 
 def _features(
-    options: Options, weights: "Weights"
+    options: Options, weights: "Weights", framework: str
 ) -> Callable[["np.ndarray | None", list[str]], None]:
     """A function that takes views with their names, and at the end, for None, writes the file."""
     import numpy as np
@@ -159,8 +161,7 @@ def _features(
 
     layer, target = options.features or ("", "")
     choose("layer", layer, [row.name for row in trace(weights.spec)])
-    framework = "jax" if options.framework == "both" else options.framework
-    native = import_framework(framework, "inspection")
+    native = import_framework("jax" if framework == "both" else framework, "inspection")
     outputs_of = native.layer_function(weights.spec, weights.arrays, [layer])
     parts: list[np.ndarray] = []
     names: list[str] = []

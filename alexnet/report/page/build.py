@@ -23,6 +23,7 @@ from alexnet.report.page.network import Network, convolutions, spread, start
 from alexnet.report.page.predictions import collect
 from alexnet.report.page.subject import Subject
 from alexnet.scores import Predictions
+from alexnet.trained import framework_for
 
 Note = Callable[[str], None]
 FILTERS = 4  # runs whose filters are shown
@@ -69,7 +70,7 @@ def _network(subject: Subject, choices: Choices) -> tuple[Network | None, str]:
     """The first run's network at work, or why it isn't."""
     if subject.weights is None:
         return None, subject.missing.get("weights", "there are no weights")
-    framework = choices.framework or (subject.config.framework if subject.config else "jax")
+    framework = choices.framework or framework_for(subject.path)
     try:
         return start(subject.weights, framework), ""
     except (UserError, RunError) as error:
