@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -16,7 +17,11 @@ from alexnet.options import flag, shown
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 WEIGHTS, CURVE, EVENTS = "weights.safetensors", "curve.png", "tensorboard"
-_OWN = (CONFIG, METRICS, CHECKPOINTS, WEIGHTS, CURVE, EVENTS)
+# The names that a run's own files have in its folders.
+_IN_FOLDERS = {
+    CHECKPOINTS: re.compile(r"(damaged-)?\d{8,}"),
+    EVENTS: re.compile(r"events\.out\.tfevents\..*"),
+}
 
 
 def prepare(config: TrainConfig) -> Path:
@@ -50,12 +55,33 @@ def _prepare(path: Path, config: TrainConfig) -> Path:
         raise UserError(
             f"{path} holds a run already: --resume goes on with it, --overwrite deletes it first"
         )
-    for name in _OWN if is_run else ():
-        own = path / name
-        files.remove_tree(own) if own.is_dir() else own.unlink(missing_ok=True)
+    if is_run:
+        _delete_run(path)
     path.mkdir(parents=True, exist_ok=True)
     write_config(path, config)
     return path
+
+
+def _delete_run(path: Path) -> None:
+    """Delete what a run writes, and nothing else; the configuration, its mark, last.
+
+    Raises:
+        UserError: where the configuration is none of a run: somebody else's files.
+    """
+    try:
+        read_config(path)
+    except UserError as error:
+        raise UserError(f"--overwrite deletes runs only, and this is none: {error}") from error
+    for folder, written in _IN_FOLDERS.items():
+        inside = list((path / folder).iterdir()) if (path / folder).is_dir() else []
+        own = [one for one in inside if written.fullmatch(one.name)]
+        for one in own:
+            files.remove_tree(one) if one.is_dir() else one.unlink(missing_ok=True)
+        if inside and len(own) == len(inside):
+            files.remove_tree(path / folder)
+    for name in (METRICS, WEIGHTS, CURVE, CONFIG):
+        if (path / name).is_file():
+            (path / name).unlink()
 
 
 def write_config(path: Path, config: TrainConfig) -> None:

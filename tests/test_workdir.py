@@ -46,6 +46,35 @@ def test_other_peoples_files_are_left_alone(tmp_path):
     assert (tmp_path / "run/notes.txt").exists()
 
 
+def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(tmp_path):
+    for text in ('{"model": "mine"}', "not JSON", "[]"):
+        other = tmp_path / "other"
+        (other / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (other / "config.json").write_text(text)
+        (other / "checkpoints/model.pt").write_text("x")
+        with pytest.raises(UserError, match="--overwrite deletes runs only"):
+            workdir.prepare(config_in(other, overwrite=True))
+        assert (other / "config.json").read_text() == text
+        assert (other / "checkpoints/model.pt").exists()
+    run = workdir.prepare(config_in(tmp_path / "run"))
+    kept = ["checkpoints/model.pt", "checkpoints/best/weights", "tensorboard/notes", "notes.txt"]
+    gone = ["checkpoints/00000120/state/a", "checkpoints/damaged-00000024/meta.json",
+            "tensorboard/events.out.tfevents.1.host", "weights.safetensors", "curve.png",
+            "metrics.jsonl"]  # fmt: skip
+    for name in kept + gone:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("x")
+    workdir.prepare(config_in(run, overwrite=True))
+    assert [name for name in kept if not (run / name).exists()] == []
+    assert [name for name in gone if (run / name).exists()] == []
+    for name in kept[:2]:
+        (run / name).unlink()
+    (run / "checkpoints/best").rmdir()
+    (run / "checkpoints/00000120").mkdir()
+    workdir.prepare(config_in(run, overwrite=True))
+    assert not (run / "checkpoints").exists()
+
+
 def test_resume_is_of_the_same_run(tmp_path):
     workdir.prepare(config_in(tmp_path))
     with pytest.raises(UserError, match="--seed"):
