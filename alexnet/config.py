@@ -55,7 +55,7 @@ class ModelConfig:
     width: float = 1.0
     # Initial weights: those of the variant's source, or (lecun) N(0, 1/fan_in) in every layer.
     init: Literal["variant", "lecun"] = "variant"
-    # Weights file to start from instead of random weights.
+    # Weights to start from instead of random ones: a file, a run, or a Hugging Face folder.
     init_from: str | None = None
     # Arithmetic of convolutions and dense layers; weights and updates stay fp32.
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -17,6 +17,7 @@ from alexnet.files import as_path
 from alexnet.init import initial_weights
 from alexnet.layers import Spec, variables
 from alexnet.loop import Plan, Trainer
+from alexnet.preprocess import describe
 from alexnet.processes import Processes, check_alike, connect, listed, together
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
@@ -125,7 +126,8 @@ def _run_logged(trainer: Trainer, path: Path) -> int:
 def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndarray], list[str]]:
     """Initial weights, or those of `--init-from`, with sentences on what was done.
 
-    A last layer for another number of classes is initialized anew; all else must fit.
+    Those are from wherever `open_weights` finds them. A last layer for another number of classes is
+    initialized anew; all else must fit.
 
     Raises:
         UserError: for a file that is not this network's.
@@ -133,11 +135,13 @@ def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndar
     fresh = initial_weights(spec, config.run.seed)
     if config.model.init_from is None or config.run.resume:
         return fresh, []
-    path = as_path(config.model.init_from)
+    from alexnet.trained import open_weights  # with all readers, which other runs don't load
+
+    path = config.model.init_from
     try:
-        loaded = weights.load(path)
+        loaded = open_weights(path)
     except UserError:  # some files leave the network open: perhaps it is this one
-        loaded = weights.load(path, variant=spec.name, image_size=spec.image_size)
+        loaded = open_weights(path, variant=spec.name, image_size=spec.image_size)
     if loaded.spec.name != spec.name:
         raise UserError(
             f"--init-from {path} holds variant '{loaded.spec.name}', not '{spec.name}': "
@@ -148,13 +152,31 @@ def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndar
     if bad := [n for n in differ if not n.startswith(last)]:
         shapes = ", ".join(f"{n} {found[n].shape} instead of {fresh[n].shape}" for n in bad)
         raise UserError(f"--init-from {path} has other sizes: {shapes}; see --image-size, --width")
+    notes = _preprocessing_notes(config, loaded)
     if not differ:
-        return found, [f"weights from {path}"]
+        return found, [f"weights from {path}", *notes]
     note = (
         f"weights from {path}, but {last} is initialized anew: the file has "
         f"{loaded.spec.num_classes} classes, the data {spec.num_classes}"
     )
-    return {n: fresh[n] if n.startswith(last) else found[n] for n in fresh}, [note]
+    return {n: fresh[n] if n.startswith(last) else found[n] for n in fresh}, [note, *notes]
+
+
+def _preprocessing_notes(config: TrainConfig, loaded: weights.Weights) -> list[str]:
+    """A warning where a run prepares its input in another way than the weights were trained for."""
+    own, theirs = config.preprocess, loaded.preprocess
+    same_geometry = own.protocol.resize_rule == theirs.protocol.resize_rule
+    if own.normalize == theirs.normalize and same_geometry:
+        return []
+    numbers = " ".join(
+        f"--{name} " + " ".join(f"{x:.6g}" for x in getattr(theirs.normalize, name))
+        for name in ("mean", "std")
+    )
+    return [
+        f"warning: these weights take {describe(theirs)} ({loaded.preprocess_from}), but this run "
+        f"has {describe(own)}: their input is prepared by {numbers} --resize-rule "
+        f"{theirs.protocol.resize_rule}"
+    ]
 
 
 def _check_shared(path: Path, processes: Processes) -> None:

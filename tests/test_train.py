@@ -150,6 +150,17 @@ def test_weights_move_through_init_from(finished, tmp_path):
     assert evals[-1]["loss"] == pytest.approx(evals[-2]["loss"], rel=1e-5)
 
 
+def test_init_from_takes_a_run_and_tells_of_another_preprocessing(finished, tmp_path):
+    framework, whole, _ = finished
+    options = ("--framework", framework, *NARROW, "--steps", 1, "--init-from", whole)
+    same = run_train(*options, "--workdir", tmp_path / "a")
+    assert "warning" not in same.stdout
+    assert f"weights from {whole}" in same.stdout
+    other = run_train(*options, "--mean", 5, "--std", 7, "--workdir", tmp_path / "b")
+    (told,) = [line for line in other.stdout.splitlines() if "warning: these weights take" in line]
+    assert "--mean 77.9 77.9 77.9 --std 95.9 95.9 95.9 --resize-rule short" in told
+
+
 def test_another_number_of_classes_starts_the_last_layer_anew(finished, tmp_path):
     framework, whole, _ = finished
     result = run_train(
