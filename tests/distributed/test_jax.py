@@ -82,7 +82,8 @@ def test_two_processes_evaluate_as_one_device(spmd, one_device):
         processes.append(subprocess.Popen([*command, *own], env=environment(4), cwd=ROOT, **pipes))
     (first, errors), (second, _) = (process.communicate(timeout=240) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], errors
-    assert second == ""
+    assert "top1" not in second
+    first = first[first.index("[\n") :]  # XLA's Gloo, between CPUs, tells of itself before it
     (found,), (expected,) = json.loads(first), json.loads(alone.stdout)
     assert found["loss"] == pytest.approx(expected["loss"], rel=BOUND)
     for name in ("top1", "top5", "count", "classes", "confused"):
