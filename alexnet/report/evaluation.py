@@ -98,7 +98,7 @@ def print_evaluations(found: Sequence[Evaluation], most: int, real: Real) -> Non
         )
     console.print(table)
     if first.left_out:
-        console.print(f"{first.left_out} images could not be read and are left out")
+        console.print(f"left out, as they could not be read: {first.left_out} images")
     if first.apart is not None:
         worst_apart = max(one.apart or 0 for one in found)
         console.print(
@@ -127,7 +127,8 @@ def _print_classes(console: Console, found: Evaluation) -> None:
             "\nlowest accuracy by class" if len(shares) > _LISTED else "\naccuracy by class"
         )
     for share, label in shares[:_LISTED] if len(shares) > 1 else ():
-        line = f"  {100 * share:6.2f} %  {names.show(label)} ({examples[label]} images)"
+        images = "1 image" if examples[label] == 1 else f"{examples[label]} images"
+        line = f"  {100 * share:6.2f} %  {names.show(label)} ({images})"
         console.print(line, markup=False)
     pairs = confused(predictions, _LISTED)
     if pairs:
