@@ -20,7 +20,7 @@ class ClassNames:
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """What tells classes apart: WNIDs where there are, else the names."""
+        """The words that tell classes apart: WNIDs where there are, else the names."""
         return self.wnids or self.names
 
     def show(self, label: int) -> str:

@@ -47,7 +47,7 @@ def _valid(labels: object) -> bool:
 def real_top1(
     predictions: Predictions, names: Sequence[str], labels: list[list[int]]
 ) -> tuple[int, int]:
-    """How many photographs are told right by ReaL labels, and how many count.
+    """Count the photographs told right by ReaL labels, and those that count at all.
 
     Args:
         predictions: of a network with ImageNet's 1000 classes.

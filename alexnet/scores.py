@@ -1,4 +1,4 @@
-"""What a network's outputs say of a data set: predictions, accuracies, confusions, intervals."""
+"""Predictions for a data set from a network's outputs: accuracies, confusions, intervals."""
 
 import math
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def mean_softmax(views: np.ndarray) -> np.ndarray:
 
 
 def predictions_of(batch: Batch, log_probability: np.ndarray) -> Predictions:
-    """What the outputs (B, classes) for a batch say of its unmasked examples."""
+    """The predictions for a batch's unmasked examples from its outputs (B, classes)."""
     rows = batch["mask"] > 0
     outputs, label = log_probability[rows], batch["label"][rows]
     best = np.argsort(-outputs, axis=1, kind="stable")[:, :LISTED]

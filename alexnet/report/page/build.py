@@ -31,7 +31,7 @@ FILTERS = 4  # runs whose filters are shown
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user chose of the page."""
+    """The user's choices."""
 
     framework: str | None = None
     examples: int = 10_000

@@ -1,4 +1,4 @@
-"""What the network tells apart: accuracy of each class, and which it takes for which."""
+"""Accuracy of each class, and the classes that are taken for each other."""
 
 import numpy as np
 

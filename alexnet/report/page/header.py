@@ -68,7 +68,7 @@ def card(subject: Subject, place: int) -> Html:
 
 
 def facts(subject: Subject) -> dict[str, object]:
-    """What there is to know of one, in the order it is read."""
+    """All there is to know of one, in the order it is read."""
     found: dict[str, object] = {}
     if spec := subject.spec:
         found["network"] = clean(

@@ -1,4 +1,4 @@
-"""What a layer's channels answer to: the parts of pictures that excite them most."""
+"""The parts of pictures that excite a layer's channels most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

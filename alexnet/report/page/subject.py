@@ -18,7 +18,7 @@ from alexnet.weights import Weights
 
 @dataclass(eq=False)
 class Subject:
-    """What is known of one run or file; `missing` has a sentence for each part that is not."""
+    """All that is known of a run or file; `missing` has a sentence for each part that is not."""
 
     name: str
     path: Path
