@@ -1,6 +1,7 @@
 """Evaluation of weights on a data set, under any of the protocols."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Observer:
     def begin(self, weights: Weights, data: Dataset, engine: str, notes: list[str]) -> None:
         """Show what is evaluated, on what and by what; `notes` are sentences on what to know."""
 
-    def progress(self, protocol: str, done: int, total: int) -> None:
+    def progress(self, protocol: str, total: int, done: int) -> None:
         """Show how many examples are done."""
 
     def left_out(self, sentences: list[str]) -> None:
@@ -215,8 +216,7 @@ def _evaluate(
         source, view.geometry, loading, bad, channel_order=order, ten_crop=view.ten_crop
     )
 
-    def progress(done: int) -> None:
-        observer.progress(protocol, done, len(source))
+    progress = functools.partial(observer.progress, protocol, len(source))
 
     def take(batch: Batch, logits: np.ndarray) -> None:
         parts.append(predictions_of(batch, log_softmax(logits)))
@@ -245,15 +245,14 @@ def _evaluate(
         raise RunError(f"{count} examples were evaluated and {left_out} left out of {len(source)}")
     rate = count / (time.perf_counter() - start)
     numbers: Mapping[str, Any] = found or means(predictions) | {"examples_per_second": rate}
-    hits = predictions.hits
     return Evaluation(
         protocol=protocol,
         geometry=view.describe(),
         framework=engine.framework,
         dataset=data.name,
         left_out=left_out,
-        top1_interval=interval(int(hits[:, 0].sum()), count),
-        top5_interval=interval(int(hits.any(axis=1).sum()), count),
+        top1_interval=interval(int(predictions.hits[:, 0].sum()), count),
+        top5_interval=interval(int(predictions.hits.any(axis=1).sum()), count),
         predictions=predictions,
         class_names=class_names(weights, data.class_names),
         source=source,

@@ -83,6 +83,19 @@ def check_alike(processes: Processes, what: str, value: object) -> None:
         )
 
 
+def part_with(processes: Processes, work: Callable[[], int]) -> int:
+    """Do a command's work, and part from the other processes with its exit code, which it gives."""
+    code = 1
+    try:
+        code = work()
+        return code
+    except UserError:
+        code = 2
+        raise
+    finally:
+        processes.leave(code)
+
+
 def connect(framework: str, devices: DevicesConfig) -> Processes:
     """Join the other processes of the command; before anything else touches the framework.
 

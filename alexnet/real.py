@@ -55,7 +55,7 @@ def real_top1(
         labels: from `read_real`.
 
     Raises:
-        UserError: where a name has no such number.
+        UserError: where a name has no such number, or none of the photographs counts.
     """
     right = count = 0
     best: np.ndarray = predictions.classes[:, 0]
@@ -70,4 +70,6 @@ def real_top1(
         own = labels[number - 1]
         count += bool(own)
         right += predicted in own
+    if count == 0:
+        raise UserError("none of these photographs has a ReaL label, so there is nothing to count")
     return right, count

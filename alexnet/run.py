@@ -18,7 +18,7 @@ from alexnet.init import initial_weights
 from alexnet.layers import Spec, variables
 from alexnet.loop import Plan, Trainer
 from alexnet.preprocess import describe
-from alexnet.processes import Processes, check_alike, connect, listed, together
+from alexnet.processes import Processes, check_alike, connect, listed, part_with, together
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
 
@@ -35,15 +35,7 @@ def train(config: TrainConfig) -> int:
     processes = connect(
         config.framework, config.devices
     )  # before anything else touches the framework
-    code = 1
-    try:
-        code = _train(config, processes)
-        return code
-    except UserError:
-        code = 2
-        raise
-    finally:
-        processes.leave(code)
+    return part_with(processes, lambda: _train(config, processes))
 
 
 def _train(config: TrainConfig, processes: Processes) -> int:

@@ -59,10 +59,20 @@ def open_weights(
 
 
 def _of_run(path: Path, step: int | None) -> Weights:
-    """A run's weights at a checkpoint, or those it wrote at its end where no checkpoint is left."""
-    final, checkpoints = path / workdir.WEIGHTS, path / workdir.CHECKPOINTS
-    if step is None and final.is_file() and not checkpoints.is_dir():
-        return weights.load(final)
+    """A run's weights at a checkpoint.
+
+    Where there is none left, or its framework isn't installed, they are those it wrote at its end.
+    """
+    checkpoints, final = path / workdir.CHECKPOINTS, path / workdir.WEIGHTS
+    try:
+        return _of_checkpoint(path, checkpoints, step)
+    except UserError:
+        if step is not None or not final.is_file():
+            raise
+    return weights.load(final)
+
+
+def _of_checkpoint(path: Path, checkpoints: Path, step: int | None) -> Weights:
     for _ in range(_TRIES - 1):
         before = saved_steps(checkpoints) if checkpoints.is_dir() else []
         try:
@@ -83,7 +93,7 @@ def config_of(source: str | PurePath | Weights) -> TrainConfig | None:
 
 def framework_for(source: str | PurePath | Weights) -> Framework:
     """The framework to compute with where none is named: a run's own, else one that is here."""
-    if config := config_of(source):
+    if (config := config_of(source)) and find_spec(config.framework):
         return config.framework
     return "jax" if find_spec("jax") or not find_spec("torch") else "torch"
 

@@ -402,3 +402,28 @@ def test_the_framework_is_a_runs_own_or_one_that_is_here(run, monkeypatch):
     for here, expected in (({"jax", "torch"}, "jax"), ({"torch"}, "torch"), (set(), "jax")):
         monkeypatch.setattr(trained, "find_spec", lambda name, here=here: name in here or None)
         assert trained.framework_for(narrow_1000()) == expected
+
+
+def test_a_run_whose_framework_is_not_here_gives_its_final_weights(run, monkeypatch):
+    from alexnet import trained
+
+    def missing(path, step=None):
+        raise UserError("--framework needs a package that is not installed")
+
+    monkeypatch.setattr(trained, "read_run", missing)
+    found = trained.open_weights(run)
+    assert found.class_names == tuple("0123456789")
+    with pytest.raises(UserError, match="not installed"):
+        trained.open_weights(run, step=30)  # another step's are not there
+    own = json.loads((run / "config.json").read_text())["framework"]
+    monkeypatch.setattr(trained, "find_spec", lambda name: None if name == own else name)
+    assert trained.framework_for(run) == next(name for name in FRAMEWORKS if name != own)
+
+
+def test_photographs_without_a_real_label_are_no_accuracy():
+    from alexnet.real import real_top1
+
+    (found,) = evaluate_weights(narrow_1000(), digits_like([w for w, _ in imagenet.classes()], 2))
+    names = ["ILSVRC2012_val_00000001.JPEG"] * 2
+    with pytest.raises(UserError, match="nothing to count"):
+        real_top1(found.predictions, names, [[]] * 50_000)

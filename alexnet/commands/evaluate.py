@@ -65,30 +65,22 @@ class Options:
         between(self, 1, LARGEST_IMAGE, "image_size")
         between(self, 0, None, "worst", "step", "seed")
         between(self, 1, 1024, "loader_threads")
-        if self.framework != "jax" and self.framework and self.devices != DevicesConfig():
-            raise UserError("--spmd, --mesh and --distributed are JAX's: add --framework jax")
         if self.save and self.protocol == "all":
             raise UserError("--save writes one protocol's predictions: name it with --protocol")
 
 
 def main(options: Options) -> int:
     """Evaluate, and print; 1 where the two frameworks are apart."""
-    from alexnet.processes import Processes, connect
+    from alexnet.processes import Processes, connect, part_with
     from alexnet.trained import framework_for
 
     framework = options.framework or framework_for(options.weights)
+    if framework != "jax" and options.devices != DevicesConfig():
+        raise UserError("--spmd, --mesh and --distributed are JAX's: add --framework jax")
     real = _read_real(options)
     both = framework == "both"
     processes = Processes() if both else connect(framework, options.devices)
-    code = 1
-    try:
-        code = _evaluate(options, framework, processes, real)
-        return code
-    except UserError:
-        code = 2
-        raise
-    finally:
-        processes.leave(code)
+    return part_with(processes, lambda: _evaluate(options, framework, processes, real))
 
 
 def _read_real(options: Options) -> list[list[int]] | None:

@@ -64,7 +64,7 @@ class Progress(Observer):
         for note in (engine, *notes):
             self._note(note)
 
-    def progress(self, protocol: str, done: int, total: int) -> None:
+    def progress(self, protocol: str, total: int, done: int) -> None:
         """Move the protocol's bar."""
         if protocol not in self._tasks:
             self._tasks[protocol] = self._bar.add_task(protocol, total=total)

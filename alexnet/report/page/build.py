@@ -56,10 +56,10 @@ def build(subjects: Sequence[Subject], choices: Choices, note: Note = lambda tex
     network, reason = _network(subject, choices)
     device = network.engine.describe() if network else ""
     whole = [
-        Section("runs", "Result", "", _tried(lambda: header.section(subjects, device))),
-        Section("curves", "Learning curves", "", _tried(lambda: curves.section(subjects))),
-        Section("network", "The network", "", _diagram(subject)),
-        Section("filters", "First-layer filters", "", _filters(subjects)),
+        Section("runs", "Result", _tried(lambda: header.section(subjects, device))),
+        Section("curves", "Learning curves", _tried(lambda: curves.section(subjects))),
+        Section("network", "The network", _diagram(subject)),
+        Section("filters", "First-layer filters", _filters(subjects)),
     ]
     title = " · ".join(s.name for s in subjects)
     first = subject.name if len(subjects) > 1 else None
@@ -113,9 +113,9 @@ def _computed(
     }
     reason = reason or subject.missing.get("dataset", "")
     if network is None or reason:
-        return [Section(id_, title, "", _missing(reason)) for id_, title in titles.items()]
+        return [Section(id_, title, _missing(reason)) for id_, title in titles.items()]
     made = _sections(subject, network, choices, note)
-    return [Section(id_, title, "", made[id_]) for id_, title in titles.items()]
+    return [Section(id_, title, made[id_]) for id_, title in titles.items()]
 
 
 def _sections(subject: Subject, network: Network, choices: Choices, note: Note) -> dict[str, Html]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from alexnet.report.page.html import Html, clean, joined, tag
+from alexnet.report.page.html import Html, clean, tag
 
 MARK = "alexnet report"  # in the head of every page of ours
 
@@ -17,7 +17,6 @@ class Section:
 
     id: str
     title: str
-    lead: str
     body: Html
 
 
@@ -65,8 +64,9 @@ def document(title: str, sections: Sequence[Section], first: str | None) -> str:
 def _section(section: Section, first: str | None) -> Html:
     own = first if section.id not in ("runs", "curves", "filters") else None
     heading = tag("h2", section.title, own and tag("small", f" {own}"), id=f"{section.id}-title")
-    body = joined(section.lead and tag("p", section.lead), section.body)
-    return tag("section", heading, body, id=section.id, aria_labelledby=f"{section.id}-title")
+    return tag(
+        "section", heading, section.body, id=section.id, aria_labelledby=f"{section.id}-title"
+    )
 
 
 def _text(name: str) -> str:

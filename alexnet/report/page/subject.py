@@ -84,22 +84,12 @@ def open_subject(
         subject.missing["metrics"] = str(error)
     if with_weights:
         try:
-            subject.weights = _weights_of(path)
+            subject.weights = open_weights(path)
         except (UserError, RunError, OSError) as error:
             subject.missing["weights"] = str(error)
     if with_data:
         _open_data(subject, reading)
     return subject
-
-
-def _weights_of(path: Path) -> Weights:
-    """The weights of a run's newest checkpoint, or those written at its end."""
-    try:
-        return open_weights(path)
-    except (UserError, RunError):
-        if not (path / workdir.WEIGHTS).is_file():
-            raise
-    return open_weights(path / workdir.WEIGHTS)  # needs no framework
 
 
 def _open_data(subject: Subject, reading: Reading) -> None:
