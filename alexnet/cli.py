@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from alexnet.errors import RunError, UserError, choose
 from alexnet.options import parse
+from alexnet.text import printable
 
 # Each is a module in alexnet/commands/, imported when it is called.
 COMMANDS = {
@@ -90,8 +91,10 @@ def _usage() -> str:
 
 def _say(kind: str, message: str, code: int) -> int:
     """Print one line of bounded length: what a file says of itself can't write to the terminal."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message[:_MOST])
-    print(f"{kind}: {line}{'...' if len(message) > _MOST else ''}", file=sys.stderr)
+    print(
+        f"{kind}: {printable(message[:_MOST])}{'...' if len(message) > _MOST else ''}",
+        file=sys.stderr,
+    )
     return code
 
 

@@ -113,6 +113,11 @@ class Pair:
         return self.apart <= BOUND
 
 
+def distance(apart: float) -> str:
+    """The distance of two frameworks' logits, in words."""
+    return f"jax and torch: logits are at most {apart:.1e} of their spread apart (bound {BOUND})"
+
+
 def open_engine(
     weights: Weights,
     framework: FrameworkChoice,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexnet import imagenet
+from alexnet.text import printable
 from alexnet.weights.core import Weights
 
 _IMAGENET_CLASSES = 1000
@@ -49,8 +50,3 @@ def named(names: Sequence[str], origin: str) -> ClassNames:
     if all(w in words and name[9:10] in _AFTER_WNID for w, name in zip(wnids, names, strict=True)):
         return ClassNames(tuple(words[wnid] for wnid in wnids), wnids, origin)
     return ClassNames(tuple(names), None, origin)
-
-
-def printable(text: str) -> str:
-    """Text from outside for a terminal: characters that it would obey are escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

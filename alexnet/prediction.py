@@ -15,12 +15,14 @@ from alexnet.data.inputs import decodable
 from alexnet.data.pipeline import BadImages, Loading, eval_batches
 from alexnet.engine import Batch
 from alexnet.errors import RunError
-from alexnet.evaluation import FrameworkChoice, Pair, open_engine, probabilities
+from alexnet.evaluation import FrameworkChoice, Pair, distance, open_engine, probabilities
 from alexnet.files import as_path
-from alexnet.names import ClassNames, class_names, printable
+from alexnet.names import ClassNames, class_names
 from alexnet.protocols import views
+from alexnet.text import printable
 from alexnet.weights import Weights
 
+MOST = 32
 SMALL = 8  # images a batch where there are no more: any usual number of devices can share them
 
 
@@ -50,6 +52,11 @@ class ImageList:
         """The file's path, escaped where it can't be printed, or the image's number."""
         image = self.images[index]
         return printable(str(image)) if isinstance(image, str | os.PathLike) else f"image {index}"
+
+
+def batch_of(images: int, most: int = MOST) -> int:
+    """Images computed at a time, where there are so many: a few take no place for more."""
+    return min(most, SMALL) if images <= SMALL else most
 
 
 def find_images(words: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -93,7 +100,7 @@ def predict_images(
     framework: FrameworkChoice,
     top_k: int = 5,
     ten_crop: bool = False,
-    batch_size: int = 32,
+    batch_size: int = MOST,
 ) -> list[Prediction]:
     """The classes of each image; see `alexnet.predict`.
 
@@ -103,7 +110,7 @@ def predict_images(
     """
     if not images:
         return []
-    size = min(batch_size, SMALL) if len(images) <= SMALL else batch_size
+    size = batch_of(len(images), batch_size)
     engine = open_engine(weights, framework, size)
     names, source = class_names(weights), ImageList(images)
     found = [
@@ -112,9 +119,7 @@ def predict_images(
         for row in np.flatnonzero(batch["mask"])
     ]
     if isinstance(engine, Pair) and not engine.agree:
-        raise RunError(
-            f"jax and torch are apart: logits differ by {engine.apart:.1e} of their spread"
-        )
+        raise RunError(distance(engine.apart))
     return found
 
 

@@ -12,8 +12,9 @@ from alexnet.data.dataset import Dataset, Source
 from alexnet.data.sources import open_dataset
 from alexnet.errors import UserError
 from alexnet.files import as_path
-from alexnet.names import class_names, named, printable
+from alexnet.names import class_names, named
 from alexnet.porting import is_run, read_run, run_weights
+from alexnet.text import printable
 from alexnet.weights import Weights
 
 _TRIES = 5  # at the newest checkpoint of a run that is being trained

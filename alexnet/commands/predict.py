@@ -65,8 +65,8 @@ class Options:
 def main(options: Options) -> int:
     """Predict; 1 where an image could not be read, or the frameworks are apart."""
     from alexnet.data.pipeline import BadImages
-    from alexnet.evaluation import Pair, open_engine
-    from alexnet.prediction import SMALL, find_images
+    from alexnet.evaluation import Pair, distance, open_engine
+    from alexnet.prediction import batch_of, find_images
     from alexnet.trained import framework_for, open_weights
 
     files, problems = find_images(_words(options.images))
@@ -81,7 +81,7 @@ def main(options: Options) -> int:
         variant=options.variant,
         image_size=options.image_size,
     )
-    size = options.batch_size or (SMALL if len(files) <= SMALL else 32)
+    size = options.batch_size or batch_of(len(files))
     framework = options.framework or framework_for(options.weights)
     take = _features(options, weights, framework) if options.features else None
     engine = open_engine(weights, framework, size)
@@ -92,8 +92,11 @@ def main(options: Options) -> int:
     if count := len(problems) + len(bad):
         _say(f"{count} of {len(files) + len(problems)} could not be read")
     _warn_if_flat(entropy, weights)
-    apart = isinstance(engine, Pair) and not _compare(engine)
-    return 1 if count or apart else 0
+    agree = True
+    if isinstance(engine, Pair):
+        _say(distance(engine.apart))
+        agree = engine.agree
+    return 0 if agree and not count else 1
 
 
 def _words(images: tuple[str, ...]) -> Iterator[str]:
@@ -189,16 +192,7 @@ def _warn_if_flat(entropy: "np.ndarray", weights: "Weights") -> None:
         )
 
 
-def _compare(pair: Any) -> bool:
-    from alexnet.verify import BOUND
-
-    _say(
-        f"jax and torch: logits are at most {pair.apart:.1e} of their spread apart (bound {BOUND})"
-    )
-    return pair.agree
-
-
 def _say(sentence: str) -> None:
-    from alexnet.names import printable
+    from alexnet.text import printable
 
     print(printable(sentence), file=sys.stderr)

@@ -10,12 +10,11 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from alexnet.data.dataset import Dataset
-from alexnet.evaluation import Evaluation, Observer
-from alexnet.names import printable
+from alexnet.evaluation import Evaluation, Observer, distance
 from alexnet.preprocess import describe
 from alexnet.real import real_top1
 from alexnet.scores import confused, interval, per_class, worst
-from alexnet.verify import BOUND
+from alexnet.text import printable
 from alexnet.weights import Weights
 
 _LISTED = 10  # classes and pairs
@@ -100,11 +99,7 @@ def print_evaluations(found: Sequence[Evaluation], most: int, real: Real) -> Non
     if first.left_out:
         console.print(f"left out, as they could not be read: {first.left_out} images")
     if first.apart is not None:
-        worst_apart = max(one.apart or 0 for one in found)
-        console.print(
-            f"jax and torch: logits are at most {worst_apart:.1e} of their spread apart "
-            f"(bound {BOUND})"
-        )
+        console.print(distance(max(one.apart or 0 for one in found)))
     for one in found if real else ():
         told, count = _real(one, real)
         console.print(

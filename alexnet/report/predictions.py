@@ -10,10 +10,11 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from alexnet.names import ClassNames, printable
+from alexnet.names import ClassNames
 from alexnet.prediction import Prediction
 from alexnet.preprocess import describe, to_json
 from alexnet.protocols import Views
+from alexnet.text import printable
 from alexnet.weights import Weights
 
 _BAR = 24  # characters of a bar for 100 %

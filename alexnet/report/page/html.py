@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from alexnet.text import printable
+
 LONGEST = 120  # characters of a name that are shown
 _VOID = ("meta", "img", "input", "br", "hr")
 
@@ -17,7 +19,7 @@ def clean(text: object, longest: int = LONGEST) -> str:
     """Text for people: bounded, with control characters and bidi overrides spelled out."""
     words = str(text)
     cut = words[:longest] + ("…" if len(words) > longest else "")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+    return printable(cut)
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
