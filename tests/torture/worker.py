@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.torture.cases import CAMPAIGNS, Case, Skip
 
-MEMORY = 24 << 30  # bytes of addresses; JAX and torch map several GB that they never touch
+MEMORY = 8 << 30  # bytes of addresses, of which JAX and torch take several GB and never use them
 
 
 def main() -> None:
@@ -66,7 +66,8 @@ def _outcome(attempt, case: Case) -> dict:
 
 def _told(error: Exception) -> str:
     """An error and where it came from, in one line."""
-    text = " ".join(str(error).split())
+    notes = getattr(error, "__notes__", [])
+    text = " ".join(": ".join([*notes, str(error)]).split())
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
     kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "

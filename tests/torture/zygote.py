@@ -5,6 +5,7 @@ and answers each with the process's number and, at its end, with its status. It 
 JAX or torch start threads or devices, so what a child does is what `python train.py` does.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -14,6 +15,14 @@ import threading
 import time
 from pathlib import Path
 
+from alexnet.engine import load_engine
+from alexnet.imports import hidden
+
+_IMPORTED = (
+    "alexnet.commands.train", "alexnet.data.digits", "alexnet.report.curves", "alexnet.run",
+    "PIL.Image", "matplotlib.backends.backend_agg", "matplotlib.figure", "simplejpeg",
+    "sklearn.datasets",
+)  # fmt: skip
 # What a run does to files and the audit hook sees; `os.replace` is told as a renaming.
 _EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.fsync")
 
@@ -64,7 +73,7 @@ def watch(folder: str, on_event) -> None:
 
     def hook(event: str, arguments: tuple) -> None:
         if event == "open":
-            path, mode, flags = arguments
+            path, _, flags = arguments
             if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 return
         elif event in _EVENTS:
@@ -104,27 +113,15 @@ def trace(folder: str, into: str) -> None:
 
 def _preload(framework: str) -> None:
     """Import what a run imports, without starting anything."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure
-    import PIL.Image
-    import simplejpeg
-    import sklearn.datasets
-
-    import alexnet.commands.train
-    import alexnet.data.digits
-    import alexnet.report.curves
-    import alexnet.run
-    from alexnet.engine import load_engine
-    from alexnet.imports import hidden
-
-    with hidden("torch", "google.cloud.storage"):
-        import tensorboardX
+    own = {
+        "jax": ("alexnet_jax.checkpoint",),
+        "torch": ("alexnet_torch.checkpoint", "torch._dynamo", "torch._refs"),
+    }
+    with hidden("torch", "google.cloud.storage"):  # as `MetricsLog` does
+        importlib.import_module("tensorboardX")
     load_engine(framework)
-    if framework == "torch":
-        import torch._dynamo
-        import torch._refs
-    else:
-        import alexnet_jax.checkpoint  # noqa: F401
+    for name in (*_IMPORTED, *own[framework]):
+        importlib.import_module(name)
 
 
 def _child(request: dict) -> None:
