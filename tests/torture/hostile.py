@@ -15,7 +15,7 @@ from tests.torture import hostile_graphs as graphs
 from tests.torture.cases import Case
 from tests.torture.examine import no_longer_than
 from tests.torture.hostile_pickles import pickled
-from tests.torture.memory import bounded
+from tests.torture.memory import ONNX, SPARE, bounded
 
 SECONDS = 15
 FILES: tuple[Callable, ...] = (
@@ -54,11 +54,12 @@ def _try(case: Case, family: Callable, here: Path, canary: Path) -> str:
     path, format = family(case.random, here, canary)
     size = sum(one.stat().st_size for one in here.iterdir() if one.is_file())
     told = case.random.random() < 0.5
-    return _refused(lambda: load(path, format if told else None), min(size, 1 << 30))
+    spare = ONNX if format == "onnx" else SPARE
+    return _refused(lambda: load(path, format if told else None), min(size, 1 << 30), spare)
 
 
-def _refused(read: Callable, size: int) -> str:
-    with no_longer_than(SECONDS), bounded(size):
+def _refused(read: Callable, size: int, spare: int = SPARE) -> str:
+    with no_longer_than(SECONDS), bounded(size, spare):
         try:
             read()
         except UserError as error:

@@ -109,8 +109,8 @@ def sealed(random: np.random.Generator, folder: Path, canary: Path) -> Made:
     end = header_size(data)
     header = json.loads(data[8:end])
     metadata = header["__metadata__"]
-    for _ in range(random.integers(1, 3)):
-        name = random.choice([n for n in metadata if n != "digest"])
+    names = [name for name in metadata if name != "digest"]
+    for name in random.choice(names, int(random.integers(1, 3)), replace=False):
         if name in canonical._JSON_FIELDS and random.random() < 0.8:
             metadata[name] = json.dumps(replaced_inside(random, json.loads(metadata[name])))
         else:

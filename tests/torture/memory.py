@@ -7,10 +7,11 @@ from pathlib import Path
 
 TIMES = 3.5  # a conversion may take so many times the file
 SPARE = 64 << 20  # bytes besides, for tiny files
+ONNX = 320 << 20  # the same where a graph is run, on images of its size
 
 
 @contextlib.contextmanager
-def bounded(size: int) -> Iterator[None]:
+def bounded(size: int, spare: int = SPARE) -> Iterator[None]:
     """Raise where the block takes more memory than a file of `size` bytes may.
 
     Linux tells the peak, and starts anew where 5 is written to `clear_refs`.
@@ -21,7 +22,7 @@ def bounded(size: int) -> Iterator[None]:
         yield
     finally:
         grown = _status("VmHWM") - before
-        assert grown < TIMES * size + SPARE, (
+        assert grown < TIMES * size + spare, (
             f"{grown / 1e6:.0f} MB of memory for a file of {size / 1e6:.3f} MB"
         )
 
