@@ -1,6 +1,5 @@
 """Odd and broken images among sound ones in a folder: pixels, or a sentence that names the file."""
 
-import contextlib
 import os
 import warnings
 from pathlib import Path
@@ -98,10 +97,10 @@ def _batches(case: Case, path: Path, word: str, channels: int) -> None:
         bad = BadImages()
         seen += _read(part, Loading(4, channels, on_bad_image="skip"), bad)
         sentences += bad.sentences
-        with contextlib.suppress(UserError) if bad else contextlib.nullcontext():
-            _read(part, Loading(4, channels), BadImages())
-            assert not bad, "a bad image went unnoticed"
-    assert len(sentences) == expected, sentences
+        raised = _refusal(part, Loading(4, channels))
+        assert bool(raised) == bool(bad), f"skip leaves {len(bad)} out, raise says {raised!r}"
+        sentences += [raised] if raised else []
+    assert len(sentences) == 2 * expected, sentences
     assert seen == len(data.train) + len(data.eval) - expected
     for text in sentences:
         assert text.isprintable(), f"control characters: {text!r}"
@@ -112,6 +111,15 @@ def _batches(case: Case, path: Path, word: str, channels: int) -> None:
 def _read(part: Source, loading: Loading, bad: BadImages) -> int:
     """Examples that are read from a part of a data set."""
     return round(sum(float(b["mask"].sum()) for b in eval_batches(part, SIZE, loading, bad)))
+
+
+def _refusal(part: Source, loading: Loading) -> str:
+    """The sentence that reading a part of a data set ends with, if it does."""
+    try:
+        _read(part, loading, BadImages())
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _trained(case: Case, zygote: Zygote) -> None:
