@@ -4,6 +4,7 @@ import os
 import re
 import resource
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -28,6 +29,12 @@ class TfdsSource:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def digest(self) -> str:
+        """Digest of the data set's version, its splits' sizes and shards, and this split's name."""
+        info = self.records.dataset_info
+        splits = sorted((s.name, int(s.num_bytes), s.shard_lengths) for s in info.splits.values())
+        return sha256(repr((info.full_name, self.records.split, splits)).encode()).hexdigest()
 
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
         record = self.records[index]
