@@ -5,10 +5,13 @@ for what these can't do there are functions here that take both.
 """
 
 import contextlib
+import glob
 import json
 import os
+import re
 import secrets
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +23,8 @@ from alexnet.errors import RunError, UserError
 MAX_READ = 4 << 30  # bytes; the largest AlexNet file, an fp32 training checkpoint, is 0.5 GB
 REMOTE = "gs://"
 _BLOCK = 64 << 20  # bytes asked of an open file at a time
+_LONGEST = 120  # characters of a file's name in the name of its temporary file
+_temporaries: set[Path] = set()  # that this process is writing
 
 
 def as_path(text: str | PurePath) -> Path:
@@ -50,7 +55,7 @@ def is_remote(path: str | PurePath) -> bool:
     return str(path).startswith(REMOTE)
 
 
-def _storage(path: PurePath) -> Any:
+def storage_of(path: PurePath) -> Any:
     """The file system of a path on Google Cloud Storage, None for a local one."""
     if not is_remote(path):
         return None
@@ -64,7 +69,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """A new binary file that takes its name only once it is complete and on disk.
 
     It is written beside `path` under a temporary name, which is removed if the block raises; what
-    was at `path` stays as it was until then. On gs:// it is uploaded when the block ends.
+    was at `path` stays as it was until then. Temporary files of killed processes are deleted. On
+    gs:// it is uploaded when the block ends.
 
     Raises:
         UserError: where no file can be made there.
@@ -75,12 +81,15 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             yield file
         return
     path = Path(os.path.realpath(path))  # through a link, the file it names is replaced
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}.{socket.gethostname()}"
+    temporary = path.with_name(f".{path.name[:_LONGEST]}.{mark}.tmp")
     if path.exists() and not path.is_file():  # a device would be replaced, too
         kind = "a directory" if path.is_dir() else "not a regular file"
         raise UserError(f"can't write {path}: it is {kind}")
     try:
+        remove_stale(path)
         file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)
+        _temporaries.add(temporary)
     except OSError as error:
         raise UserError(f"can't write {path}: {error.strerror}") from error
     try:
@@ -92,8 +101,39 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise RunError(f"could not write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        _temporaries.discard(temporary)
     sync(path.parent)
+
+
+def remove_temporaries() -> None:
+    """Delete the files that this process has not finished writing, before it ends at once."""
+    for path in list(_temporaries):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def remove_stale(path: Path) -> None:
+    """Delete temporary files of a local `path` whose processes, on this host, are gone."""
+    host = re.escape(socket.gethostname())
+    written = re.compile(rf"\..*\.([0-9]+)-[0-9a-f]{{8}}\.{host}\.tmp", re.DOTALL)
+    for temporary in path.parent.glob(f".{glob.escape(path.name[:_LONGEST])}.*.tmp"):
+        found = written.fullmatch(temporary.name)
+        if found and not is_alive(int(found[1])):
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    """Tell whether there is a process of this number on this host."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -103,7 +143,7 @@ def staged(path: Path) -> Iterator[Path]:
     Raises:
         UserError, RunError: where it can't be uploaded.
     """
-    if (storage := _storage(path)) is None:
+    if (storage := storage_of(path)) is None:
         yield path
         return
     try:
@@ -119,7 +159,7 @@ def staged(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def fetched(path: Path) -> Iterator[Path]:
     """A local path to read from: `path`, or a copy that lasts as long as the block."""
-    if (storage := _storage(path)) is None:
+    if (storage := storage_of(path)) is None:
         yield path
         return
     with tempfile.NamedTemporaryFile(prefix="alexnet-") as local:
@@ -128,14 +168,22 @@ def fetched(path: Path) -> Iterator[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a directory and all that is in it; one that is gone already is no error."""
+    """Delete a directory and all that is in it, of a link the link alone.
+
+    One that is gone already is no error.
+    """
     with contextlib.suppress(FileNotFoundError):
-        cast(Any, path).rmtree() if is_remote(path) else shutil.rmtree(path)
+        if is_remote(path):
+            cast(Any, path).rmtree()
+        elif path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
 
 
 def list_files(directory: Path) -> list[Path]:
     """All files below a directory, in any depth, sorted; none where there is no such directory."""
-    if (storage := _storage(directory)) is None:
+    if (storage := storage_of(directory)) is None:
         return sorted(path for path in directory.rglob("*") if path.is_file())
     found = storage.find(f"{directory}/")
     return sorted(as_path(REMOTE + name) for name in found if not name.endswith("/"))
@@ -147,7 +195,7 @@ def walk(directory: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     Links are followed. Names that the caller takes out of the second list are not gone into. A
     folder that can't be listed is an OSError.
     """
-    if (storage := _storage(directory)) is None:
+    if (storage := storage_of(directory)) is None:
         yield from os.walk(directory, followlinks=True, onerror=_raise)
         return
     for here, folders, names in storage.walk(str(directory), on_error="raise"):
@@ -214,7 +262,7 @@ def _size(file: BinaryIO) -> int:
 
 def first_bytes(path: Path, size: int) -> bytes:
     """The first `size` bytes of a file, fewer where it is shorter; one request to a bucket."""
-    if (storage := _storage(path)) is None:
+    if (storage := storage_of(path)) is None:
         with path.open("rb") as file:
             return file.read(min(size, os.fstat(file.fileno()).st_size))
     try:

@@ -1,7 +1,6 @@
 """Weights moved between files, and half-trained runs between frameworks."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from alexnet import hub, weights, workdir
+from alexnet import hub, metrics, weights, workdir
 from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, saved_steps
 from alexnet.config import DevicesConfig, Framework, TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
-from alexnet.files import atomic_write
 from alexnet.layers import Spec
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from alexnet.weights import Weights
@@ -71,8 +69,8 @@ def read_run(path: Path, step: int | None = None) -> RunState:
     arrays = native.read_arrays(checkpoint / STATE, spec)
     weights.check(arrays["params"], spec)
     weights.check(arrays["params"] | arrays.get("momentum", {}), spec)
-    metrics = [line for line in workdir.read_metrics(path) if line["step"] <= meta["step"]]
-    return RunState(config, spec, arrays, meta, metrics)
+    lines = [line for line in metrics.read(path) if line["step"] <= meta["step"]]
+    return RunState(config, spec, arrays, meta, lines)
 
 
 def write_run(path: Path, state: RunState, framework: Framework) -> None:
@@ -95,10 +93,9 @@ def write_run(path: Path, state: RunState, framework: Framework) -> None:
         lambda directory, arrays: native.write_arrays(directory, arrays, state.spec),
     )
     meta = {name: value for name, value in state.meta.items() if name != "files"}
+    meta["log"] = metrics.write_all(path, state.metrics)
     checkpoints.save(state.step, state.arrays, meta)
     checkpoints.wait()
-    with atomic_write(path / workdir.METRICS) as file:
-        file.write("".join(json.dumps(line) + "\n" for line in state.metrics).encode())
     workdir.write_config(path, config)  # last: what makes the directory a run
 
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from alexnet import workdir
+from alexnet import metrics
 from alexnet.checkpoints import Checkpoints
 from alexnet.errors import RunError
 from alexnet.layers import variables
@@ -72,8 +72,8 @@ def make_trainer(path, engine, **run):
     return Trainer(config, dataset, engine, checkpoints, progress, plan, arrays)
 
 
-def run(trainer):
-    trainer.log = workdir.MetricsLog(trainer.config.run.workdir, trainer.step)
+def run(trainer, kept=()):
+    trainer.log = metrics.MetricsLog(trainer.config.run.workdir, kept)
     try:
         return trainer.run()
     finally:
@@ -105,8 +105,10 @@ def test_a_signal_during_evaluation_saves_and_leaves_the_evaluation_for_later(tm
     assert not [line for line in lines(tmp_path) if line["split"] == "eval"]
 
     again = make_trainer(tmp_path, CountingEngine())
-    assert again.restore()
-    assert run(again) == 0
+    meta = again.restore()
+    records, problem = metrics.kept(tmp_path, again.step, meta["log"])
+    assert not problem
+    assert run(again, records) == 0
     whole = make_trainer(tmp_path / "whole", CountingEngine())
     run(whole)
     for ours, theirs in zip(lines(tmp_path), lines(tmp_path / "whole"), strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet import workdir
+from alexnet import metrics
 from alexnet.weights import load
 from tests.conftest import NARROW, ROOT, run_train
 
@@ -93,7 +93,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(finished, tmp_path):
     assert process.returncode == -signal.SIGKILL
 
     # past the killed run's last line, so that it is the resumed run that is seen
-    reached = workdir.read_metrics(path)[-1]["step"]
+    reached = metrics.read(path)[-1]["step"]
     process = start(framework, path, "--resume")
     wait_for_step(path, process, max(25, reached + 2))
     process.send_signal(signal.SIGTERM)
