@@ -213,13 +213,15 @@ _MISTAKES = (TypeError, AttributeError, NameError, LookupError, AssertionError)
 
 def _reason(error: BaseException | None) -> str:
     """The system's words for what went wrong, or a library's, in one line."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    text = str(error).strip()
     while error:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror
         error = error.__cause__ or error.__context__
-    full = os.strerror(errno.ENOSPC)  # libraries in C++ and Rust have it in the middle of a line
-    return full if full in text else text
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
+        if (words := os.strerror(number)) in text:  # somewhere in what C++ or Rust says
+            return words
+    return text.partition("\n")[0][:300] or "an error without words"
 
 
 def _put_aside(path: Path) -> None:
