@@ -425,7 +425,7 @@ def test_a_run_starts_from_weights_in_a_bucket(bucket):
     arrays = initial_weights(spec, seed=5)
     save(bucket / "w.safetensors", Weights(arrays, spec, config.preprocess))
     loaded, notes = starting_weights(config, spec)
-    assert notes == ["weights from gs://bucket/w.safetensors"]
+    assert notes[0] == "weights from gs://bucket/w.safetensors"
     assert np.array_equal(loaded["conv1.kernel"], arrays["conv1.kernel"])
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alexnet.config import DevicesConfig, ModelConfig, TrainConfig
+from alexnet.errors import RunError, UserError
 from alexnet.files import as_path
 from alexnet.options import parse
 from alexnet.recipes import RECIPES, default_recipe, recipe
@@ -55,7 +56,12 @@ def _with_preprocessing(base: TrainConfig, given: Mapping[str, Any]) -> TrainCon
 
     own = {f.name: given[f.name] for f in dataclasses.fields(ModelConfig) if f.name in given}
     model = dataclasses.replace(base.model, **own)
-    found = with_preprocessing_of(dataclasses.replace(base, model=model), source, given)
+    try:
+        found = with_preprocessing_of(dataclasses.replace(base, model=model), source, given)
+    except (UserError, RunError, OSError):
+        if given.get("preprocess_from"):
+            raise
+        return base  # the run opens these weights again, and says what is wrong with them
     return dataclasses.replace(base, data=found.data)
 
 
