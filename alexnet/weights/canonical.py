@@ -17,19 +17,21 @@ from alexnet.layers import variables
 from alexnet.preprocess import from_json as preprocess_from_json
 from alexnet.preprocess import to_json as preprocess_to_json
 from alexnet.weights import layout, safetensors, table
-from alexnet.weights.core import Weights, check
+from alexnet.weights.core import READABLE, Weights, check, from_file
+from alexnet.weights.precision import Dtype, all_fp32
 
 MARKER = "alexnet-weights"
 VERSION = "2"  # 1 had the variant's name and sizes in place of the table of layers
 _NETWORKS = {"1": table.from_json_1, "2": table.from_json}
 
 
-def write(file: BinaryIO, weights: Weights) -> None:
+def write(file: BinaryIO, weights: Weights, dtype: Dtype = "fp32") -> None:
     """Write a canonical file.
 
     Args:
         file: open for writing, at its start.
         weights: what to write, checked.
+        dtype: of the numbers in the file; the digests are of these.
 
     Raises:
         UserError: where what goes with the arrays does not fit them.
@@ -38,16 +40,16 @@ def write(file: BinaryIO, weights: Weights) -> None:
     metadata = _describe(weights)
     # The digests come before the data and are known after it: their place is kept with zeros.
     blank = _seal(metadata, dict.fromkeys(shapes, "0" * 64))
-    file.write(safetensors.encode_header(shapes, blank))
+    file.write(safetensors.encode_header(shapes, blank, dtype))
     digests = {}
     for name in shapes:
         digest = hashlib.sha256()
-        for block in layout.blocks(weights.arrays[name]):
+        for block in layout.blocks(weights.arrays[name], dtype):
             digest.update(block)
             file.write(block)
         digests[name] = digest.hexdigest()
     file.seek(0)
-    file.write(safetensors.encode_header(shapes, _seal(metadata, digests)))
+    file.write(safetensors.encode_header(shapes, _seal(metadata, digests), dtype))
 
 
 def read(file: BinaryIO) -> Weights:
@@ -68,7 +70,8 @@ def read(file: BinaryIO) -> Weights:
     fields = {name: _json(metadata, name) for name in _JSON_FIELDS}
     _check_digests(arrays, fields["sha256"])
     spec = _NETWORKS[version](fields["spec"])
-    check(arrays, spec)
+    check(arrays, spec, dtypes=READABLE)
+    notes = all_fp32(arrays)
     names = fields["class_names"]
     return Weights(
         arrays={name: np.require(arrays[name], requirements="A") for name in variables(spec)},
@@ -76,8 +79,9 @@ def read(file: BinaryIO) -> Weights:
         preprocess=preprocess_from_json(fields["preprocess"], spec.channels),
         class_names=None if names is None else tuple(map(str, names)),
         source=metadata.get("source", ""),
-        preprocess_from="the file",
+        preprocess_from=from_file(bool(fields["mean_image"])),
         mean_image=bool(fields["mean_image"]),
+        notes=notes,
     )
 
 
@@ -119,6 +123,10 @@ def _json(metadata: Mapping[str, str], name: str) -> Any:
         raise UserError(f"its metadata has no readable '{name}'") from error
 
 
+def _bytes(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def _check_digests(arrays: Mapping[str, np.ndarray], digests: Any) -> None:
     """Refuse arrays whose bytes are not those written."""
     if not isinstance(digests, dict) or set(digests) != set(arrays):
@@ -126,7 +134,7 @@ def _check_digests(arrays: Mapping[str, np.ndarray], digests: Any) -> None:
     damaged = [
         name
         for name, array in arrays.items()
-        if hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() != digests[name]
+        if hashlib.sha256(_bytes(array)).hexdigest() != digests[name]
     ]
     if damaged:
         raise UserError(f"it is damaged: the digest does not match for {', '.join(damaged)}")

@@ -4,7 +4,7 @@ Arrays are fp32 and named `conv1.kernel` (HWIO), `conv1.bias`, ..., `fc6.kernel`
 fc6 rows in H, W, C order and conv1 inputs in R, G, B order.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,10 @@ from alexnet.errors import UserError
 from alexnet.layers import Spec, variables
 from alexnet.preprocess import Preprocess
 
+BF16 = np.dtype([("bfloat16", "<u2")])  # as files have it; NumPy lacks it
+# Floats that are read; whoever asks for fp32 gets it in the end.
+READABLE = (np.dtype("<f4"), np.dtype("<f2"), np.dtype("<f8"), BF16)
+_FP32 = READABLE[:1]
 _LISTED = 20  # unexpected names that an error spells out
 
 
@@ -28,6 +32,12 @@ class Weights:
     preprocess_from: str = ""  # where the preprocessing is from, in words
     # The source subtracts a mean image; `preprocess.normalize.mean` holds its channel means.
     mean_image: bool = False
+    notes: tuple[str, ...] = ()  # sentences on what was changed or left out as they were read
+
+
+def from_file(mean_image: bool) -> str:
+    """Words for preprocessing that a file describes."""
+    return "the file, with its mean image's channel means" if mean_image else "the file"
 
 
 def check(
@@ -36,6 +46,7 @@ def check(
     *,
     names: Mapping[str, str] | None = None,
     extra: Iterable[str] = (),
+    dtypes: Collection[np.dtype] = _FP32,
 ) -> None:
     """Refuse arrays that are not exactly the weights of `spec`.
 
@@ -44,6 +55,7 @@ def check(
         spec: the network that they must fit.
         names: what the source calls them, for the message.
         extra: names in the source that have no canonical one.
+        dtypes: types that the arrays may have.
 
     Raises:
         UserError: listing everything that is missing, unexpected, misshapen or not fp32.
@@ -67,7 +79,7 @@ def check(
             continue
         if array.shape != shape:
             problems.append(f"{call(name)} is {show(array.shape)}, not {show(shape)}")
-        if array.dtype != np.float32:
+        if array.dtype not in dtypes:
             problems.append(f"{call(name)} is {array.dtype}, not float32")
     if problems:
         raise UserError(f"the arrays are not those of variant '{spec.name}': {'; '.join(problems)}")
