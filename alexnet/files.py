@@ -5,6 +5,8 @@ for what these can't do there are functions here that take both.
 """
 
 import contextlib
+import errno
+import functools
 import json
 import os
 import secrets
@@ -175,22 +177,42 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def open_file(path: str | Path, limit: int = MAX_READ) -> Iterator[BinaryIO]:
-    """A regular file opened for reading piece by piece.
+def open_file(
+    path: str | Path, limit: int = MAX_READ, *, follow: bool = True
+) -> Iterator[BinaryIO]:
+    """A regular file opened for reading piece by piece; a link only where `follow` lets it be one.
 
     Raises:
         UserError: where there is no such file, it is larger than `limit` bytes, or reading fails.
     """
     try:
-        # Opening a FIFO would wait for a writer, and a device never ends.
-        if not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"can't read {path}: it is not a regular file")
-        with as_path(path).open("rb") as file:
+        opener = functools.partial(_open_regular, follow=follow)
+        with (
+            as_path(path).open("rb") if is_remote(path) else open(path, "rb", opener=opener) as file
+        ):
             if _size(file) > limit:
                 raise UserError(f"{path} has more than the {limit:,} bytes that are read")
             yield file
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}") from error
+
+
+def _open_regular(path: str, flags: int, follow: bool) -> int:
+    """A descriptor of a regular file: what is checked is what was opened."""
+    # Opening a FIFO would wait for a writer, and a device never ends.
+    flags |= os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP and not follow:
+            raise UserError(
+                f"can't read {path}: it is a link, which could lead anywhere"
+            ) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"can't read {path}: it is not a regular file")
+    return descriptor
 
 
 def read_all(file: BinaryIO) -> memoryview:

@@ -16,11 +16,13 @@ from alexnet.errors import UserError
 from alexnet.layers import variables
 from alexnet.preprocess import from_json as preprocess_from_json
 from alexnet.preprocess import to_json as preprocess_to_json
+from alexnet.text import is_text, storable
 from alexnet.weights import layout, safetensors, table
-from alexnet.weights.core import READABLE, Weights, check, from_file
+from alexnet.weights.core import LONGEST_TEXT, READABLE, Weights, check, from_file, names_from_json
 from alexnet.weights.precision import Dtype, all_fp32
 
 MARKER = "alexnet-weights"
+MAX_SOURCE = 100_000  # characters
 VERSION = "2"  # 1 had the variant's name and sizes in place of the table of layers
 _NETWORKS = {"1": table.from_json_1, "2": table.from_json}
 
@@ -72,15 +74,18 @@ def read(file: BinaryIO) -> Weights:
     spec = _NETWORKS[version](fields["spec"])
     check(arrays, spec, dtypes=READABLE)
     notes = all_fp32(arrays)
-    names = fields["class_names"]
+    names, mean_image = fields["class_names"], fields["mean_image"]
+    source = metadata.get("source", "")
+    if not isinstance(mean_image, bool) or not is_text(source, MAX_SOURCE):
+        raise UserError("its metadata has a 'mean_image' or a 'source' that is none")
     return Weights(
         arrays={name: np.require(arrays[name], requirements="A") for name in variables(spec)},
         spec=spec,
         preprocess=preprocess_from_json(fields["preprocess"], spec.channels),
-        class_names=None if names is None else tuple(map(str, names)),
-        source=metadata.get("source", ""),
-        preprocess_from=from_file(bool(fields["mean_image"])),
-        mean_image=bool(fields["mean_image"]),
+        class_names=None if names is None else names_from_json(names, spec.num_classes),
+        source=source,
+        preprocess_from=from_file(mean_image),
+        mean_image=mean_image,
         notes=notes,
     )
 
@@ -91,8 +96,8 @@ _JSON_FIELDS = ("spec", "preprocess", "class_names", "mean_image", "sha256")
 def _describe(weights: Weights) -> dict[str, str]:
     """The metadata, digests aside."""
     names = weights.class_names
-    if names is not None and len(names) != weights.spec.num_classes:
-        raise UserError(f"{len(names)} class names for {weights.spec.num_classes} classes")
+    if names is not None:
+        names = names_from_json(list(map(storable, names)), weights.spec.num_classes)
     preprocess = preprocess_to_json(weights.preprocess)
     preprocess_from_json(preprocess, weights.spec.channels)
     return {
@@ -102,7 +107,7 @@ def _describe(weights: Weights) -> dict[str, str]:
         "preprocess": json.dumps(preprocess),
         "class_names": json.dumps(names),
         "mean_image": json.dumps(weights.mean_image),
-        "source": weights.source,
+        "source": storable(weights.source[:LONGEST_TEXT]),
     }
 
 

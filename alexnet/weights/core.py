@@ -6,17 +6,20 @@ fc6 rows in H, W, C order and conv1 inputs in R, G, B order.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.layers import Spec, variables
 from alexnet.preprocess import Preprocess
+from alexnet.text import is_text
 
 BF16 = np.dtype([("bfloat16", "<u2")])  # as files have it; NumPy lacks it
 # Floats that are read; whoever asks for fp32 gets it in the end.
 READABLE = (np.dtype("<f4"), np.dtype("<f2"), np.dtype("<f8"), BF16)
 _FP32 = READABLE[:1]
+LONGEST_TEXT = 1000  # characters of a class name, and of words on where weights are from
 _LISTED = 20  # unexpected names that an error spells out
 
 
@@ -33,6 +36,23 @@ class Weights:
     # The source subtracts a mean image; `preprocess.normalize.mean` holds its channel means.
     mean_image: bool = False
     notes: tuple[str, ...] = ()  # sentences on what was changed or left out as they were read
+
+
+def names_from_json(names: Any, count: int | None) -> tuple[str, ...]:
+    """Class names from a file's JSON, checked.
+
+    Args:
+        names: the value.
+        count: of the network's classes, where it is known.
+
+    Raises:
+        UserError: where they are no texts, or not one for each class.
+    """
+    if not isinstance(names, list) or not all(is_text(name, LONGEST_TEXT) for name in names):
+        raise UserError(f"class names must be texts of at most {LONGEST_TEXT} characters")
+    if count is not None and len(names) != count:
+        raise UserError(f"there are {len(names)} class names for {count} classes")
+    return tuple(names)
 
 
 def from_file(mean_image: bool) -> str:

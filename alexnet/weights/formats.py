@@ -196,6 +196,6 @@ def detect_file(file: BinaryIO, path: str | Path) -> str:
     if format is None:
         raise UserError(
             f"{path} is none of the formats that are read ({', '.join(FORMATS)}), or damaged at "
-            "its start: say which it is to see what is wrong with it"
+            "its start: `alexnet convert --from FORMAT` tells what is wrong with it"
         )
     return format
