@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from alexnet.weights.formats import from_suffix
 from alexnet.weights.precision import Dtype, check_finite, rounded
 
 FOLDER = "hf-folder"  # what `--to` calls a Hugging Face folder
+_LISTED = 20  # steps that an error names
 Arrays = Mapping[str, Mapping[str, np.ndarray]]
 
 
@@ -79,19 +81,37 @@ def read_run(path: Path, step: int | None = None) -> RunState:
     if step is not None and step not in steps:
         raise UserError(f"{path} has no checkpoint of step {step}: there are {steps}")
     checkpoint = checkpoint_path(directory, steps[-1] if step is None else step)
-    try:
-        meta = read_meta(checkpoint)
-        spec = config.spec(int(meta["num_classes"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{checkpoint} can't be read: {error}; --step takes another one of {steps}"
-        ) from error
     native = import_framework(config.framework, "checkpoint")
-    arrays = native.read_arrays(checkpoint / STATE, spec)
-    weights.check(arrays["params"], spec)
-    weights.check(arrays["params"] | arrays.get("momentum", {}), spec)
+    try:
+        meta = _checked_meta(checkpoint)
+        spec = config.spec(meta["num_classes"])
+        arrays = native.read_arrays(checkpoint / STATE, spec)
+        weights.check(arrays["params"], spec)
+        weights.check(arrays["params"] | arrays.get("momentum", {}), spec)
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged state the frameworks raise nearly anything
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise RunError(
+            f"{checkpoint} can't be read: {reason}; --step takes another one of "
+            f"{', '.join(map(str, steps[-_LISTED:]))}"
+        ) from error
     metrics = [line for line in workdir.read_metrics(path) if line["step"] <= meta["step"]]
     return RunState(config, spec, arrays, meta, metrics)
+
+
+def _checked_meta(checkpoint: Path) -> dict[str, Any]:
+    """The loop's state in a checkpoint, as far as it is used here.
+
+    Raises:
+        ValueError: where it is damaged.
+    """
+    meta = read_meta(checkpoint)
+    if meta.get("step") != int(checkpoint.name) or isinstance(meta["step"], bool):
+        raise ValueError(f"its step is {meta.get('step')!r:.40}")
+    if type(meta.get("num_classes")) is not int:
+        raise ValueError(f"its num_classes is {meta.get('num_classes')!r:.40}")
+    return meta
 
 
 def write_run(path: Path, state: RunState, framework: Framework) -> None:
@@ -163,8 +183,14 @@ def run_weights(state: RunState, path: Path) -> Weights:
 
 def training(state: RunState) -> hub.Training:
     """A run as a model card tells of it."""
-    evals = [line for line in state.metrics if line["split"] == "eval"]
+    evals = [line for line in state.metrics if line["split"] == "eval" and _is_measured(line)]
     return hub.Training(state.config, state.step, evals[-1] if evals else None)
+
+
+def _is_measured(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record of metrics has the numbers that a model card tells."""
+    numbers = [record.get("count", 0), *(record.get(name) for name in ("top1", "top5", "loss"))]
+    return all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
 
 
 def _write_run_as(target_format: str | None, source: Path, state: RunState, target: Path) -> str:
