@@ -5,6 +5,8 @@ for what these can't do there are functions here that take both.
 """
 
 import contextlib
+import errno
+import functools
 import glob
 import json
 import os
@@ -81,17 +83,16 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             yield file
         return
     path = Path(os.path.realpath(path))  # through a link, the file it names is replaced
-    mark = f"{os.getpid()}-{secrets.token_hex(4)}.{socket.gethostname()}"
-    temporary = path.with_name(f".{path.name[:_LONGEST]}.{mark}.tmp")
     if path.exists() and not path.is_file():  # a device would be replaced, too
         kind = "a directory" if path.is_dir() else "not a regular file"
         raise UserError(f"can't write {path}: it is {kind}")
+    temporary = temporary_beside(path)
     try:
-        remove_stale(path)
         file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)
-        _temporaries.add(temporary)
     except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}") from error
+        forget_temporary(temporary)
+        kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
+        raise kind(f"can't write {path}: {error.strerror}") from error
     try:
         with file:
             yield file
@@ -101,28 +102,42 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise RunError(f"could not write {path}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        _temporaries.discard(temporary)
+        forget_temporary(temporary)
     sync(path.parent)
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name for a file or directory that is to become a local `path` once it is complete.
+
+    Those that killed processes of this host left for the same path are deleted. Whoever takes a
+    name gives it back by `forget_temporary`.
+    """
+    host = socket.gethostname()
+    own = re.compile(rf"\..*\.([0-9]+)-[0-9a-f]{{8}}\.{re.escape(host)}\.tmp", re.DOTALL)
+    short = path.name[:_LONGEST]
+    for left in path.parent.glob(f".{glob.escape(short)}.*.tmp") if path.parent.is_dir() else ():
+        if (found := own.fullmatch(left.name)) and not is_alive(int(found[1])):
+            _remove(left)
+    name = f".{short}.{os.getpid()}-{secrets.token_hex(4)}.{host}.tmp"
+    _temporaries.add(temporary := path.with_name(name))
+    return temporary
+
+
+def forget_temporary(path: Path) -> None:
+    """Delete what is still there under a name of `temporary_beside`."""
+    _remove(path)
+    _temporaries.discard(path)
+
+
 def remove_temporaries() -> None:
-    """Delete the files that this process has not finished writing, before it ends at once."""
+    """Delete what this process has not finished writing, before it ends at once."""
     for path in list(_temporaries):
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+        _remove(path)
 
 
-def remove_stale(path: Path) -> None:
-    """Delete temporary files of a local `path` whose processes, on this host, are gone."""
-    host = re.escape(socket.gethostname())
-    written = re.compile(rf"\..*\.([0-9]+)-[0-9a-f]{{8}}\.{host}\.tmp", re.DOTALL)
-    for temporary in path.parent.glob(f".{glob.escape(path.name[:_LONGEST])}.*.tmp"):
-        found = written.fullmatch(temporary.name)
-        if found and not is_alive(int(found[1])):
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def is_alive(process: int) -> bool:
@@ -223,22 +238,42 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def open_file(path: str | Path, limit: int = MAX_READ) -> Iterator[BinaryIO]:
-    """A regular file opened for reading piece by piece.
+def open_file(
+    path: str | Path, limit: int = MAX_READ, *, follow: bool = True
+) -> Iterator[BinaryIO]:
+    """A regular file opened for reading piece by piece; a link only where `follow` lets it be one.
 
     Raises:
         UserError: where there is no such file, it is larger than `limit` bytes, or reading fails.
     """
     try:
-        # Opening a FIFO would wait for a writer, and a device never ends.
-        if not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"can't read {path}: it is not a regular file")
-        with as_path(path).open("rb") as file:
+        opener = functools.partial(_open_regular, follow=follow)
+        with (
+            as_path(path).open("rb") if is_remote(path) else open(path, "rb", opener=opener) as file
+        ):
             if _size(file) > limit:
                 raise UserError(f"{path} has more than the {limit:,} bytes that are read")
             yield file
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}") from error
+
+
+def _open_regular(path: str, flags: int, follow: bool) -> int:
+    """A descriptor of a regular file: what is checked is what was opened."""
+    # Opening a FIFO would wait for a writer, and a device never ends.
+    flags |= os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP and not follow:
+            raise UserError(
+                f"can't read {path}: it is a link, which could lead anywhere"
+            ) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"can't read {path}: it is not a regular file")
+    return descriptor
 
 
 def read_all(file: BinaryIO) -> memoryview:
