@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.data.dataset import Dataset
+from alexnet.data.prepared import INFO, check_metadata
 from alexnet.errors import UserError, unknown
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -71,14 +72,18 @@ def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
     root = _local(str(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
     folder = _find(name, root)
     tfds = _import_tfds()
+    check_metadata(folder)
     try:
-        builder = tfds.builder_from_directory(folder)
-        image_key, label_key = _keys(tfds, builder.info, name)
+        return _open(tfds, tfds.builder_from_directory(folder), name, root)
     except UserError:
         raise
     except Exception as error:  # on malformed metadata tfds raises nearly anything
-        reason = ascii(f"{type(error).__name__}: {error}"[:200])
+        reason = f"{type(error).__name__}: {error}"[:200]
         raise UserError(f"{folder} is not a data set that tfds can open: {reason}") from error
+
+
+def _open(tfds: Any, builder: Any, name: str, root: Path) -> Dataset:
+    image_key, label_key = _keys(tfds, builder.info, name)
     decoders = {image_key: tfds.decode.SkipDecoding()}
 
     def source(split: str) -> TfdsSource:
@@ -95,8 +100,8 @@ def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
     except NotImplementedError as error:
         elsewhere = root.with_name(f"{root.name}_array_record")  # in `root` tfds would do nothing
         raise UserError(
-            f"{folder} has {builder.info.file_format.value} files, which can't be read in random "
-            f"order without TensorFlow; {_how_to_prepare(name, elsewhere)}"
+            f"tfds:{name} has {builder.info.file_format.value} files, which can't be read in "
+            f"random order without TensorFlow; {_how_to_prepare(name, elsewhere)}"
         ) from error
     _allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
     names = builder.info.features[label_key].names
@@ -145,7 +150,7 @@ def _find(name: str, data_dir: Path) -> Path:
         if part not in known:
             raise _not_prepared(name, part, here, known, data_dir)
         here = here / part
-    if (here / "dataset_info.json").is_file():
+    if (here / INFO).is_file():
         return here
     versions = sorted(
         (part for part in _prepared_in(here) if _VERSION.fullmatch(part)),
@@ -166,7 +171,7 @@ def _prepared_in(folder: Path) -> list[str]:
     return sorted(
         entry.name
         for entry in folder.iterdir()
-        if any(next(entry.glob(f"{depth}dataset_info.json"), None) for depth in ("", "*/", "*/*/"))
+        if any(next(entry.glob(f"{depth}{INFO}"), None) for depth in ("", "*/", "*/*/"))
     )
 
 
