@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet.data.dataset import Dataset
 from alexnet.data.prepared import INFO, check_metadata
-from alexnet.errors import UserError, unknown
+from alexnet.errors import RunError, UserError, unknown
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 OTHER_FILES = 256  # files a run has open besides shards: libraries, devices, sockets
@@ -38,9 +38,9 @@ class TfdsSource:
         return sha256(repr((info.full_name, self.records.split, splits)).encode()).hexdigest()
 
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
-        record = self.records[index]
-        label = int(record[self.label_key])
-        if label < 0:
+        record = self._record(index)
+        label = record[self.label_key]
+        if label == -1:  # tfds's sign for none
             raise UserError(f"{self.describe(index)} has no label: its split can't be used")
         return record[self.image_key], label
 
@@ -48,10 +48,17 @@ class TfdsSource:
         """The example's number and split, and its file's name where the data set has those."""
         file = ""
         if self.file_key:
-            raw = self.records[index][self.file_key]
+            raw = self._record(index)[self.file_key]
             text = raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)
             file = f"{text if text.isprintable() else ascii(text)}, "
         return f"{file}example {index} of {self.name}"
+
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self.records[index]
+        except Exception as error:  # on damaged shards the readers raise nearly anything
+            reason = f"{type(error).__name__}: {error}"[:200]
+            raise RunError(f"example {index} of {self.name} can't be read: {reason}") from error
 
 
 def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
