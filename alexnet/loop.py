@@ -18,7 +18,7 @@ from alexnet.data.pipeline import (
     train_batches,
 )
 from alexnet.engine import Engine
-from alexnet.errors import RunError
+from alexnet.errors import RunError, UserError
 from alexnet.evaluate import evaluate
 from alexnet.layers import Variable
 from alexnet.metrics import MetricsLog
@@ -172,6 +172,11 @@ class Trainer:
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"the loss is {values['loss']} at step {step}")
         self._name_bad(self.bad_images)
+        if values["loss"] == values["top1"] == 0:  # of one example or more, one of them is above 0
+            raise UserError(
+                f"not one image of step {step}'s batch can be read: remove such images, or replace "
+                "them"
+            )
         record = {"step": step, "split": "train", **values, "learning_rate": rate}
         due = self.plan.due(step, self.config.run.log_every)
         if due:
@@ -217,7 +222,13 @@ class Trainer:
         loading = self.config.loading(self.engine.rows)
         result = evaluate(
             self.engine,
-            eval_batches(source, self.config.preprocess.protocol, loading, bad),
+            eval_batches(
+                source,
+                self.config.preprocess.protocol,
+                loading,
+                bad,
+                num_classes=self.dataset.num_classes,
+            ),
             len(source),
             bad_images=bad,
             processes=self.processes,

@@ -13,7 +13,7 @@ import pytest
 
 from alexnet import metrics
 from alexnet.checkpoints import Checkpoints
-from alexnet.errors import RunError
+from alexnet.errors import RunError, UserError
 from alexnet.layers import variables
 from alexnet.loop import Plan, Trainer
 from alexnet.recipes import recipe
@@ -93,6 +93,16 @@ def test_everything_happens_when_it_should(tmp_path):
     assert trainer.checkpoints.steps() == [6, 9]
     assert [line["loss"] for line in lines(tmp_path) if line["split"] == "eval"] == [2.0] * 3
     assert {line["count"] for line in lines(tmp_path) if line["split"] == "eval"} == {359}
+
+
+def test_a_batch_without_a_readable_image_is_no_loss_of_0(tmp_path):
+    engine = CountingEngine()
+    engine.train_step = lambda batch, **_: {"loss": 0.0, "top1": 0.0, "top5": 0.0}
+    trainer = make_trainer(tmp_path, engine)
+    with pytest.raises(UserError, match="not one image of step 1's batch can be read"):
+        run(trainer)
+    assert lines(tmp_path) == []
+    assert trainer.checkpoints.steps() == []
 
 
 def test_a_signal_during_evaluation_saves_and_leaves_the_evaluation_for_later(tmp_path):

@@ -1,11 +1,14 @@
 """Sources of examples and data sets made of them, before any decoding or augmentation."""
 
+import operator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from alexnet.errors import UserError
 
 
 class Source(Protocol):
@@ -37,6 +40,24 @@ class Dataset:
         return len(self.class_names)
 
 
+def checked_label(source: Source, index: int, label: Any, num_classes: int) -> int:
+    """An example's label; in a loss one out of range would be an error of the framework's, or none.
+
+    Raises:
+        UserError: where it is not the number of a class.
+    """
+    try:
+        number = operator.index(label)
+    except TypeError:
+        number = -1
+    if not 0 <= number < num_classes:
+        raise UserError(
+            f"{source.describe(index)} has the label {label!r:.60}, but labels must be whole "
+            f"numbers from 0 to {num_classes - 1}, one for each class: correct the data set"
+        )
+    return number
+
+
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """A data set's content as JSON values: the same as long as examples and labels are the same.
 
@@ -65,7 +86,7 @@ class ArraySource:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self.images[index], int(self.labels[index])
+        return self.images[index], np.asarray(self.labels[index]).item()
 
     def describe(self, index: int) -> str:
         """The example's number and split."""
