@@ -93,6 +93,9 @@ class DataConfig:
     mean: tuple[float, ...] = IMAGENET_MEAN
     # Standard deviation of each channel, divided by, in units of 0..255.
     std: tuple[float, ...] = IMAGENET_STD
+    # Weights whose preprocessing to take, where --mean, --std or --resize-rule don't say otherwise;
+    # by default those of --init-from.
+    preprocess_from: str | None = None
     # An image that can't be read: leave it out and count it, or stop.
     on_bad_image: Literal["skip", "raise"] = "raise"
     # Threads that read and decode images; changes the speed, never the samples.
@@ -107,6 +110,7 @@ class DataConfig:
         between(self, 0, None, "color_noise")
         require(all(s > 0 for s in self.std), "std", self.std, "above 0")
         _check_path("data_dir", self.data_dir)
+        _check_path("preprocess_from", self.preprocess_from)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from alexnet.engine import Batch, Engine, load_engine
 from alexnet.errors import RunError
 from alexnet.evaluate import evaluate
 from alexnet.names import ClassNames, class_names
+from alexnet.preparation import PreparationConfig
+from alexnet.preprocess import Preprocess
 from alexnet.processes import Processes
 from alexnet.protocols import ProtocolName, views
 from alexnet.scores import (
@@ -56,6 +58,8 @@ class Evaluation:
     predictions: Predictions
     class_names: ClassNames
     source: Source  # whose examples these are
+    preprocess: Preprocess
+    preprocess_from: str  # in words
     apart: float | None = None  # of both frameworks: see `Pair`
 
     def name(self, place: int) -> str:
@@ -155,6 +159,7 @@ def evaluate_weights(
     step: int | None = None,
     variant: str | None = None,
     image_size: int | None = None,
+    preparation: PreparationConfig | None = None,
     on_bad_image: Literal["skip", "raise"] = "skip",
     loader_threads: int = 2,
     processes: Processes | None = None,
@@ -176,7 +181,7 @@ def evaluate_weights(
         devices: how JAX spreads the work.
         data_dir: of prepared TFDS data sets.
         seed: splits a folder that isn't split on disk.
-        step, variant, image_size: as for `open_weights`.
+        step, variant, image_size, preparation: as for `open_weights`.
         on_bad_image: leave images out that can't be read, and count them, or stop.
         loader_threads: that read and decode images.
         processes: that evaluate together.
@@ -191,10 +196,12 @@ def evaluate_weights(
     framework = framework or framework_for(source)
     batch_size = batch_size or (config.data.batch_size if config else _BATCH)
     precision = precision or (config.model.precision if config else "fp32")
-    whole = open_weights(source, step=step, variant=variant, image_size=image_size)
+    whole = open_weights(
+        source, step=step, variant=variant, image_size=image_size, preparation=preparation
+    )
     data, notes = data_of(whole, config, dataset, data_dir, seed)
     engine = open_engine(whole, framework, batch_size, precision=precision, devices=devices)
-    observer.begin(whole, data, engine.describe(), notes)
+    observer.begin(whole, data, engine.describe(), [*whole.notes, *notes])
     loading = Loading(
         batch_size, whole.spec.channels, loader_threads, on_bad_image, rows=engine.rows
     )
@@ -218,7 +225,13 @@ def _evaluate(
     bad, parts = BadImages(), list[Predictions]()
     order = weights.preprocess.normalize.channel_order
     batches = eval_batches(
-        source, view.geometry, loading, bad, channel_order=order, ten_crop=view.ten_crop
+        source,
+        view.geometry,
+        loading,
+        bad,
+        num_classes=data.num_classes,
+        channel_order=order,
+        ten_crop=view.ten_crop,
     )
 
     progress = functools.partial(observer.progress, protocol, len(source))
@@ -261,6 +274,8 @@ def _evaluate(
         predictions=predictions,
         class_names=class_names(weights, data.class_names),
         source=source,
+        preprocess=weights.preprocess,
+        preprocess_from=weights.preprocess_from,
         apart=engine.apart if isinstance(engine, Pair) else None,
         **numbers,
     )

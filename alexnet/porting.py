@@ -1,26 +1,34 @@
 """Weights moved between files, and half-trained runs between frameworks."""
 
 import dataclasses
-import json
+import errno
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, cast
 
 import numpy as np
 
-from alexnet import hub, weights, workdir
+from alexnet import hub, metrics, weights, workdir
 from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, saved_steps
 from alexnet.config import DevicesConfig, Framework, TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
-from alexnet.files import atomic_write
+from alexnet.files import is_remote
 from alexnet.layers import Spec
+from alexnet.preparation import PreparationConfig, prepared, said
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from alexnet.staging import staging, take_place
 from alexnet.weights import Weights
 from alexnet.weights.adapt import adapt, fold_preprocess
+from alexnet.weights.assemble import usable_names
+from alexnet.weights.formats import from_suffix
+from alexnet.weights.precision import Dtype, check_finite, rounded
 
 FOLDER = "hf-folder"  # what `--to` calls a Hugging Face folder
+_LISTED = 20  # steps that an error names
 Arrays = Mapping[str, Mapping[str, np.ndarray]]
 
 
@@ -45,6 +53,18 @@ def is_run(path: Path) -> bool:
     return (path / workdir.CONFIG).is_file() and not hub.is_folder(path)
 
 
+def run_config(path: Path) -> TrainConfig:
+    """The configuration of a run; any directory with a `config.json` may look like one.
+
+    Raises:
+        UserError: where it is none.
+    """
+    try:
+        return workdir.read_config(path)
+    except UserError as error:
+        raise UserError(f"{path} is no run that can be read: {error}") from error
+
+
 def read_run(path: Path, step: int | None = None) -> RunState:
     """A run at its last checkpoint, or at the one of a step.
 
@@ -52,7 +72,7 @@ def read_run(path: Path, step: int | None = None) -> RunState:
         UserError: where there is no run, or no checkpoint of that step.
         RunError: where the checkpoint is damaged.
     """
-    config = workdir.read_config(path)
+    config = run_config(path)
     directory = path / workdir.CHECKPOINTS
     steps = saved_steps(directory) if directory.is_dir() else []
     if not steps:
@@ -60,19 +80,23 @@ def read_run(path: Path, step: int | None = None) -> RunState:
     if step is not None and step not in steps:
         raise UserError(f"{path} has no checkpoint of step {step}: there are {steps}")
     checkpoint = checkpoint_path(directory, steps[-1] if step is None else step)
+    native = import_framework(config.framework, "checkpoint")
     try:
         meta = read_meta(checkpoint)
-        spec = config.spec(int(meta["num_classes"]))
-    except (ValueError, KeyError, TypeError) as error:
+        spec = config.spec(meta["num_classes"])
+        arrays = native.read_arrays(checkpoint / STATE, spec)
+        weights.check(arrays["params"], spec)
+        weights.check(arrays["params"] | arrays.get("momentum", {}), spec)
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged state the frameworks raise nearly anything
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
         raise RunError(
-            f"{checkpoint} can't be read: {error}; --step takes another one of {steps}"
+            f"{checkpoint} can't be read: {reason}; --step takes another one of "
+            f"{', '.join(map(str, steps[-_LISTED:]))}"
         ) from error
-    native = import_framework(config.framework, "checkpoint")
-    arrays = native.read_arrays(checkpoint / STATE, spec)
-    weights.check(arrays["params"], spec)
-    weights.check(arrays["params"] | arrays.get("momentum", {}), spec)
-    metrics = [line for line in workdir.read_metrics(path) if line["step"] <= meta["step"]]
-    return RunState(config, spec, arrays, meta, metrics)
+    lines = [line for line in metrics.read(path) if line["step"] <= meta["step"]]
+    return RunState(config, spec, arrays, meta, lines)
 
 
 def write_run(path: Path, state: RunState, framework: Framework) -> None:
@@ -80,26 +104,43 @@ def write_run(path: Path, state: RunState, framework: Framework) -> None:
 
     Raises:
         UserError: where something is there already.
+        RunError: where the disk refuses it.
     """
+    there = UserError(f"{path} is there already, and a run is never overwritten: name a new one")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} is there already, and a run is never overwritten: name a new one")
+        raise there
+    if is_remote(path):  # where nothing can be renamed
+        _fill_run(path, path, state, framework)
+        return
+    target = Path(os.path.realpath(path))
+    with staging(target) as directory:
+        _fill_run(directory, path, state, framework)
+        try:
+            take_place(directory, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise there from error  # meanwhile
+
+
+def _fill_run(directory: Path, path: Path, state: RunState, framework: Framework) -> None:
+    """Write all files of a run that will be at `path`."""
     native = import_framework(framework, "checkpoint")
     run = dataclasses.replace(state.config.run, workdir=str(path), resume=False, overwrite=False)
     config = dataclasses.replace(
         state.config, framework=framework, run=run, devices=DevicesConfig()
     )
-    path.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(
-        path / workdir.CHECKPOINTS,
+        directory / workdir.CHECKPOINTS,
         run.keep_checkpoints,
-        lambda directory, arrays: native.write_arrays(directory, arrays, state.spec),
+        lambda place, arrays: native.write_arrays(place, arrays, state.spec),
     )
     meta = {name: value for name, value in state.meta.items() if name != "files"}
+    meta["log"] = metrics.write_all(directory, state.metrics)
     checkpoints.save(state.step, state.arrays, meta)
     checkpoints.wait()
-    with atomic_write(path / workdir.METRICS) as file:
-        file.write("".join(json.dumps(line) + "\n" for line in state.metrics).encode())
-    workdir.write_config(path, config)  # last: what makes the directory a run
+    workdir.write_config(directory, config)  # last: what makes the directory a run
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -112,21 +153,28 @@ def _step_of(checkpoint: Path) -> int:
 def run_weights(state: RunState, path: Path) -> Weights:
     """A run's weights, with its preprocessing and, since version 0.3 kept them, class names."""
     names = state.meta.get("class_names")
-    usable = isinstance(names, list) and len(names) == state.spec.num_classes
+    own, notes = usable_names(list(map(str, names)) if isinstance(names, list) else (), state.spec)
     return Weights(
         dict(state.arrays["params"]),
         state.spec,
         state.config.preprocess,
-        class_names=tuple(map(str, names)) if names and usable else None,
+        class_names=own,
         source=f"run {path.name}, step {state.step}",
         preprocess_from="the run's configuration",
+        notes=notes,
     )
 
 
 def training(state: RunState) -> hub.Training:
     """A run as a model card tells of it."""
-    evals = [line for line in state.metrics if line["split"] == "eval"]
+    evals = [line for line in state.metrics if line["split"] == "eval" and _is_measured(line)]
     return hub.Training(state.config, state.step, evals[-1] if evals else None)
+
+
+def _is_measured(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record of metrics has the numbers that a model card tells."""
+    numbers = [record.get("count", 0), *(record.get(name) for name in ("top1", "top5", "loss"))]
+    return all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
 
 
 def _write_run_as(target_format: str | None, source: Path, state: RunState, target: Path) -> str:
@@ -142,7 +190,7 @@ def _write_run_as(target_format: str | None, source: Path, state: RunState, targ
 
 
 def _refuse_run_options(
-    source: Path, step: int | None, target: Path, target_format: str | None
+    source: str | PurePath, step: int | None, target: Path, target_format: str | None
 ) -> None:
     """Refuse what only a run can be asked for."""
     if step is not None:
@@ -153,6 +201,14 @@ def _refuse_run_options(
         )
 
 
+def no_weights(path: Path) -> UserError:
+    """The error for a directory that is none of those that hold weights."""
+    return UserError(
+        f"{path} is a directory, but neither a run's work directory (no config.json) nor a "
+        "Hugging Face folder (no model.safetensors)"
+    )
+
+
 def _changed(whole: Weights, to_variant: str | None, fold: bool) -> Weights:
     """Weights as another variant, and for torchvision's normalization, where that is wanted."""
     if to_variant:
@@ -161,11 +217,22 @@ def _changed(whole: Weights, to_variant: str | None, fold: bool) -> Weights:
         own = whole.preprocess
         imagenet = dataclasses.replace(own.normalize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         whole = fold_preprocess(whole, dataclasses.replace(own, normalize=imagenet))
+        whole = dataclasses.replace(whole, preprocess_from="as --fold made it")
     return whole
 
 
+@dataclass(frozen=True)
+class Change:
+    """Changes that a conversion makes to weights."""
+
+    variant: str | None = None  # the one to become, where that is exact
+    fold: bool = False  # mean and scale go into conv1, for torchvision's input, where exact
+    preparation: PreparationConfig | None = None  # preprocessing in place of theirs
+    dtype: Dtype = "fp32"  # of the numbers in the file
+
+
 def convert(
-    source: Path,
+    source: str | PurePath,
     target: Path,
     *,
     source_format: str | None = None,
@@ -173,54 +240,104 @@ def convert(
     step: int | None = None,
     variant: str | None = None,
     image_size: int | None = None,
-    to_variant: str | None = None,
-    fold: bool = False,
+    change: Change = Change(),
     overwrite: bool = False,
-) -> tuple[Weights, str]:
+) -> tuple[Weights, list[str]]:
     """Convert, and say in words what was done.
 
     Args:
-        source: a weights file, a Hugging Face folder, a run's work directory, or one of its
-            checkpoints.
+        source: a weights file, a Hugging Face folder, hf://ORG/NAME@REVISION, a run's work
+            directory, or one of its checkpoints.
         target: a weights file, for `hf-folder` a directory, or, for a run, a new work directory.
         source_format: of `weights.FORMATS`; told from the content by default.
         target_format: the same, hf-folder, or jax or torch for a run; told from the name by
             default.
         step: of the run's checkpoint; the last by default.
         variant, image_size: the network, for source files that leave it open.
-        to_variant: the variant to become, where that is exact.
-        fold: take mean and scale into conv1, for inputs prepared as torchvision does, where that
-            is exact.
+        change: to make on the way.
         overwrite: replace a Hugging Face folder's files that are there already.
+
+    Returns:
+        The weights as they were written, and sentences: what was done first, then what to know.
 
     Raises:
         UserError: for what can't be read, or not be converted exactly.
     """
-    if source.parent.name == workdir.CHECKPOINTS and is_run(source.parent.parent):
-        source, step = source.parent.parent, _step_of(source)
-    run = None
-    if hub.is_folder(source):
+    path, run = hub.local(source), None
+    if path.parent.name == workdir.CHECKPOINTS and is_run(path.parent.parent):
+        path, step = path.parent.parent, _step_of(path)
+    if hub.is_folder(path):
         _refuse_run_options(source, step, target, target_format)
-        whole = hub.read_folder(source, variant=variant, image_size=image_size)
-    elif is_run(source):
-        state = read_run(source, step)
-        whole, run = run_weights(state, source), training(state)
+        whole = hub.read_folder(path, variant=variant, image_size=image_size)
+    elif is_run(path):
+        state = read_run(path, step)
+        whole, run = run_weights(state, path), training(state)
         if target_format in ("jax", "torch") or (target_format is None and not target.suffix):
-            return whole, _write_run_as(target_format, source, state, target)
-    elif source.is_dir():
-        raise UserError(
-            f"{source} is a directory, but neither a run's work directory (no config.json) nor a "
-            "Hugging Face folder (no model.safetensors)"
-        )
+            _refuse_changes(change, target)
+            _check_finite(state.arrays, path)
+            return whole, [_write_run_as(target_format, path, state, target)]
+    elif path.is_dir():
+        raise no_weights(path)
     else:
         _refuse_run_options(source, step, target, target_format)
-        whole = weights.load(source, source_format, variant=variant, image_size=image_size)
-    whole = _changed(whole, to_variant, fold)
-    if target_format == FOLDER:
-        hub.write_folder(target, whole, run=run, overwrite=overwrite)
+        whole = weights.load(path, source_format, variant=variant, image_size=image_size)
+    if change.preparation:
+        whole = prepared(whole, change.preparation)
+    whole = _changed(whole, change.variant, change.fold)
+    _check_finite({"weights": whole.arrays}, path if run else None)
+    format = target_format or from_suffix(target, whole)
+    notes = _notes(source, whole, format, change)
+    if format == FOLDER:
+        hub.write_folder(target, whole, run=run, overwrite=overwrite, dtype=change.dtype)
     else:
-        weights.save(target, whole, target_format)
-    return whole, (
-        f"{whole.source or source} -> {target}: variant '{whole.spec.name}', "
-        f"{whole.spec.num_classes} classes, {whole.spec.num_params:,} parameters"
+        weights.save(target, whole, format, change.dtype)
+    return rounded(whole, change.dtype), [
+        f"{source} -> {target}: variant '{whole.spec.name}', "
+        f"{whole.spec.num_classes} classes, {whole.spec.num_params:,} parameters",
+        *notes,
+    ]
+
+
+def _notes(source: str | PurePath, whole: Weights, format: str, change: Change) -> list[str]:
+    """Sentences on what is converted, and what the target can't hold.
+
+    Raises:
+        UserError: where an option would have no effect.
+    """
+    names = f"{len(whole.class_names)}, from the source" if whole.class_names else "none"
+    notes = [said(whole), f"class names: {names}", *whole.notes]
+    if not whole.source.startswith(f"{PurePath(source).name} ("):  # more than the file and format
+        notes.insert(0, f"origin: {whole.source}")
+    if format in (*weights.DESCRIBING, FOLDER):
+        return notes
+    if change.preparation and not change.fold:
+        raise UserError(
+            f"{', '.join(change.preparation.given)} would have no effect: {format} files hold no "
+            "preprocessing; leave that out, or write safetensors, onnx or hf-folder"
+        )
+    return [
+        *notes,
+        f"{format} files hold neither preprocessing nor class names: keep the source, and use "
+        f"the file with --preprocess-from {source}",
+    ]
+
+
+def _check_finite(arrays: Arrays, run: Path | None) -> None:
+    """Refuse a run's, or a file's, arrays with numbers that are none."""
+    way_out = (
+        f"the network diverged; --step takes an earlier checkpoint of {run}"
+        if run
+        else "the network diverged, or the file is damaged: get it anew"
     )
+    for part, own in arrays.items():
+        named = own if part != "momentum" else {f"the momentum of {n}": a for n, a in own.items()}
+        check_finite(named, way_out)
+
+
+def _refuse_changes(change: Change, target: Path) -> None:
+    """Refuse what is for weights, where a whole run is moved."""
+    if change != Change():
+        raise UserError(
+            f"{target} is to be a run, which keeps its preprocessing, variant and fp32: "
+            "convert to a file to change them"
+        )

@@ -8,12 +8,14 @@ from typing import Any
 from alexnet import hub, weights, workdir
 from alexnet.checkpoints import saved_steps
 from alexnet.config import Framework, TrainConfig
-from alexnet.data.dataset import Dataset, Source
+from alexnet.data.dataset import Dataset, Source, checked_label
 from alexnet.data.sources import open_dataset
 from alexnet.errors import UserError
 from alexnet.files import as_path
+from alexnet.layers import Spec
 from alexnet.names import class_names, named
-from alexnet.porting import is_run, read_run, run_weights
+from alexnet.porting import is_run, no_weights, read_run, run_config, run_weights
+from alexnet.preparation import PreparationConfig, prepared
 from alexnet.text import printable
 from alexnet.weights import Weights
 
@@ -27,6 +29,7 @@ def open_weights(
     format: str | None = None,
     variant: str | None = None,
     image_size: int | None = None,
+    preparation: PreparationConfig | None = None,
 ) -> Weights:
     """Weights with their preprocessing and, where they are known, class names.
 
@@ -37,11 +40,31 @@ def open_weights(
         format: of a file; told from its content by default.
         variant: the network, for sources that leave it open.
         image_size: height and width of its input, likewise.
+        preparation: preprocessing in place of theirs.
 
     Raises:
         UserError: where nothing can be read there.
         RunError: where a run's checkpoint is damaged.
     """
+    whole = _open(source, step, format, variant, image_size)
+    return prepared(whole, preparation) if preparation else whole
+
+
+def open_alike(source: str | PurePath, spec: Spec) -> Weights:
+    """Weights, of the network `spec` where their source leaves it open."""
+    try:
+        return open_weights(source)
+    except UserError:
+        return open_weights(source, variant=spec.name, image_size=spec.image_size)
+
+
+def _open(
+    source: str | PurePath | Weights,
+    step: int | None,
+    format: str | None,
+    variant: str | None,
+    image_size: int | None,
+) -> Weights:
     if isinstance(source, Weights):
         return source
     path = hub.local(source)
@@ -52,10 +75,7 @@ def open_weights(
     if step is not None:
         raise UserError(f"--step names a checkpoint of a run, and {path} is none: leave it out")
     if path.is_dir():
-        raise UserError(
-            f"{path} is a directory, but neither a run's work directory (no config.json) nor "
-            "a Hugging Face folder (no model.safetensors)"
-        )
+        raise no_weights(path)
     return weights.load(path, format, variant=variant, image_size=image_size)
 
 
@@ -89,7 +109,7 @@ def config_of(source: str | PurePath | Weights) -> TrainConfig | None:
     """A run's configuration; None for anything else."""
     if isinstance(source, Weights) or hub.is_url(source) or not is_run(as_path(source)):
         return None
-    return workdir.read_config(as_path(source))
+    return run_config(as_path(source))
 
 
 def framework_for(source: str | PurePath | Weights) -> Framework:
@@ -172,7 +192,7 @@ class _Relabeled:
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         image, label = self.source[index]
-        return image, self.labels[label]
+        return image, self.labels[checked_label(self.source, index, label, len(self.labels))]
 
     def describe(self, index: int) -> str:
         """The example's name in a message."""

@@ -1,6 +1,8 @@
 """A training state on disk, by Orbax: `params`, `statistics` and `momentum`, by layer name."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +26,7 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 
 def write(directory: Path, tree: dict[str, Any]) -> None:
     """Write a snapshot; returns when it is on disk."""
-    with _checkpointer() as checkpointer:
+    with _quiet(), _checkpointer() as checkpointer:
         checkpointer.save(_place(directory), tree)
 
 
@@ -94,6 +96,21 @@ def _checkpointer() -> ocp.StandardCheckpointer:
     return ocp.StandardCheckpointer(
         multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=processes)
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what Orbax logs of an error that it raises: on a full disk, 200 lines."""
+    logger = logging.getLogger("absl")
+    logger.addFilter(_above_error)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_above_error)
+
+
+def _above_error(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.ERROR
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

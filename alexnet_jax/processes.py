@@ -16,6 +16,7 @@ from alexnet.errors import UserError
 from alexnet.processes import Processes
 
 JOIN_SECONDS = 300
+CODE = 128 + signal.SIGTERM  # of a process that all agreed to end
 HEARTBEAT_SECONDS = 30  # a process silent for this long counts as dead, and ends the others
 CHECK = (
     "check that the same command runs on every worker (gcloud: --worker=all), each with its own "
@@ -31,11 +32,11 @@ _kept: list[object] = []  # handlers of which C knows only the address
 class Distributed(Processes):
     """One of the processes that `jax.distributed` joins.
 
-    SIGTERM is left to JAX: its preemption service tells all processes and makes them agree on a
-    step. Ctrl-C is turned into SIGTERM.
+    JAX has taken SIGTERM for itself: its preemption service tells all processes and makes them
+    agree on a step. Other signals are turned into SIGTERM.
     """
 
-    stop_signals = (signal.SIGINT,)
+    stop_signals = (signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.index, self.count = jax.process_index(), jax.process_count()
@@ -48,7 +49,7 @@ class Distributed(Processes):
         if received and not self._passed_on:
             self._passed_on = True
             os.kill(os.getpid(), signal.SIGTERM)
-        return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
+        return CODE if multihost_utils.reached_preemption_sync_point(step) else 0
 
     def describe(self) -> str:
         return f"process {self.index} of {self.count}, {jax.local_device_count()} local devices"

@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from alexnet import workdir
+from alexnet import metrics
 from alexnet.checkpoints import Checkpoints
-from alexnet.errors import RunError
+from alexnet.errors import RunError, UserError
 from alexnet.layers import variables
 from alexnet.loop import Plan, Trainer
 from alexnet.recipes import recipe
@@ -72,8 +72,8 @@ def make_trainer(path, engine, **run):
     return Trainer(config, dataset, engine, checkpoints, progress, plan, arrays)
 
 
-def run(trainer):
-    trainer.log = workdir.MetricsLog(trainer.config.run.workdir, trainer.step)
+def run(trainer, kept=()):
+    trainer.log = metrics.MetricsLog(trainer.config.run.workdir, kept)
     try:
         return trainer.run()
     finally:
@@ -95,6 +95,16 @@ def test_everything_happens_when_it_should(tmp_path):
     assert {line["count"] for line in lines(tmp_path) if line["split"] == "eval"} == {359}
 
 
+def test_a_batch_without_a_readable_image_is_no_loss_of_0(tmp_path):
+    engine = CountingEngine()
+    engine.train_step = lambda batch, **_: {"loss": 0.0, "top1": 0.0, "top5": 0.0}
+    trainer = make_trainer(tmp_path, engine)
+    with pytest.raises(UserError, match="not one image of step 1's batch can be read"):
+        run(trainer)
+    assert lines(tmp_path) == []
+    assert trainer.checkpoints.steps() == []
+
+
 def test_a_signal_during_evaluation_saves_and_leaves_the_evaluation_for_later(tmp_path):
     engine = CountingEngine()
     engine.on_eval = lambda: os.kill(os.getpid(), signal.SIGTERM)
@@ -105,8 +115,10 @@ def test_a_signal_during_evaluation_saves_and_leaves_the_evaluation_for_later(tm
     assert not [line for line in lines(tmp_path) if line["split"] == "eval"]
 
     again = make_trainer(tmp_path, CountingEngine())
-    assert again.restore()
-    assert run(again) == 0
+    meta = again.restore()
+    records, problem = metrics.kept(tmp_path, again.step, meta["log"])
+    assert not problem
+    assert run(again, records) == 0
     whole = make_trainer(tmp_path / "whole", CountingEngine())
     run(whole)
     for ours, theirs in zip(lines(tmp_path), lines(tmp_path / "whole"), strict=True):

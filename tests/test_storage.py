@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet import cli, files, workdir
+from alexnet import cli, files, metrics, workdir
 from alexnet.config import from_json, to_json
 from alexnet.data.folder import open_folder
 from alexnet.data.images import BadImage, decode
@@ -331,12 +331,12 @@ def record(step):
 
 
 def steps(path):
-    return [line["step"] for line in workdir.read_metrics(path)]
+    return [line["step"] for line in metrics.read(path)]
 
 
 def test_metrics_are_uploaded_when_asked_and_from_time_to_time(bucket):
     run = bucket / "run"
-    log = workdir.MetricsLog(run, 0)
+    log = metrics.MetricsLog(run, [])
     for step in (1, 2):
         log.write(record(step))
     assert steps(run) == []  # an object can't be appended to
@@ -348,7 +348,7 @@ def test_metrics_are_uploaded_when_asked_and_from_time_to_time(bucket):
     log.write(record(4))
     assert steps(run) == [1, 2, 3, 4]
     log.close()
-    log = workdir.MetricsLog(run, 2)  # going on from step 2
+    log = metrics.MetricsLog(run, metrics.kept(run, 2, None)[0])  # going on from step 2
     assert steps(run) == [1, 2]
     log.write(record(5))
     log.close()
@@ -365,7 +365,7 @@ def test_a_run_in_a_bucket(framework, bucket, tmp_path, capsys, monkeypatch):
     result = run_train(*options, "--workdir", run, env={"JAX_NUM_CPU_DEVICES": "8"})
     assert f"are in {run}" in result.stdout
     assert "Warning" not in result.stderr
-    expected, weights = workdir.read_metrics(run), load(run / workdir.WEIGHTS)
+    expected, weights = metrics.read(run), load(run / workdir.WEIGHTS)
     assert steps(run) == [1, 2, 3, 4, 5, 6, 6]
     with (run / workdir.CURVE).open("rb") as file, Image.open(file) as image:
         assert image.format == "PNG"
@@ -377,13 +377,13 @@ def test_a_run_in_a_bucket(framework, bucket, tmp_path, capsys, monkeypatch):
     put(state, bytes(reversed(state.read_bytes())))
     (run / workdir.WEIGHTS).unlink()
     # This time it ends right after its last checkpoint: nothing logged until then may be lost.
-    close, logs = workdir.MetricsLog.close, []
-    monkeypatch.setattr(workdir.MetricsLog, "close", lambda log: logs.append(log))
+    close, logs = metrics.MetricsLog.close, []
+    monkeypatch.setattr(metrics.MetricsLog, "close", lambda log: logs.append(log))
     assert cli.main(["train", *options, "--workdir", str(run), "--resume"]) == 0
     output = capsys.readouterr().out
     assert "00000006 is damaged" in output
     assert "going on from the checkpoint at step 4" in output
-    again, weights_again = workdir.read_metrics(run), load(run / workdir.WEIGHTS)
+    again, weights_again = metrics.read(run), load(run / workdir.WEIGHTS)
     for line in (*expected, *again):
         line.pop("examples_per_second")
     assert again == expected
@@ -425,7 +425,7 @@ def test_a_run_starts_from_weights_in_a_bucket(bucket):
     arrays = initial_weights(spec, seed=5)
     save(bucket / "w.safetensors", Weights(arrays, spec, config.preprocess))
     loaded, notes = starting_weights(config, spec)
-    assert notes == ["weights from gs://bucket/w.safetensors"]
+    assert notes[0] == "weights from gs://bucket/w.safetensors"
     assert np.array_equal(loaded["conv1.kernel"], arrays["conv1.kernel"])
 
 

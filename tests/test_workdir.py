@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from alexnet import workdir
+from alexnet import metrics, workdir
 from alexnet.errors import UserError
 from alexnet.recipes import recipe
 from alexnet.schedule import learning_rate
@@ -101,7 +101,7 @@ def test_a_refused_resume_names_both_values_and_a_way_out(tmp_path):
     with pytest.raises(UserError) as refused:
         workdir.prepare(changed(tmp_path, batch_size=64, flip=True, mean=(1.0,)))
     for words in ("--batch-size was 32, not 64", "--flip was off, not on", "--mean was 77.9, not",
-                  f"alexnet convert {tmp_path} START", "--init-from START"):  # fmt: skip
+                  f"--init-from {tmp_path} with another --workdir"):  # fmt: skip
         assert words in str(refused.value)
     with pytest.raises(UserError, match="--recipe was digits, not paper"):
         workdir.prepare(dataclasses.replace(changed(tmp_path), recipe="paper"))
@@ -137,7 +137,7 @@ def test_a_directory_of_an_older_version_can_be_resumed(tmp_path):
     """One whose config.json has none of the fields added since."""
     workdir.prepare(config_in(tmp_path))
     values = json.loads((tmp_path / "config.json").read_text())
-    del values["devices"], values["optim"]["clip_norm"]
+    del values["devices"], values["optim"]["clip_norm"], values["digest"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     workdir.prepare(config_in(tmp_path, resume=True))
 
@@ -153,14 +153,14 @@ def test_resuming_drops_lines_after_the_checkpoint_and_a_cut_one(tmp_path):
     lines = [record(10), record(10, "eval"), record(20)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 30, "spl')
-    assert workdir.read_metrics(tmp_path) == lines
-    log = workdir.MetricsLog(tmp_path, 10)
+    assert metrics.read(tmp_path) == lines
+    log = metrics.MetricsLog(tmp_path, metrics.kept(tmp_path, 10, None)[0])
     log.write(record(11))
     log.close()
-    assert workdir.read_metrics(tmp_path) == [*lines[:2], record(11)]
+    assert metrics.read(tmp_path) == [*lines[:2], record(11)]
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("nonsense\n" + json.dumps(record(1)) + "\n")
     with pytest.raises(UserError, match="line 1"):
-        workdir.read_metrics(tmp_path)
+        metrics.read(tmp_path)

@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from alexnet import hub, porting, weights
 from alexnet.config import LARGEST_IMAGE, VariantName
 from alexnet.errors import UserError
 from alexnet.files import as_path
 from alexnet.options import POSITIONAL, between, check_values
+from alexnet.preparation import PreparationConfig
+from alexnet.preprocess import to_json
+from alexnet.text import printable
 from alexnet.weights import FORMATS, Weights
 
 WORDS = {"from_": tuple(FORMATS), "to": (*FORMATS, porting.FOLDER, "jax", "torch")}
@@ -37,6 +40,8 @@ class Options:
     to_variant: VariantName | None = None
     # Fold mean and scale into conv1, so that the network takes torchvision's input.
     fold: bool = False
+    # Type of the numbers in the target; fp16 and bf16 round them.
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     # Replace a Hugging Face folder's files that are there already.
     overwrite: bool = False
     # Run both frameworks on photographs and compare source and result.
@@ -45,6 +50,7 @@ class Options:
     images: str | None = None
     # Print JSON.
     json: bool = False
+    preparation: PreparationConfig = field(default_factory=PreparationConfig)
 
     def __post_init__(self) -> None:
         """Check each option."""
@@ -66,21 +72,29 @@ def main(options: Options) -> int:
 
         check(options.images)  # before anything is written
     with Console(stderr=True).status(f"converting {options.source}"):  # on a terminal only
-        whole, sentence = porting.convert(
-            hub.local(options.source),
+        change = porting.Change(
+            options.to_variant, options.fold, options.preparation or None, options.dtype
+        )
+        whole, lines = porting.convert(
+            options.source,
             as_path(options.target),
             source_format=options.from_,
             target_format=options.to,
             step=options.step,
             variant=options.variant,
             image_size=options.image_size,
-            to_variant=options.to_variant,
-            fold=options.fold,
+            change=change,
             overwrite=options.overwrite,
         )
-    report: dict[str, Any] = {"done": sentence}
+    report: dict[str, Any] = {
+        "done": lines[0],
+        "notes": lines[1:],
+        "preprocess": to_json(whole.preprocess),
+        "preprocess_from": whole.preprocess_from,
+        "class_names": len(whole.class_names or ()),
+    }
     if not options.json:
-        print(sentence)
+        print("\n".join(map(printable, lines)))
     if options.verify:
         report["verify"] = _verify(whole, options)
     if options.json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from alexnet.config import LARGEST_IMAGE, MOST_CLASSES, DevicesConfig, VariantName
 from alexnet.errors import UserError
 from alexnet.options import POSITIONAL, between, check_values
+from alexnet.preparation import PreparationConfig
 from alexnet.protocols import NAMES, ProtocolName
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Options:
     loader_threads: int = 2
     # Print JSON.
     json: bool = False
+    preparation: PreparationConfig = field(default_factory=PreparationConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
 
     def __post_init__(self) -> None:
@@ -110,6 +112,7 @@ def _evaluate(
             step=options.step,
             variant=options.variant,
             image_size=options.image_size,
+            preparation=options.preparation,
             on_bad_image=options.on_bad_image,
             loader_threads=options.loader_threads,
             processes=processes,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from alexnet.config import LARGEST_IMAGE, MOST_CLASSES, VariantName
 from alexnet.errors import UserError
 from alexnet.options import POSITIONAL, between, check_values
+from alexnet.preparation import PreparationConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +48,7 @@ class Options:
     json: bool = False
     # Print CSV, a line for each class listed.
     csv: bool = False
+    preparation: PreparationConfig = field(default_factory=PreparationConfig)
 
     def __post_init__(self) -> None:
         """Check each option, and those that exclude each other."""
@@ -80,6 +82,7 @@ def main(options: Options) -> int:
         step=options.step,
         variant=options.variant,
         image_size=options.image_size,
+        preparation=options.preparation,
     )
     size = options.batch_size or batch_of(len(files))
     framework = options.framework or framework_for(options.weights)

@@ -110,7 +110,8 @@ def examples(dataset: Dataset, config: TrainConfig) -> Finding:
     small, seed = _one_batch(config, len(sample.train)), config.run.seed
     next(train_batches(sample, config.augmentation, small, seed=seed, bad_images=bad))
     small = _one_batch(config, len(sample.eval))
-    next(eval_batches(sample.eval, config.preprocess.protocol, small, bad_eval))
+    protocol, classes = config.preprocess.protocol, dataset.num_classes
+    next(eval_batches(sample.eval, protocol, small, bad_eval, num_classes=classes))
     count = len(sample.train) + len(sample.eval)
     sentences = [*bad.sentences, *bad_eval.sentences]
     if not sentences:

@@ -19,12 +19,14 @@ from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from alexnet.preprocess import from_json as preprocess_from_json
 from alexnet.preprocess import to_json as preprocess_to_json
 from alexnet.spec import VARIANTS
+from alexnet.text import is_text, storable
 from alexnet.weights import Weights, table
+from alexnet.weights.core import LONGEST_TEXT, names_from_json
 
 SECTION, VERSION = "alexnet", 1
 _FIELDS = {"format_version", "network", "preprocess", "mean_image", "source", "sha256"}
 _CROP_PCT = 0.875  # 224 of 256, as in torchvision, and timm's default
-_MOST_NAMES, _LONGEST_NAME = 1_000_000, 1000  # class names, and characters of one
+_MOST_NAMES = 1_000_000
 _SMALLEST_CROP = 0.01  # share of the resized image
 _MODES = {"short": "center", "warp": "squash"}  # resize rules as timm calls them
 
@@ -65,7 +67,9 @@ def to_json(weights: Weights, keys: Mapping[str, str], sha256: str) -> dict[str,
         modules[field] = keys[f"{layer}.kernel"].rpartition(".")[0]
     fields["pretrained_cfg"] |= modules
     if weights.class_names is not None:
-        fields["label_names"] = list(_class_names(list(weights.class_names), spec.num_classes))
+        fields["label_names"] = list(
+            names_from_json(list(map(storable, weights.class_names)), spec.num_classes)
+        )
     described = preprocess_to_json(weights.preprocess)
     preprocess_from_json(described, spec.channels)
     fields[SECTION] = {
@@ -73,7 +77,7 @@ def to_json(weights: Weights, keys: Mapping[str, str], sha256: str) -> dict[str,
         "network": table.to_json(spec),
         "preprocess": described,
         "mean_image": weights.mean_image,
-        "source": weights.source[:_LONGEST_NAME],
+        "source": storable(weights.source[:LONGEST_TEXT]),
         "sha256": sha256,
     }
     return fields
@@ -99,7 +103,7 @@ def from_json(values: Any) -> Described:
     names = values.get("label_names")
     name = "torchvision" if architecture == "alexnet" else architecture.removeprefix("alexnet_")
     described = Described(
-        class_names=None if names is None else _class_names(names, count),
+        class_names=None if names is None else names_from_json(names, count),
         num_classes=count,
         variant=name if name in VARIANTS else None,
         image_size=_image_size(timm),
@@ -180,16 +184,6 @@ def _times(numbers: Any, factor: float) -> list[float]:
         raise UserError("mean and std must be below 1e37") from error
 
 
-def _class_names(names: Any, count: int | None) -> tuple[str, ...]:
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and len(name) <= _LONGEST_NAME for name in names
-    ):
-        raise UserError(f"label_names must be strings of at most {_LONGEST_NAME} characters")
-    if count is not None and len(names) != count:
-        raise UserError(f"there are {len(names)} class names for {count} classes")
-    return tuple(names)
-
-
 def _image_size(timm: Mapping[str, Any]) -> int | None:
     size = timm.get("input_size")
     if size is None:
@@ -217,7 +211,7 @@ def _with_section(described: Described, values: Mapping[str, Any]) -> Described:
     if (
         set(section) != _FIELDS
         or type(section["mean_image"]) is not bool
-        or not all(isinstance(text, str) and len(text) <= _LONGEST_NAME for text in texts)
+        or not all(is_text(text, LONGEST_TEXT) for text in texts)
     ):
         raise UserError(f"its section '{SECTION}' must have {', '.join(sorted(_FIELDS))}")
     spec = table.from_json(section["network"])

@@ -4,27 +4,27 @@ import dataclasses
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from alexnet.errors import RunError, UserError
+from alexnet.errors import UserError
 from alexnet.files import (
     MAX_READ,
     atomic_write,
     is_remote,
     open_file,
-    remove_tree,
     sync,
     write_json,
 )
 from alexnet.hub import config
 from alexnet.hub.card import Training, model_card
 from alexnet.layers import Spec
+from alexnet.staging import staging, take_place
 from alexnet.weights import Weights, check, torch_safetensors
 from alexnet.weights.assemble import complete
 from alexnet.weights.names import TORCHVISION_KEYS, torch_keys
+from alexnet.weights.precision import Dtype, check_range
 
 CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
 FILES = (MODEL, CARD, CONFIG)  # as they are put in place: the last one makes it a folder
@@ -44,6 +44,7 @@ def write_folder(
     keys: Keys | None = None,
     run: Training | None = None,
     overwrite: bool = False,
+    dtype: Dtype = "fp32",
 ) -> None:
     """Write a folder, whole or not at all; other files in it stay as they are.
 
@@ -54,6 +55,7 @@ def write_folder(
             project's otherwise.
         run: the training that the weights come from, for the model card.
         overwrite: replace those of the three files that are there.
+        dtype: of the numbers in `model.safetensors`.
 
     Raises:
         UserError: where files are in the way, or these weights can't be described.
@@ -62,27 +64,19 @@ def write_folder(
     if is_remote(directory):
         raise UserError(f"{directory}: a Hugging Face folder is written to a local directory")
     check(weights.arrays, weights.spec)
+    check_range(weights.arrays, dtype)
     scheme = _scheme(keys, weights.spec)
     directory = Path(os.path.realpath(directory))
     _check_free(directory, overwrite)
-    staging = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"can't write {directory}: {error.strerror}") from error
-    try:
-        with atomic_write(staging / MODEL) as file:
-            torch_safetensors.write(file, weights, scheme)
-        with open(staging / MODEL, "rb") as file:
+    with staging(directory) as built:
+        with atomic_write(built / MODEL) as file:
+            torch_safetensors.write(file, weights, scheme, dtype)
+        with open(built / MODEL, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        write_json(staging / CONFIG, config.to_json(weights, scheme, digest))
-        with atomic_write(staging / CARD) as file:
+        write_json(built / CONFIG, config.to_json(weights, scheme, digest))
+        with atomic_write(built / CARD) as file:
             file.write(model_card(weights, run, torchvision=scheme is TORCHVISION_KEYS).encode())
-        _place(staging, directory)
-    except OSError as error:
-        raise RunError(f"could not write {directory}: {error.strerror or error}") from error
-    finally:
-        remove_tree(staging)
+        _place(built, directory)
 
 
 def read_folder(
@@ -184,14 +178,13 @@ def _check_free(directory: Path, overwrite: bool) -> None:
         raise UserError(f"{directory / blocked[0]} is a directory: remove it, or name another one")
 
 
-def _place(staging: Path, directory: Path) -> None:
+def _place(built: Path, directory: Path) -> None:
     """Give complete files their place."""
-    sync(staging)
     if not directory.exists() or not any(directory.iterdir()):
-        os.rename(staging, directory)  # onto an empty directory, too
-    else:
-        (directory / CONFIG).unlink(missing_ok=True)  # a half-replaced folder is none
-        for name in FILES:
-            os.replace(staging / name, directory / name)
-        sync(directory)
-    sync(directory.parent)
+        take_place(built, directory)
+        return
+    sync(built)
+    (directory / CONFIG).unlink(missing_ok=True)  # a half-replaced folder is none
+    for name in FILES:
+        os.replace(built / name, directory / name)
+    sync(directory)

@@ -11,7 +11,9 @@ from rich.table import Table
 
 from alexnet.data.dataset import Dataset
 from alexnet.evaluation import Evaluation, Observer, distance
-from alexnet.preprocess import describe
+from alexnet.names import class_names
+from alexnet.preparation import said
+from alexnet.preprocess import to_json as preprocess_to_json
 from alexnet.real import real_top1
 from alexnet.scores import confused, interval, per_class, worst
 from alexnet.text import printable
@@ -20,7 +22,7 @@ from alexnet.weights import Weights
 _LISTED = 10  # classes and pairs
 _PLAIN = (
     "protocol", "geometry", "framework", "dataset", "loss", "top1", "top1_interval", "top5",
-    "top5_interval", "left_out", "examples_per_second", "apart",
+    "top5_interval", "left_out", "preprocess_from", "examples_per_second", "apart",
 )  # fmt: skip
 Real = list[list[int]] | None
 
@@ -57,8 +59,8 @@ class Progress(Observer):
         if not self._shown:
             return
         self._note(f"weights: {weights.source}, variant {weights.spec.name}")
-        self._note(f"preprocessing: {describe(weights.preprocess)}")
-        self._note(f"  from {weights.preprocess_from}")
+        self._note(said(weights))
+        self._note(f"class names: {class_names(weights, data.class_names).origin}")
         self._note(f"data: {data.name}, {len(data.eval)} examples")
         for note in (engine, *notes):
             self._note(note)
@@ -149,6 +151,8 @@ def to_json(found: Evaluation, most: int, real: Real) -> dict[str, Any]:
     examples, right = per_class(predictions, len(names.names))
     plain = {name: getattr(found, name) for name in _PLAIN}
     plain |= {
+        "preprocess": preprocess_to_json(found.preprocess),
+        "class_names_from": names.origin,
         "count": int(found.count),
         "classes": [
             {"class": label, "name": names.names[label], "examples": int(n), "correct": int(r)}

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from alexnet.names import ClassNames
 from alexnet.prediction import Prediction
-from alexnet.preprocess import describe, to_json
+from alexnet.preparation import said
+from alexnet.preprocess import to_json
 from alexnet.protocols import Views
 from alexnet.text import printable
 from alexnet.weights import Weights
@@ -37,9 +38,8 @@ def printer(
         console = Console(highlight=False, soft_wrap=True)
         about = Console(stderr=True, highlight=False, soft_wrap=True)
         about.print(f"weights: {printable(weights.source)}", markup=False)
-        about.print(f"preprocessing: {describe(weights.preprocess)}", markup=False)
-        about.print(f"  from {weights.preprocess_from}", markup=False)
-        about.print(f"class names: {names.origin}", markup=False)
+        for line in (said(weights), f"class names: {names.origin}", *weights.notes):
+            about.print(printable(line), markup=False)
         show = _bars if console.is_terminal else _line
         yield lambda found: console.print(show(found, names), markup=False)
 
@@ -52,6 +52,7 @@ def _about(weights: Weights, view: Views, names: ClassNames) -> dict[str, Any]:
         "preprocess_from": weights.preprocess_from,
         "views": view.describe(),
         "class_names_from": names.origin,
+        "notes": list(weights.notes),
     }
 
 

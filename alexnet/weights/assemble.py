@@ -1,7 +1,7 @@
 """From what a reader found in a file to canonical weights: recognize, check, reorder."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +12,9 @@ from alexnet.layers import Spec, map_shapes, variables
 from alexnet.preprocess import ChannelOrder, EvalProtocol, Normalize, Preprocess
 from alexnet.spec import VARIANTS, like
 from alexnet.weights import layout
-from alexnet.weights.core import Weights, check
+from alexnet.weights.core import READABLE, Weights, check, from_file
 from alexnet.weights.network import difference, fit, steps
+from alexnet.weights.precision import all_fp32
 
 # Caffe's ilsvrc_2012_mean.npy, averaged over its pixels, in R, G, B order (its own is B, G, R).
 CAFFE_MEAN = (122.679, 116.669, 104.007)
@@ -35,6 +36,7 @@ class Found:
     preprocess: Preprocess | None = None
     class_names: tuple[str, ...] | None = None
     mean_image: bool = False
+    notes: tuple[str, ...] = ()  # sentences on what was changed as it was read
 
 
 def complete(
@@ -58,7 +60,7 @@ def complete(
             network than the one asked for.
     """
     spec = found.spec or _fit(found, variant, image_size)
-    check(found.arrays, spec, names=found.names, extra=found.extra)
+    check(found.arrays, spec, names=found.names, extra=found.extra, dtypes=READABLE)
     if found.spec:
         spec = _agreed(spec, variant, image_size)
     arrays = {name: found.arrays[name] for name in variables(spec)}
@@ -67,18 +69,22 @@ def complete(
             arrays[f"{layer}.kernel"] = layout.rows_to_hwc(arrays[f"{layer}.kernel"], shape)
     if found.colors == "BGR" and spec.channels == 3:
         arrays["conv1.kernel"] = layout.swap_colors(arrays["conv1.kernel"])
+    # After fc6's rows, which are copied in the file's type: two bytes a number in half precision.
+    notes = found.notes + all_fp32(arrays)
     # Readers give views of the file, at whatever byte they start; frameworks want whole words.
     # Last, so that fc6 is not copied a second time.
     for name, array in arrays.items():
         arrays[name] = np.require(array, requirements="A")
+    names, left_out = usable_names(found.class_names, spec)
     return Weights(
         arrays=arrays,
         spec=spec,
         preprocess=preprocess or found.preprocess or default_preprocess(spec),
-        class_names=_usable(found.class_names, spec),
+        class_names=names,
         source=source,
         preprocess_from=_preprocess_from(found, preprocess, spec),
         mean_image=found.mean_image and preprocess is None,
+        notes=notes + left_out,
     )
 
 
@@ -137,12 +143,16 @@ def _preprocess_from(found: Found, given: Preprocess | None, spec: Spec) -> str:
     if given is not None:
         return "as asked for"
     if found.preprocess is not None:
-        return "the file, with its mean image's channel means" if found.mean_image else "the file"
+        return from_file(found.mean_image)
     usual = "Caffe's published weights" if spec.name in CAFFE_VARIANTS else "torchvision's weights"
     usual = usual if spec.channels == 3 else "pixels from 0 to 1"
     return f"assumed, as for {usual}: the file does not say"
 
 
-def _usable(names: tuple[str, ...] | None, spec: Spec) -> tuple[str, ...] | None:
-    """Class names, where there is one for each class."""
-    return names if names and len(names) == spec.num_classes else None
+def usable_names(
+    names: Sequence[str] | None, spec: Spec
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Class names, where there is one for each class; else a note that they are left out."""
+    if not names or len(names) == spec.num_classes:
+        return tuple(names) if names else None, ()
+    return None, (f"its {len(names)} class names are left out: it has {spec.num_classes} classes",)

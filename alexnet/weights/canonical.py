@@ -16,20 +16,24 @@ from alexnet.errors import UserError
 from alexnet.layers import variables
 from alexnet.preprocess import from_json as preprocess_from_json
 from alexnet.preprocess import to_json as preprocess_to_json
+from alexnet.text import is_text, storable
 from alexnet.weights import layout, safetensors, table
-from alexnet.weights.core import Weights, check
+from alexnet.weights.core import LONGEST_TEXT, READABLE, Weights, check, from_file, names_from_json
+from alexnet.weights.precision import Dtype, all_fp32
 
 MARKER = "alexnet-weights"
+MAX_SOURCE = 100_000  # characters
 VERSION = "2"  # 1 had the variant's name and sizes in place of the table of layers
 _NETWORKS = {"1": table.from_json_1, "2": table.from_json}
 
 
-def write(file: BinaryIO, weights: Weights) -> None:
+def write(file: BinaryIO, weights: Weights, dtype: Dtype = "fp32") -> None:
     """Write a canonical file.
 
     Args:
         file: open for writing, at its start.
         weights: what to write, checked.
+        dtype: of the numbers in the file; the digests are of these.
 
     Raises:
         UserError: where what goes with the arrays does not fit them.
@@ -38,16 +42,16 @@ def write(file: BinaryIO, weights: Weights) -> None:
     metadata = _describe(weights)
     # The digests come before the data and are known after it: their place is kept with zeros.
     blank = _seal(metadata, dict.fromkeys(shapes, "0" * 64))
-    file.write(safetensors.encode_header(shapes, blank))
+    file.write(safetensors.encode_header(shapes, blank, dtype))
     digests = {}
     for name in shapes:
         digest = hashlib.sha256()
-        for block in layout.blocks(weights.arrays[name]):
+        for block in layout.blocks(weights.arrays[name], dtype):
             digest.update(block)
             file.write(block)
         digests[name] = digest.hexdigest()
     file.seek(0)
-    file.write(safetensors.encode_header(shapes, _seal(metadata, digests)))
+    file.write(safetensors.encode_header(shapes, _seal(metadata, digests), dtype))
 
 
 def read(file: BinaryIO) -> Weights:
@@ -68,16 +72,21 @@ def read(file: BinaryIO) -> Weights:
     fields = {name: _json(metadata, name) for name in _JSON_FIELDS}
     _check_digests(arrays, fields["sha256"])
     spec = _NETWORKS[version](fields["spec"])
-    check(arrays, spec)
-    names = fields["class_names"]
+    check(arrays, spec, dtypes=READABLE)
+    notes = all_fp32(arrays)
+    names, mean_image = fields["class_names"], fields["mean_image"]
+    source = metadata.get("source", "")
+    if not isinstance(mean_image, bool) or not is_text(source, MAX_SOURCE):
+        raise UserError("its metadata has a 'mean_image' or a 'source' that is none")
     return Weights(
         arrays={name: np.require(arrays[name], requirements="A") for name in variables(spec)},
         spec=spec,
         preprocess=preprocess_from_json(fields["preprocess"], spec.channels),
-        class_names=None if names is None else tuple(map(str, names)),
-        source=metadata.get("source", ""),
-        preprocess_from="the file",
-        mean_image=bool(fields["mean_image"]),
+        class_names=None if names is None else names_from_json(names, spec.num_classes),
+        source=source,
+        preprocess_from=from_file(mean_image),
+        mean_image=mean_image,
+        notes=notes,
     )
 
 
@@ -87,8 +96,8 @@ _JSON_FIELDS = ("spec", "preprocess", "class_names", "mean_image", "sha256")
 def _describe(weights: Weights) -> dict[str, str]:
     """The metadata, digests aside."""
     names = weights.class_names
-    if names is not None and len(names) != weights.spec.num_classes:
-        raise UserError(f"{len(names)} class names for {weights.spec.num_classes} classes")
+    if names is not None:
+        names = names_from_json(list(map(storable, names)), weights.spec.num_classes)
     preprocess = preprocess_to_json(weights.preprocess)
     preprocess_from_json(preprocess, weights.spec.channels)
     return {
@@ -98,7 +107,7 @@ def _describe(weights: Weights) -> dict[str, str]:
         "preprocess": json.dumps(preprocess),
         "class_names": json.dumps(names),
         "mean_image": json.dumps(weights.mean_image),
-        "source": weights.source,
+        "source": storable(weights.source[:LONGEST_TEXT]),
     }
 
 
@@ -119,6 +128,10 @@ def _json(metadata: Mapping[str, str], name: str) -> Any:
         raise UserError(f"its metadata has no readable '{name}'") from error
 
 
+def _bytes(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def _check_digests(arrays: Mapping[str, np.ndarray], digests: Any) -> None:
     """Refuse arrays whose bytes are not those written."""
     if not isinstance(digests, dict) or set(digests) != set(arrays):
@@ -126,7 +139,7 @@ def _check_digests(arrays: Mapping[str, np.ndarray], digests: Any) -> None:
     damaged = [
         name
         for name, array in arrays.items()
-        if hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() != digests[name]
+        if hashlib.sha256(_bytes(array)).hexdigest() != digests[name]
     ]
     if damaged:
         raise UserError(f"it is damaged: the digest does not match for {', '.join(damaged)}")

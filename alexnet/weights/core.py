@@ -4,15 +4,22 @@ Arrays are fp32 and named `conv1.kernel` (HWIO), `conv1.bias`, ..., `fc6.kernel`
 fc6 rows in H, W, C order and conv1 inputs in R, G, B order.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.layers import Spec, variables
 from alexnet.preprocess import Preprocess
+from alexnet.text import is_text
 
+BF16 = np.dtype([("bfloat16", "<u2")])  # as files have it; NumPy lacks it
+# Floats that are read; whoever asks for fp32 gets it in the end.
+READABLE = (np.dtype("<f4"), np.dtype("<f2"), np.dtype("<f8"), BF16)
+_FP32 = READABLE[:1]
+LONGEST_TEXT = 1000  # characters of a class name, and of words on where weights are from
 _LISTED = 20  # unexpected names that an error spells out
 
 
@@ -28,6 +35,29 @@ class Weights:
     preprocess_from: str = ""  # where the preprocessing is from, in words
     # The source subtracts a mean image; `preprocess.normalize.mean` holds its channel means.
     mean_image: bool = False
+    notes: tuple[str, ...] = ()  # sentences on what was changed or left out as they were read
+
+
+def names_from_json(names: Any, count: int | None) -> tuple[str, ...]:
+    """Class names from a file's JSON, checked.
+
+    Args:
+        names: the value.
+        count: of the network's classes, where it is known.
+
+    Raises:
+        UserError: where they are no texts, or not one for each class.
+    """
+    if not isinstance(names, list) or not all(is_text(name, LONGEST_TEXT) for name in names):
+        raise UserError(f"class names must be texts of at most {LONGEST_TEXT} characters")
+    if count is not None and len(names) != count:
+        raise UserError(f"there are {len(names)} class names for {count} classes")
+    return tuple(names)
+
+
+def from_file(mean_image: bool) -> str:
+    """Words for preprocessing that a file describes."""
+    return "the file, with its mean image's channel means" if mean_image else "the file"
 
 
 def check(
@@ -36,6 +66,7 @@ def check(
     *,
     names: Mapping[str, str] | None = None,
     extra: Iterable[str] = (),
+    dtypes: Collection[np.dtype] = _FP32,
 ) -> None:
     """Refuse arrays that are not exactly the weights of `spec`.
 
@@ -44,6 +75,7 @@ def check(
         spec: the network that they must fit.
         names: what the source calls them, for the message.
         extra: names in the source that have no canonical one.
+        dtypes: types that the arrays may have.
 
     Raises:
         UserError: listing everything that is missing, unexpected, misshapen or not fp32.
@@ -67,7 +99,7 @@ def check(
             continue
         if array.shape != shape:
             problems.append(f"{call(name)} is {show(array.shape)}, not {show(shape)}")
-        if array.dtype != np.float32:
+        if array.dtype not in dtypes:
             problems.append(f"{call(name)} is {array.dtype}, not float32")
     if problems:
         raise UserError(f"the arrays are not those of variant '{spec.name}': {'; '.join(problems)}")

@@ -16,16 +16,20 @@ from alexnet.errors import UserError
 from alexnet.files import read_all
 from alexnet.layers import variables
 from alexnet.weights.assemble import Found
-from alexnet.weights.core import Weights
+from alexnet.weights.core import BF16, Weights
 from alexnet.weights.layout import blocks
 from alexnet.weights.names import ARRAYS
+from alexnet.weights.precision import STORED, Dtype, name_of
 
 _PARTS = ("params", "batch_stats")
 _TO_FLAX = {"shift": "bias", "variance": "var"}
 _FROM_FLAX = {"var": "variance"}
 _MAX_ITEMS = 1000  # in all tables and lists of a file; eight layers take some thirty
 _ARRAY = 1  # Flax's extension type of an array
-_DTYPES = {"float32": "<f4", "float64": "<f8", "float16": "<f2", "int32": "<i4", "int64": "<i8"}
+_DTYPES: dict[str, Any] = {
+    "float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": BF16,
+    "int32": "<i4", "int64": "<i8",
+}  # fmt: skip
 _BIN, _EXT = 0xC4, 0xC7  # msgpack's first byte where a length takes eight bits
 
 
@@ -107,7 +111,7 @@ def _extension(code: int, data: bytes) -> np.ndarray | None:
     return np.frombuffer(data, _DTYPES[dtype], offset=start).reshape(shape)
 
 
-def write(file: BinaryIO, weights: Weights) -> None:
+def write(file: BinaryIO, weights: Weights, dtype: Dtype = "fp32") -> None:
     """The bytes of `flax.serialization.to_bytes({'params': ...})`, layers in network order."""
     tree: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for name, variable in variables(weights.spec).items():
@@ -122,16 +126,17 @@ def write(file: BinaryIO, weights: Weights) -> None:
             file.write(packer.pack(layer) + packer.pack_map_header(len(parts)))
             for part, array in parts.items():
                 file.write(packer.pack(part))
-                for piece in _array(packer, array):
+                for piece in _array(packer, array, dtype):
                     file.write(piece)
 
 
-def _array(packer: msgpack.Packer, array: np.ndarray) -> Iterator[bytes | memoryview]:
+def _array(packer: msgpack.Packer, array: np.ndarray, dtype: Dtype) -> Iterator[bytes | memoryview]:
     """An array's extension, piece by piece: the packer would hold several copies of it."""
-    head = packer.pack_array_header(3) + packer.pack(array.shape) + packer.pack("float32")
-    head += _sized(_BIN, 4 * array.size)
-    yield _sized(_EXT, len(head) + 4 * array.size) + bytes([_ARRAY]) + head
-    yield from blocks(array)
+    kind, size = STORED[dtype], STORED[dtype].itemsize * array.size
+    head = packer.pack_array_header(3) + packer.pack(array.shape) + packer.pack(name_of(kind))
+    head += _sized(_BIN, size)
+    yield _sized(_EXT, len(head) + size) + bytes([_ARRAY]) + head
+    yield from blocks(array, dtype)
 
 
 def _sized(code: int, length: int) -> bytes:

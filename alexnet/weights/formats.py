@@ -19,6 +19,7 @@ from alexnet.weights.assemble import complete
 from alexnet.weights.core import Weights, check
 from alexnet.weights.detection import format_of
 from alexnet.weights.names import TORCHVISION_KEYS, torch_keys
+from alexnet.weights.precision import Dtype, check_range
 
 # Format to its module in this package.
 _READERS = {
@@ -40,6 +41,7 @@ _WRITERS = {
     "flax": "flax_msgpack",
     "onnx": "onnx_write",
 }
+DESCRIBING = ("safetensors", "onnx")  # hold preprocessing and class names
 FORMATS, WRITABLE = tuple(_READERS), tuple(_WRITERS)
 _SUFFIXES = {
     ".safetensors": "safetensors", ".pth": "torch", ".pt": "torch", ".onnx": "onnx",
@@ -123,21 +125,27 @@ def _agreeing(weights: Weights, variant: str | None, image_size: int | None) -> 
     return weights
 
 
-def save(path: str | Path, weights: Weights, format: str | None = None) -> None:
+def save(
+    path: str | Path, weights: Weights, format: str | None = None, dtype: Dtype = "fp32"
+) -> None:
     """Write weights, whole or not at all.
 
     Args:
         path: the file; one that is there is replaced.
         weights: what to write.
         format: one of those of `FORMATS` that can be written; told from the suffix by default.
+        dtype: of the numbers in the file.
 
     Raises:
         UserError: for a format that is unknown or can't hold these weights.
     """
-    format = format or _from_suffix(Path(path), weights)
+    format = format or from_suffix(path, weights)
     if choose("format", format, FORMATS) not in WRITABLE:
         raise UserError(f"{format} is read only; written are {', '.join(WRITABLE)}")
+    if dtype != "fp32" and format == "onnx":
+        raise UserError(f"{format} files are written as fp32 only: leave --dtype {dtype} out")
     check(weights.arrays, weights.spec)
+    check_range(weights.arrays, dtype)
     if format == "torchvision" and weights.spec.name != "torchvision":
         raise UserError(
             f"torchvision's keys are for variant 'torchvision', and these weights are "
@@ -145,16 +153,23 @@ def save(path: str | Path, weights: Weights, format: str | None = None) -> None:
         )
     table.to_json(weights.spec)  # raises where the network could not be told again
     with atomic_write(path) as file:
-        write(file, weights, format)
+        write(file, weights, format, dtype)
 
 
-def write(file: BinaryIO, weights: Weights, format: str) -> None:
+def write(file: BinaryIO, weights: Weights, format: str, dtype: Dtype = "fp32") -> None:
     """Write checked weights to a file that is open at its start."""
     keys = {"torchvision": (TORCHVISION_KEYS,), "torch": (torch_keys(weights.spec),)}
-    _module(_WRITERS[format]).write(file, weights, *keys.get(format, ()))
+    half = {} if dtype == "fp32" else {"dtype": dtype}
+    _module(_WRITERS[format]).write(file, weights, *keys.get(format, ()), **half)
 
 
-def _from_suffix(path: Path, weights: Weights) -> str:
+def from_suffix(path: str | Path, weights: Weights) -> str:
+    """The format in which weights are written to a file of this name.
+
+    Raises:
+        UserError: for a name that tells none.
+    """
+    path = Path(path)
     format = _SUFFIXES.get(path.suffix.lower())
     if format is None:
         raise UserError(
@@ -181,6 +196,6 @@ def detect_file(file: BinaryIO, path: str | Path) -> str:
     if format is None:
         raise UserError(
             f"{path} is none of the formats that are read ({', '.join(FORMATS)}), or damaged at "
-            "its start: say which it is to see what is wrong with it"
+            "its start: `alexnet convert --from FORMAT` tells what is wrong with it"
         )
     return format

@@ -13,6 +13,7 @@ from alexnet.layers import Spec, map_shapes, variables
 from alexnet.preprocess import Preprocess
 from alexnet.weights.core import Weights
 from alexnet.weights.names import torch_keys
+from alexnet.weights.precision import Dtype, stored
 
 
 def from_torch(name: str, array: np.ndarray) -> np.ndarray:
@@ -93,8 +94,8 @@ def from_state_dict(state: Mapping[str, np.ndarray], spec: Spec) -> dict[str, np
     return arrays
 
 
-def blocks(array: np.ndarray, size: int = 8 << 20) -> Iterator[memoryview]:
-    """The little-endian bytes of an fp32 array in C order, about `size` bytes at a time.
+def blocks(array: np.ndarray, dtype: Dtype = "fp32", size: int = 8 << 20) -> Iterator[memoryview]:
+    """The little-endian bytes of an fp32 array in C order, about `size` of its own at a time.
 
     Transposed views are written through this: no whole copy of one is ever made.
     """
@@ -102,5 +103,5 @@ def blocks(array: np.ndarray, size: int = 8 << 20) -> Iterator[memoryview]:
         array = array.reshape(1)
     rows = max(1, size // max(1, 4 * math.prod(array.shape[1:])))
     for start in range(0, len(array), rows):
-        block = np.ascontiguousarray(array[start : start + rows], "<f4")
+        block = np.ascontiguousarray(stored(array[start : start + rows], dtype))
         yield block.reshape(-1).view(np.uint8).data

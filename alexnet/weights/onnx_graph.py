@@ -8,6 +8,7 @@ numbers of fields are those of onnx/onnx.proto.
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any, cast
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.files import is_remote, open_file
+from alexnet.files import open_file
 from alexnet.weights import wire
+from alexnet.weights.core import names_from_json
 
 METADATA_KEY = "alexnet-weights"
 MAX_NODES = 5000  # in a graph; torch writes some 300 for AlexNet
@@ -93,20 +95,21 @@ class Tensors(Mapping[str, np.ndarray]):
         """`count` numbers from a file in the same folder, where large exports keep weights."""
         entries = map(wire.parse, wire.messages(message, 13))
         place = {wire.text(entry, 1): wire.text(entry, 2) for entry in entries}
-        location, start = place.get("location", ""), int(place.get("offset", "0"))
+        location = place.get("location", "")
         plain = location.strip(".") and not set(location) & set("/\\:\0")
         if self._folder is None or not plain:
             raise UserError(
                 f"its weights are in {location[:100]!r}, and only a file in the same folder is "
                 "read: save it as one file (torch.onnx.export: external_data=False)"
             )
-        path, length = self._folder / location, count * np.dtype(dtype).itemsize
-        if not is_remote(path) and path.is_symlink():
-            raise UserError(f"can't read {path}: it is a link, which could lead anywhere")
-        with open_file(path) as file:
+        length = count * np.dtype(dtype).itemsize
+        start, given = (
+            _number(place.get(n, d)) for n, d in (("offset", "0"), ("length", f"{length}"))
+        )
+        with open_file(self._folder / location, follow=False) as file:  # a link could lead anywhere
             size = file.seek(0, io.SEEK_END)
             left = self._left.get(location, size) - length  # no byte makes two arrays
-            fits = 0 <= start <= size - length and int(place.get("length", length)) == length
+            fits = 0 <= start <= size - length and given == length
             if not fits or left < 0:
                 raise UserError(f"{location} is cut short, or not the one that belongs to it")
             self._left[location] = left
@@ -175,6 +178,11 @@ def read_graph(data: memoryview, folder: Path | None) -> Graph:
     )  # fmt: skip
 
 
+def _number(text: str) -> int:
+    """A number that is written as digits; -1 where it is none."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
+
+
 def _parsed(kind: Any, piece: memoryview) -> Any:
     try:
         return kind.FromString(piece)
@@ -217,10 +225,12 @@ def _metadata(model: wire.Message) -> dict[str, Any]:
         if wire.text(entry, 1) == METADATA_KEY:
             try:
                 values = json.loads(wire.text(entry, 2))
-                names = values["class_names"]
-                if isinstance(values["spec"], dict) and isinstance(values["preprocess"], dict):
-                    return values | {"class_names": None if names is None else map(str, names)}
-            except (ValueError, KeyError, TypeError, RecursionError):
+                names, image = values["class_names"], values["mean_image"]
+                own = None if names is None else names_from_json(names, None)
+                kinds = [isinstance(values[name], dict) for name in ("spec", "preprocess")]
+                if all(kinds) and isinstance(image, bool):
+                    return values | {"class_names": own}
+            except (ValueError, KeyError, TypeError, RecursionError, UserError):
                 pass
-            raise UserError("it is damaged: its description of the preprocessing is unreadable")
+            raise UserError("it is damaged: its own description of its weights is unreadable")
     return {}

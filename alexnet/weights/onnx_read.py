@@ -56,8 +56,8 @@ def read(file: BinaryIO, folder: Path | None = None) -> Found:
         {name: _whole(array) for name, array in found.arrays.items() if name not in
          _superfluous(found, spec)}, found.names, unused,
         colors="BGR" if caffe else "RGB", spec=spec, preprocess=preprocess,
-        class_names=tuple(own.get("class_names") or ()) or None,
-        mean_image=bool(own.get("mean_image")),
+        class_names=own.get("class_names"),
+        mean_image=own.get("mean_image", False),
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from alexnet.layers import (
     trace,
 )
 from alexnet.preprocess import to_json as preprocess_to_json
+from alexnet.text import storable
 from alexnet.weights import table
 from alexnet.weights.core import Weights
 from alexnet.weights.layout import blocks, to_torch
@@ -81,7 +82,8 @@ def _field(number: int, length: int) -> bytes:
 
 def _describe(weights: Weights) -> str:
     spec, preprocess = table.to_json(weights.spec), preprocess_to_json(weights.preprocess)
-    own = {"class_names": weights.class_names, "mean_image": weights.mean_image}
+    names = weights.class_names and list(map(storable, weights.class_names))
+    own = {"class_names": names, "mean_image": weights.mean_image}
     return json.dumps({"spec": spec, "preprocess": preprocess} | own)
 
 

@@ -14,10 +14,15 @@ import numpy as np
 import safetensors
 
 from alexnet.errors import UserError
+from alexnet.weights.core import BF16
+from alexnet.weights.precision import STORED, Dtype
 
 MAX_HEADER = 4 << 20  # bytes; a thousand class names take thirty thousand
 _MAX_LISTS = 4000  # in the header, which has two for each array
-_DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
+_DTYPES: dict[str, Any] = {
+    "F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": BF16, "I64": "<i8", "I32": "<i4", "U8": "|u1",
+}  # fmt: skip
+_NAMES: dict[Dtype, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
 def header_size(head: bytes | memoryview) -> int:
@@ -31,7 +36,8 @@ def header_size(head: bytes | memoryview) -> int:
 def read(file: BinaryIO) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """The metadata, and the arrays in the header's order, of a file that is open at its start.
 
-    Types that NumPy lacks (bfloat16) come as raw bytes: `core.check` refuses them by their type.
+    Types that NumPy lacks, bfloat16 aside, come as raw bytes: `core.check` refuses them by their
+    type.
 
     Raises:
         UserError: for a file that is damaged, or in which a name comes twice.
@@ -65,13 +71,15 @@ def _array(dtype: str, shape: list[int], data: bytearray) -> np.ndarray:
     return np.frombuffer(data, code).reshape(shape)
 
 
-def encode_header(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> bytes:
-    """The header of a file with these fp32 arrays, one after the other, padded to 64 bytes."""
+def encode_header(
+    shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str], dtype: Dtype = "fp32"
+) -> bytes:
+    """The header of a file with these arrays, one after the other, padded to 64 bytes."""
     table: dict[str, Any] = {"__metadata__": dict(metadata)}
     start = 0
     for name, shape in shapes.items():
-        end = start + 4 * math.prod(shape)
-        table[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        end = start + STORED[dtype].itemsize * math.prod(shape)
+        table[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 64)

@@ -9,10 +9,11 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from alexnet.errors import UserError
+from alexnet.weights.core import BF16
 from alexnet.weights.pickles import Buildable, Names
 
-_DTYPES = {
-    "Float": "<f4", "Double": "<f8", "Half": "<f2", "BFloat16": "V2", "Long": "<i8",
+_DTYPES: dict[str, Any] = {
+    "Float": "<f4", "Double": "<f8", "Half": "<f2", "BFloat16": BF16, "Long": "<i8",
     "Int": "<i4", "Short": "<i2", "Char": "|i1", "Byte": "|u1", "Bool": "|b1",
 }  # fmt: skip
 

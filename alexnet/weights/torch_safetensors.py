@@ -9,6 +9,7 @@ from alexnet.weights.assemble import Found
 from alexnet.weights.core import Weights
 from alexnet.weights.layout import blocks, to_torch
 from alexnet.weights.names import TORCH_KEYS, TORCHVISION_KEYS, torch_keys
+from alexnet.weights.precision import Dtype
 from alexnet.weights.torch_read import from_state_dict
 
 
@@ -21,7 +22,12 @@ def read(file: BinaryIO, spec: Spec | None = None) -> Found:
     return from_state_dict(safetensors.read(file)[1], torch_keys(spec) if spec else TORCH_KEYS)
 
 
-def write(file: BinaryIO, weights: Weights, keys: Mapping[str, str] | None = None) -> None:
+def write(
+    file: BinaryIO,
+    weights: Weights,
+    keys: Mapping[str, str] | None = None,
+    dtype: Dtype = "fp32",
+) -> None:
     """Write weights under torchvision's keys if they are its variant's, else this project's.
 
     `keys`, by canonical name, take the place of both.
@@ -32,7 +38,7 @@ def write(file: BinaryIO, weights: Weights, keys: Mapping[str, str] | None = Non
     stored = list(to_torch(weights))
     shapes = {keys[array.name]: array.shape for array in stored}
     # Hugging Face's programs look for this format.
-    file.write(safetensors.encode_header(shapes, {"format": "pt"}))
+    file.write(safetensors.encode_header(shapes, {"format": "pt"}, dtype))
     for array in stored:
-        for block in blocks(array.values):
+        for block in blocks(array.values, dtype):
             file.write(block)

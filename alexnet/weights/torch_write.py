@@ -8,24 +8,32 @@ from typing import BinaryIO, cast
 
 from alexnet.weights.core import Weights
 from alexnet.weights.layout import blocks, to_torch
+from alexnet.weights.precision import STORED, Dtype
+
+_STORAGES: dict[Dtype, bytes] = {
+    "fp32": b"FloatStorage",
+    "fp16": b"HalfStorage",
+    "bf16": b"BFloat16Storage",
+}
 
 
-def write(file: BinaryIO, weights: Weights, keys: Mapping[str, str]) -> None:
+def write(file: BinaryIO, weights: Weights, keys: Mapping[str, str], dtype: Dtype = "fp32") -> None:
     """A state dict as `torch.save` writes it, for `torch.load(weights_only=True)`.
 
     Args:
         file: open for writing, at its start.
         weights: what to write.
         keys: canonical name to key, `TORCHVISION_KEYS` or `TORCH_KEYS`.
+        dtype: of the numbers in the file.
     """
     stored = list(to_torch(weights))
-    table = _pickle([(keys[array.name], array.shape) for array in stored])
+    table = _pickle([(keys[array.name], array.shape) for array in stored], _STORAGES[dtype])
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, "weights/data.pkl", len(table), [table])
         _add(archive, "weights/byteorder", 6, [b"little"])
         for number, array in enumerate(stored):
-            size = 4 * math.prod(array.shape)
-            _add(archive, f"weights/data/{number}", size, blocks(array.values))
+            size = STORED[dtype].itemsize * math.prod(array.shape)
+            _add(archive, f"weights/data/{number}", size, blocks(array.values, dtype))
         _add(archive, "weights/version", 2, [b"3\n"])
 
 
@@ -42,15 +50,15 @@ def _add(
             target.write(piece)
 
 
-def _pickle(arrays: list[tuple[str, tuple[int, ...]]]) -> bytes:
-    """The pickle of an OrderedDict of contiguous fp32 tensors, storage N for the Nth.
+def _pickle(arrays: list[tuple[str, tuple[int, ...]]], storage: bytes) -> bytes:
+    """The pickle of an OrderedDict of contiguous tensors, storage N for the Nth.
 
     By hand: `pickle` writes names only of what can be imported, and torch may not be there.
     """
     out = bytearray(b"\x80\x02ccollections\nOrderedDict\n)R(")
     for number, (key, shape) in enumerate(arrays):
         out += _text(key) + b"ctorch._utils\n_rebuild_tensor_v2\n(("
-        out += _text("storage") + b"ctorch\nFloatStorage\n" + _text(str(number)) + _text("cpu")
+        out += _text("storage") + b"ctorch\n" + storage + b"\n" + _text(str(number)) + _text("cpu")
         strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
         out += _int(math.prod(shape)) + b"tQ" + _int(0)
         out += b"(" + b"".join(map(_int, shape)) + b"t(" + b"".join(map(_int, strides)) + b"t"

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import struct
 
@@ -26,7 +27,7 @@ from alexnet.spec import VARIANTS, variant
 from alexnet.weights import Weights, canonical, check, detect, load, save, table
 from alexnet.weights.safetensors import header_size
 
-from .helpers import load_data, narrow, random_weights, same, written
+from .helpers import load_data, narrow, random_weights, same, view, written
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -309,3 +310,45 @@ def test_weights_are_compared_by_identity():
     assert one == one
     assert one != Weights(one.arrays, one.spec, one.preprocess)
     assert set(variables(one.spec)) == set(one.arrays)
+
+
+def sealed(**edit: str) -> bytes:
+    """A canonical file whose metadata was edited, with right digests."""
+    weights = narrow("torchvision")
+    names = list(weights.arrays)
+    plain = safetensors.numpy.load(bytes(written(weights, "safetensors")))
+    digests = {name: hashlib.sha256(plain[name].tobytes()).hexdigest() for name in names}
+    metadata = canonical._describe(weights) | edit
+    return safetensors.numpy.save(plain, canonical._seal(metadata, digests))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("class_names", value) for value in ("1", "true", "NaN", '"abcdefg"', "{}", "[1]", "[]")),
+        ("class_names", json.dumps(["a"] * 6 + ["\ud800"])),
+        ("class_names", json.dumps(["a"] * 6 + [["b"]])),
+        ("class_names", json.dumps(["a"] * 6 + ["b" * 1001])),
+        *(("mean_image", value) for value in ("1", "null", '"false"', "[]")),
+        *(("spec", value) for value in ("null", "1", "[]", "[" * 100_000)),
+        *(("preprocess", value) for value in ("null", "1", "[]", '{"a":' * 50_000)),
+        ("source", "a" * 100_001),
+    ],
+)
+def test_metadata_of_a_wrong_type_with_right_digests_is_refused(field, value):
+    same(load_data(view(sealed()), "safetensors", "w"), narrow("torchvision"))
+    with pytest.raises(UserError) as error:
+        load_data(view(sealed(**{field: value})), "safetensors", "w")
+    assert len(str(error.value)) < 2000
+
+
+def test_names_that_utf_8_cannot_hold_are_escaped_before_they_are_written():
+    weights = narrow("torchvision")
+    odd = ("caf\udce9", *weights.class_names[1:])  # as Python reads a folder's Latin-1 name
+    for format in ("safetensors", "onnx"):
+        found = load_data(
+            written(dataclasses.replace(weights, class_names=odd, source=odd[0]), format),
+            format,
+            "w",
+        )
+        assert found.class_names[0] == r"caf\udce9"

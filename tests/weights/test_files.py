@@ -85,3 +85,25 @@ def test_only_regular_files_are_opened(tmp_path):
     (tmp_path / "a").write_bytes(b"content")
     with open_file(tmp_path / "a") as file:
         assert file.read() == b"content"
+
+
+def test_a_link_is_followed_unless_it_must_not_be(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("file")
+    with open_file(tmp_path / "link") as file:
+        assert file.read() == b"abc"
+    with (
+        pytest.raises(UserError, match="link, which could lead anywhere"),
+        open_file(tmp_path / "link", follow=False),
+    ):
+        pass
+
+
+def test_what_was_opened_is_what_was_checked(tmp_path, monkeypatch):
+    """A file that becomes a FIFO after a look at its name is no way in."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_bytes(b"abc")
+    stat = os.stat(tmp_path / "file")
+    monkeypatch.setattr(os, "stat", lambda *_, **__: stat)
+    with pytest.raises(UserError, match="not a regular file"), open_file(tmp_path / "fifo"):
+        pass

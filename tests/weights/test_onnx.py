@@ -1,3 +1,4 @@
+import json
 import warnings
 from dataclasses import replace
 
@@ -226,3 +227,27 @@ def test_metadata_is_checked():
     bad = data.replace(b'"crop": 227', b'"crop": "2"')
     with pytest.raises(UserError, match="preprocessing"):
         load_data(view(bad), "onnx", "w")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("class_names", value) for value in ("abcdefg", 1, [1], ["\ud800"], {"a": 1})),
+        *(("mean_image", value) for value in (None, 1, "false", [])),
+        *(("spec", value) for value in (None, 1, [])),
+        *(("preprocess", value) for value in (None, 1, {})),
+    ],
+)
+def test_metadata_of_a_wrong_type_is_refused(field, value):
+    model = onnx.load_from_string(bytes(written(narrow("torchvision"), "onnx")))
+    own = json.loads(model.metadata_props[0].value)
+    model.metadata_props[0].value = json.dumps(own | {field: value})
+    with pytest.raises(UserError):
+        load_data(view(model.SerializeToString()), "onnx", "w")
+
+
+def test_metadata_nested_deeply_is_refused():
+    model = onnx.load_from_string(bytes(written(narrow("torchvision"), "onnx")))
+    model.metadata_props[0].value = "[" * 100_000
+    with pytest.raises(UserError, match="its own description"):
+        load_data(view(model.SerializeToString()), "onnx", "w")

@@ -161,7 +161,9 @@ def _entries(model, key, change):
         ("offset", lambda _: "0", "cut short, or not the one"),  # each byte counts once
         ("offset", lambda _: str(1 << 70), "cut short, or not the one"),
         ("offset", lambda _: "-8", "cut short, or not the one"),
-        ("offset", lambda _: "x", "damaged, or not onnx"),
+        ("offset", lambda _: "x", "cut short, or not the one"),
+        ("offset", lambda _: "9" * 5000, "cut short, or not the one"),
+        ("length", lambda _: "x", "cut short, or not the one"),
     ],
 )
 def test_second_files_that_are_not_read(two_files, key, change, message):

@@ -179,7 +179,7 @@ def test_all_problems_stand_in_one_error():
     del values["features.0.bias"]
     values["features.6.weight"] = values["features.6.weight"][:, :2]
     values["features.99.weight"] = torch.zeros(2)
-    values["classifier.4.weight"] = values["classifier.4.weight"].half()
+    values["classifier.4.weight"] = values["classifier.4.weight"].int()
     with pytest.raises(UserError) as error:
         load_data(saved(values), "torch", "w.pth")
     message = str(error.value)
@@ -187,7 +187,7 @@ def test_all_problems_stand_in_one_error():
         "missing conv1.bias",
         "unexpected features.99.weight",
         "conv3.kernel (features.6.weight) is 3x3x2x8, not 3x3x4x8",
-        "fc7.kernel (classifier.4.weight) is float16, not float32",
+        "fc7.kernel (classifier.4.weight) is int32, not float32",
     ):
         assert part in message
     assert message.startswith("w.pth can't be read as torch")

@@ -1,0 +1,100 @@
+"""Preprocessing that a user gives in place of what weights say, and what is said of it."""
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from alexnet.errors import UserError
+from alexnet.options import check_values, flag, require
+from alexnet.preprocess import Preprocess, ResizeRule, describe
+from alexnet.preprocess import from_json as preprocess_from_json
+from alexnet.preprocess import to_json as preprocess_to_json
+
+if TYPE_CHECKING:  # they need NumPy, which --help does not wait for
+    from alexnet.layers import Spec
+    from alexnet.weights import Weights
+
+
+@dataclass(frozen=True)
+class PreparationConfig:
+    """Preprocessing, by default what the weights say."""
+
+    # Mean of each channel, subtracted, in units of 0..255; one number stands for all channels.
+    mean: tuple[float, ...] = ()
+    # Standard deviation of each channel, divided by, in units of 0..255.
+    std: tuple[float, ...] = ()
+    # Resizing before the crop: scale the short side, or warp both sides.
+    resize_rule: ResizeRule | None = None
+    # Weights, a run or a folder whose preprocessing is taken; the options above go before it.
+    preprocess_from: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check each option."""
+        check_values(self)
+        require(all(s > 0 for s in self.std), "std", self.std, "above 0")
+
+    def __bool__(self) -> bool:
+        """True where something is asked for."""
+        return bool(self.given)
+
+    @property
+    def given(self) -> list[str]:
+        """The options that are given, as they stand on a command line."""
+        return [flag(field.name) for field in fields(self) if getattr(self, field.name)]
+
+
+def prepared(weights: "Weights", config: PreparationConfig) -> "Weights":
+    """Weights with the preprocessing that was asked for; their own, where none was.
+
+    Raises:
+        UserError: where it doesn't fit the network's input.
+    """
+    base, origin, image = weights.preprocess, weights.preprocess_from, weights.mean_image
+    if config.preprocess_from:
+        base, origin, image = _of(config.preprocess_from, weights.spec)
+    values: dict[str, Any] = preprocess_to_json(base)
+    own = [name for name in ("mean", "std", "resize_rule") if getattr(config, name)]
+    channels = weights.spec.channels
+    for name in own:
+        value = getattr(config, name)
+        single = isinstance(value, tuple) and len(value) == 1
+        values[name] = value * channels if single else value
+        if name != "resize_rule" and len(values[name]) != channels:
+            raise UserError(
+                f"{flag(name)} has {len(value)} numbers, but the network's input has {channels} "
+                "channels: give one number, or one for each"
+            )
+    words = [f"{' and '.join(map(flag, own))}, else"] if own else []
+    return replace(
+        weights,
+        preprocess=preprocess_from_json(values, channels),
+        preprocess_from=" ".join([*words, origin]),
+        mean_image=image and not config.mean,
+    )
+
+
+def _of(source: str, spec: "Spec") -> tuple[Preprocess, str, bool]:
+    """The preprocessing of other weights for a network: where it is from, and if of a mean image.
+
+    What they resize to is scaled to the network's image size.
+    """
+    from alexnet.trained import config_of, open_alike
+
+    if config := config_of(source):
+        found, image = config.preprocess, False
+    else:
+        other = open_alike(source, spec)
+        found, image = other.preprocess, other.mean_image
+    if len(found.normalize.mean) != spec.channels:
+        raise UserError(
+            f"--preprocess-from {source} is for {len(found.normalize.mean)} channels, and these "
+            f"weights are for {spec.channels}"
+        )
+    size, before = spec.image_size, found.protocol
+    scaled = replace(before, resize_to=round(before.resize_to * size / before.crop), crop=size)
+    return replace(found, protocol=scaled), f"{source}", image
+
+
+def said(weights: "Weights") -> str:
+    """A line on the preprocessing of weights and where it is from."""
+    origin = f" ({weights.preprocess_from})" if weights.preprocess_from else ""
+    return f"preprocessing: {describe(weights.preprocess)}{origin}"
