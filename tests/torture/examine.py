@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet import workdir
+from alexnet import metrics, workdir
 from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, saved_steps
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
@@ -50,7 +50,7 @@ class Whole:
     path: Path
     framework: str
     config: Any
-    metrics: list[dict]
+    records: list[dict]
     states: dict[int, tuple[dict, dict]]  # by step: what a checkpoint says, and its arrays
     weights: Weights
 
@@ -65,7 +65,7 @@ class Whole:
             meta = read_meta(here)
             states[step] = (meta, arrays_in(here / STATE, config, meta))
         weights = open_weights(path / workdir.WEIGHTS)
-        return cls(path, framework, config, workdir.read_metrics(path), states, weights)
+        return cls(path, framework, config, metrics.read(path), states, weights)
 
 
 def arrays_in(state: Path, config: Any, meta: dict) -> dict[str, np.ndarray]:
@@ -113,9 +113,22 @@ def _config(path: Path, whole: Whole) -> str | None:
 
 
 def _metrics(path: Path, whole: Whole) -> str | None:
-    found, refused = refusal(lambda: workdir.read_metrics(path), workdir.METRICS)
-    assert refused or found == whole.metrics, "metrics.jsonl came back changed, silently"
-    return refused
+    """The log as it is read, and as a resumed run keeps it."""
+    found, refused = refusal(lambda: metrics.read(path), metrics.METRICS, metrics.DIGESTS)
+    last = max(whole.states)
+    digest = whole.states[last][0]["log"]
+    resumed, lost = refusal(lambda: metrics.kept(path, last, digest), metrics.METRICS)
+    if lost:
+        return lost
+    kept, problem = resumed
+    assert problem or kept == whole.records, "another log is gone on with, silently"
+    assert metrics.METRICS in problem or not problem, f"the sentence names no file: {problem}"
+    if refused or found == whole.records:
+        return refused or ("the log is told of on resuming" if problem else None)
+    # Lines at the end that were never written are no damage to those before.
+    assert found == whole.records[: len(found)], "metrics.jsonl came back changed, silently"
+    assert problem, "lines of metrics.jsonl are gone, silently"
+    return "lost lines are told of on resuming"
 
 
 def _weights(path: Path, whole: Whole) -> str | None:
@@ -176,11 +189,12 @@ def resume(path: Path, whole: Whole, zygote: Zygote, log: Path) -> str:
     text = log.read_text()
     assert "Traceback" not in text, f"a traceback: {tail(log)}"
     if code == 0:
-        put_aside = {name for name in names(path) if "damaged-" in name}
+        lost = "metrics" in text
+        put_aside = {name for name in names(path) if "damaged" in name}
         for name in put_aside | (before - names(whole.path)):
             _remove(path / name)
-        assert_same_run(path, whole.path)
-        return "resumed by the command"
+        assert_same_run(path, whole.path, with_metrics=not lost)
+        return "resumed, with a word on the log" if lost else "resumed by the command"
     assert code in (1, 2), f"resuming ended with {code}: {tail(log)}"
     assert "json" in text or "checkpoint" in text, f"the error names no file: {tail(log)}"
     return "refused by the command"

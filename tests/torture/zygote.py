@@ -135,7 +135,7 @@ def _child(request: dict) -> None:
         kill_at(request["folder"], request["at"], request["delay"])
     if "trace" in request:
         trace(request["folder"], request["trace"])
-    from alexnet.cli import main
+    from alexnet.__main__ import main
 
     sys.exit(main(request["argv"]))
 
