@@ -2,11 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
 from tests.torture.zygote import Zygote
 
 FRAMEWORKS = ("jax", "torch")
@@ -22,26 +19,22 @@ def reference(folder: Path, framework: str) -> Path:
     return folder / "reference" / framework
 
 
+def changes(folder: Path, framework: str) -> Path:
+    """The list of all that the whole run did to its files, in order."""
+    return folder / "reference" / f"{framework}.changes"
+
+
 def make_references(folder: Path) -> None:
     """Train the whole runs, unless they are there."""
     for framework in FRAMEWORKS:
-        path = reference(folder, framework)
+        path, log = reference(folder, framework), folder / f"{framework}.log"
         if path.is_dir():
             continue
         path.parent.mkdir(exist_ok=True)
-        done = train("--framework", framework, *OPTIONS, "--workdir", path)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
-def train(*words, **options) -> subprocess.CompletedProcess:
-    """`python train.py`, to its end."""
-    return subprocess.run(
-        [sys.executable, ROOT / "train.py", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,
-    )
+        words = begin_or_resume(path, framework)
+        into = str(changes(folder, framework))
+        code = Zygote(framework).run(words, log, trace=into, folder=str(path))
+        assert code == 0, tail(log)
 
 
 def begin_or_resume(path: Path, framework: str) -> list:
