@@ -91,8 +91,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)
     except OSError as error:
         forget_temporary(temporary)
-        kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
-        raise kind(f"can't write {path}: {error.strerror}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (RunError if full else UserError)(f"can't write {path}: {error.strerror}") from error
     try:
         with file:
             yield file
