@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from alexnet.errors import UserError
+from alexnet.layers import show
 from alexnet.weights import reference
-from alexnet.weights.core import show
 from alexnet.weights.layout import from_torch
 from alexnet.weights.names import LEARNED
 from alexnet.weights.onnx_graph import Graph, package

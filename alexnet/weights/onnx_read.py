@@ -12,12 +12,11 @@ import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.files import read_all
-from alexnet.layers import Spec, variables
+from alexnet.layers import Spec, show, variables
 from alexnet.preprocess import from_json as preprocess_from_json
 from alexnet.spec import VARIANTS
 from alexnet.weights import reference, table
 from alexnet.weights.assemble import CAFFE_VARIANTS, Found
-from alexnet.weights.core import show
 from alexnet.weights.network import fit, sized
 from alexnet.weights.onnx_evaluate import Run, run
 from alexnet.weights.onnx_graph import Graph, read_graph
