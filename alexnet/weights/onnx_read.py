@@ -56,7 +56,7 @@ def read(file: BinaryIO, folder: Path | None = None) -> Found:
          _superfluous(found, spec)}, found.names, unused,
         colors="BGR" if caffe else "RGB", spec=spec, preprocess=preprocess,
         class_names=own.get("class_names"),
-        mean_image=own.get("mean_image", False),
+        mean_image=own.get("mean_image", False), notes=graph.tensors.notes(),
     )  # fmt: skip
 
 
