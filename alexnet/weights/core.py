@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.layers import Spec, variables
+from alexnet.layers import Spec, show, variables
 from alexnet.preprocess import Preprocess
 from alexnet.text import is_text
 
@@ -103,11 +103,6 @@ def check(
             problems.append(f"{call(name)} is {array.dtype}, not float32")
     if problems:
         raise UserError(f"the arrays are not those of variant '{spec.name}': {'; '.join(problems)}")
-
-
-def show(shape: tuple[int, ...]) -> str:
-    """A shape as people write it: 11x11x3x64."""
-    return "x".join(map(str, shape)) or "a scalar"
 
 
 def _listed(names: list[str]) -> str:

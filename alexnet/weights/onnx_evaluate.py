@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from alexnet.errors import UserError
+from alexnet.layers import show
 from alexnet.weights import reference
-from alexnet.weights.core import show
 from alexnet.weights.layout import from_torch
 from alexnet.weights.names import LEARNED
 from alexnet.weights.onnx_graph import Graph, package
@@ -34,6 +34,7 @@ _OTHERS = {
     "Transpose", "Unsqueeze",
 }  # fmt: skip
 _CASTS = {1: 4, 6: 4, 7: 8, 9: 1, 11: 8}  # TensorProto.DataType to bytes
+_FLOATS = {1, 10, 11, 16}
 _ENDS = {"Softmax", "LogSoftmax"}
 
 
@@ -201,7 +202,20 @@ def _step(found: Run, node: Any) -> None:
     for name, value in zip(node.output, results, strict=False):
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fib":
             raise UserError(f"its {_show(node)} makes no numbers")
-        found.values[name] = value
+        found.values[name] = value if value.dtype.kind != "f" else _single(found, value)
+
+
+def _single(found: Run, value: np.ndarray) -> np.ndarray:
+    """Floats as fp32, in which the run computes whatever the file is in."""
+    if value.dtype != np.float32:
+        found.spend(4 * value.size, found.left)
+    return value.astype(np.float32, copy=False)
+
+
+def _cast(found: Run, node: Any, x: np.ndarray) -> list[Any]:
+    """Change a type; half and double precision are fp32 here."""
+    attributes = _attributes(node)
+    return [_single(found, x)] if attributes["to"] in _FLOATS else _evaluate(found, node, [x])
 
 
 def _evaluate(found: Run, node: Any, inputs: list[Any]) -> list[Any]:
@@ -408,6 +422,7 @@ def _if(found: Run, node: Any, condition: Any) -> list[Any]:
 
 
 _OWN: dict[str, Callable[..., list[Any]]] = {
-    "AveragePool": _pool, "BatchNormalization": _batch_norm, "ConstantOfShape": _filled,
+    "AveragePool": _pool, "BatchNormalization": _batch_norm, "Cast": _cast,
+    "ConstantOfShape": _filled,
     "Conv": _conv, "Dropout": _dropout, "Gemm": _dense, "If": _if, "LRN": _lrn, "MaxPool": _pool,
 }  # fmt: skip
