@@ -74,6 +74,13 @@ def test_unknown_name(name, hint):
     assert f"did you mean {hint}" in refusal(name)
 
 
+@pytest.mark.parametrize("name", ["imagenet", "cifar10", "mnist", ""])
+def test_no_name_is_suggested_that_is_not_near(name):
+    message = refusal(name)
+    assert "did you mean" not in message
+    assert "known are digits, tfds:NAME" in message
+
+
 def test_path_without_folder(tmp_path):
     assert f"write folder:{tmp_path}" in refusal(str(tmp_path))
 
