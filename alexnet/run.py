@@ -112,7 +112,7 @@ def _run_logged(trainer: Trainer, path: Path) -> int:
         if records := workdir.read_metrics(path):
             config = trainer.config
             title = f"AlexNet '{config.model.variant}' on {config.data.dataset}, {config.framework}"
-            draw_curves(records, path / workdir.CURVE, title)
+            draw_curves(records, path / workdir.CURVE, title, config.optim.label_smoothing)
 
 
 def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndarray], list[str]]:
