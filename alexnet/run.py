@@ -141,7 +141,7 @@ def _draw(trainer: Trainer, path: Path) -> None:
     title = f"AlexNet '{config.model.variant}' on {config.data.dataset}, {config.framework}"
     try:
         if records := metrics.read(path):
-            draw_curves(records, path / workdir.CURVE, title)
+            draw_curves(records, path / workdir.CURVE, title, config.optim.label_smoothing)
     except Exception as error:  # matplotlib may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         trainer.progress.note(f"{workdir.CURVE} could not be drawn: {printable(reason):.200}")
