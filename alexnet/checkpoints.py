@@ -61,7 +61,7 @@ class Checkpoints:
             directory.mkdir(parents=True, exist_ok=True)
             for path in directory.iterdir():
                 if _NAME.fullmatch(path.name) and path.is_dir() and not _is_done(path):
-                    remove_tree(path)
+                    _remove(path)
 
     def save(self, step: int, snapshot: Any, meta: dict[str, Any]) -> None:
         """Start writing a checkpoint; first waits for the one before, as `wait` does.
@@ -189,7 +189,7 @@ class Checkpoints:
             sync(self.directory)
         except BaseException:
             with suppress(OSError):
-                remove_tree(path)
+                _remove(path)
             raise
         self._forget_old()
 

@@ -1,4 +1,7 @@
+import contextlib
+import functools
 import json
+import os
 import threading
 
 import pytest
@@ -98,6 +101,28 @@ def test_leftovers_of_a_killed_process_are_cleared(checkpoints):
     again = Checkpoints(checkpoints.directory, 2, write)
     assert [path.name for path in again.directory.iterdir()] == ["00000004"]
     assert restored(again)[0] == 4
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_one_that_is_half_cleared_is_no_checkpoint(checkpoints, monkeypatch, at):
+    """Whatever is deleted first: the mark that it is none goes last."""
+    save(checkpoints, 4)
+    leftover = checkpoints.directory / "00000005"
+    (leftover / "state").mkdir(parents=True)
+    for name in ("unfinished", "meta.json", "state/data", "state/more"):
+        (leftover / name).touch()
+    calls, removing = iter(range(100)), {name: getattr(os, name) for name in ("unlink", "rmdir")}
+
+    def killed(name, *args, **kwargs):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        removing[name](*args, **kwargs)
+
+    for name in removing:
+        monkeypatch.setattr(os, name, functools.partial(killed, name))
+    with contextlib.suppress(KeyboardInterrupt):
+        Checkpoints(checkpoints.directory, 2, write)
+    assert checkpoints.steps() == [4]
 
 
 def test_a_failed_write_leaves_the_last_good_one(tmp_path):
