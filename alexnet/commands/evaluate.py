@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alexnet.config import LARGEST_IMAGE, MOST_CLASSES, DevicesConfig, VariantName
 from alexnet.errors import UserError
+from alexnet.files import check_target
 from alexnet.options import POSITIONAL, between, check_values
 from alexnet.preparation import PreparationConfig
 from alexnet.protocols import NAMES, ProtocolName
@@ -79,6 +80,8 @@ def main(options: Options) -> int:
     framework = options.framework or framework_for(options.weights)
     if framework != "jax" and options.devices != DevicesConfig():
         raise UserError("--spmd, --mesh and --distributed are JAX's: add --framework jax")
+    if options.save:
+        check_target(options.save)
     real = _read_real(options)
     both = framework == "both"
     processes = Processes() if both else connect(framework, options.devices)

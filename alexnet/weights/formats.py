@@ -43,6 +43,7 @@ _WRITERS = {
 }
 DESCRIBING = ("safetensors", "onnx")  # hold preprocessing and class names
 FORMATS, WRITABLE = tuple(_READERS), tuple(_WRITERS)
+_MOST = 1500  # characters of an error: a file chooses the names in it
 _SUFFIXES = {
     ".safetensors": "safetensors", ".pth": "torch", ".pt": "torch", ".onnx": "onnx",
     ".msgpack": "flax",
@@ -103,7 +104,7 @@ def load_file(
         found = read(file, folder) if format == "onnx" else read(file)
         return complete(found, "", variant, image_size, preprocess)
     except UserError as error:
-        raise UserError(f"{where} can't be read as {format}: {error}") from error
+        raise UserError(f"{where} can't be read as {format}: {error!s:.{_MOST}}") from error
     except _MALFORMED as error:
         text = str(error)[:200] or type(error).__name__
         shown = "".join(char if char.isprintable() else " " for char in text)
