@@ -1,7 +1,6 @@
 """Weights moved between files, and half-trained runs between frameworks."""
 
 import dataclasses
-import errno
 import json
 import os
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, 
 from alexnet.config import DevicesConfig, Framework, TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
-from alexnet.files import atomic_write, is_remote
+from alexnet.files import atomic_write, check_target, is_remote
 from alexnet.layers import Spec
 from alexnet.preparation import PreparationConfig, prepared, said
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -129,12 +128,8 @@ def write_run(path: Path, state: RunState, framework: Framework) -> None:
     target = Path(os.path.realpath(path))
     with staging(target) as directory:
         _fill_run(directory, path, state, framework)
-        try:
-            take_place(directory, target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            raise there from error  # meanwhile
+        if not take_place(directory, target):
+            raise there  # meanwhile
 
 
 def _fill_run(directory: Path, path: Path, state: RunState, framework: Framework) -> None:
@@ -278,6 +273,8 @@ def convert(
     Raises:
         UserError: for what can't be read, or not be converted exactly.
     """
+    if target.suffix and target_format not in (FOLDER, "jax", "torch"):
+        check_target(target)
     path, run = hub.local(source), None
     if path.parent.name == workdir.CHECKPOINTS and is_run(path.parent.parent):
         path, step = path.parent.parent, _step_of(path)
