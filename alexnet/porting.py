@@ -24,7 +24,7 @@ from alexnet.weights import Weights
 from alexnet.weights.adapt import adapt, fold_preprocess
 from alexnet.weights.assemble import usable_names
 from alexnet.weights.formats import from_suffix
-from alexnet.weights.precision import Dtype, check_finite, rounded
+from alexnet.weights.precision import Dtype, check_finite
 
 FOLDER = "hf-folder"  # what `--to` calls a Hugging Face folder
 _LISTED = 20  # steps that an error names
@@ -268,7 +268,7 @@ def convert(
         overwrite: replace a Hugging Face folder's files that are there already.
 
     Returns:
-        The weights as they were written, and sentences: what was done first, then what to know.
+        The weights, not rounded yet, and sentences: what was done first, then what to know.
 
     Raises:
         UserError: for what can't be read, or not be converted exactly.
@@ -303,7 +303,7 @@ def convert(
         hub.write_folder(target, whole, run=run, overwrite=overwrite, dtype=change.dtype)
     else:
         weights.save(target, whole, format, change.dtype)
-    return rounded(whole, change.dtype), [
+    return whole, [
         f"{source} -> {target}: variant '{whole.spec.name}', "
         f"{whole.spec.num_classes} classes, {whole.spec.num_params:,} parameters",
         *notes,
@@ -320,6 +320,8 @@ def _notes(source: str | PurePath, whole: Weights, format: str, change: Change) 
     notes = [said(whole), f"class names: {names}", *whole.notes]
     if not whole.source.startswith(f"{PurePath(source).name} ("):  # more than the file and format
         notes.insert(0, f"origin: {whole.source}")
+    if change.dtype != "fp32":
+        notes.append(f"the target's numbers are rounded to {change.dtype}")
     if format in (*weights.DESCRIBING, FOLDER):
         return notes
     if change.preparation and not change.fold:

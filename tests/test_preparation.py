@@ -177,3 +177,12 @@ def test_long_names_in_a_file_make_no_long_message(tmp_path):
     with pytest.raises(UserError, match="unexpected") as error:
         load(tmp_path / "w")
     assert len(str(error.value)) < 2000
+
+
+def test_verify_compares_with_the_rounded_numbers(tmp_path, capsys):
+    save(tmp_path / "a.safetensors", narrow("torchvision", image_size=67))
+    words = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]
+    assert cli.main([*words, "--dtype", "bf16", "--verify", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verify"]["passed"]
+    assert "the target's numbers are rounded to bf16" in told["notes"]
