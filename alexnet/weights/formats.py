@@ -19,7 +19,7 @@ from alexnet.weights.assemble import complete
 from alexnet.weights.core import Weights, check
 from alexnet.weights.detection import format_of
 from alexnet.weights.names import TORCHVISION_KEYS, torch_keys
-from alexnet.weights.precision import Dtype, check_range
+from alexnet.weights.precision import STORED, Dtype, check_range
 
 # Format to its module in this package.
 _READERS = {
@@ -143,6 +143,7 @@ def save(
     format = format or from_suffix(path, weights)
     if choose("format", format, FORMATS) not in WRITABLE:
         raise UserError(f"{format} is read only; written are {', '.join(WRITABLE)}")
+    choose("dtype", dtype, STORED)
     if dtype != "fp32" and format == "onnx":
         raise UserError(f"{format} files are written as fp32 only: leave --dtype {dtype} out")
     check(weights.arrays, weights.spec)
