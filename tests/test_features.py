@@ -1,13 +1,18 @@
 """Files that evaluate and predict write: checked before the work, and written row by row."""
 
+import dataclasses
 import os
 import tracemalloc
 
 import numpy as np
 import pytest
 
+import alexnet
 from alexnet import cli
+from alexnet.commands.evaluate import _save
+from alexnet.data.dataset import ArraySource, Dataset
 from alexnet.features import feature_file
+from tests.weights.helpers import narrow
 
 
 @pytest.mark.parametrize("place", ["missing/f", "folder", "device"])
@@ -47,3 +52,12 @@ def test_a_file_of_features_of_nothing_is_not_written(tmp_path):
     with feature_file(str(tmp_path / "f.npz"), "fc7"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_class_names_that_utf_8_cannot_hold_are_escaped_in_a_table(tmp_path):
+    names = ("caf\udce9", *(f"class {n}" for n in range(1, 7)))  # a folder's Latin-1 name
+    images = ArraySource("d", np.zeros((7, 9, 9, 3), np.uint8), np.arange(7))
+    weights = dataclasses.replace(narrow("torchvision", image_size=67), class_names=names)
+    found = alexnet.evaluate(weights, Dataset("d", images, images, names), framework="torch")
+    _save(str(tmp_path / "table.csv"), found)
+    assert r"caf\udce9" in (tmp_path / "table.csv").read_text()

@@ -134,6 +134,7 @@ def _evaluate(
 def _save(path: str, found: "Evaluation") -> None:
     """Write a CSV line for each example; commas and quotes in names are quoted."""
     from alexnet.files import atomic_write
+    from alexnet.text import storable
 
     names, predictions = found.class_names.names, found.predictions
     text = io.StringIO()
@@ -149,4 +150,4 @@ def _save(path: str, found: "Evaluation") -> None:
             row += [own, names[own], f"{share:.6g}"]
         table.writerow(row)
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(storable(text.getvalue()).encode())
