@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from alexnet.errors import UserError
+from alexnet.errors import UserError, check_count
 
 
 @dataclass(frozen=True)
@@ -189,11 +189,7 @@ class Spec:
     def __post_init__(self) -> None:
         """Check the sizes; a UserError names the first that no network can have."""
         for name, most in _LARGEST.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise UserError(
-                    f"{name} is {value!r:.40}, but it must be a whole number from 1 to {most}"
-                )
+            check_count(name, getattr(self, name), most=most)
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -348,17 +344,22 @@ def map_shapes(spec: Spec) -> dict[str, tuple[int, int, int]]:
 
 
 @functools.lru_cache
-def check_input(spec: Spec, shape: tuple[int, ...], axes: str) -> None:
+def check_input(spec: Spec, shape: tuple[int, ...], axes: str, kind: str) -> None:
     """Refuse images that a network can't take: neither of its own size, nor pooled to that.
 
     Args:
         spec: the network.
         shape: of a batch of images.
         axes: the order of the shape's numbers, NHWC or NCHW.
+        kind: the images' type, in words.
 
     Raises:
-        UserError: with the shape that is needed.
+        UserError: with what is needed.
     """
+    if "float" not in kind:
+        raise UserError(
+            f"images are of type {kind}: floats are needed, normalized as alexnet.preprocess does"
+        )
     sizes = dict(zip(axes, shape, strict=False)) if len(shape) == len(axes) else {}
     found = tuple(sizes.get(axis, 0) for axis in "HWC")
     for row in trace(spec):

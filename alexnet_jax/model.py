@@ -219,7 +219,7 @@ class AlexNet(nnx.Module):
         axis_name: str | None,
         dense: DenseWork,
     ) -> Iterator[tuple[str, jax.Array]]:
-        check_input(self.spec, x.shape, "NHWC")
+        check_input(self.spec, x.shape, "NHWC", str(x.dtype))
         train = not self.deterministic if train is None else train
         keys = iter(self._dropout_keys(key) if train else ())
         x = x.astype(self.dtype)

@@ -147,7 +147,7 @@ class AlexNet(nn.Module):
         processes: int,
     ) -> Iterator[tuple[str, torch.Tensor]]:
         if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):  # sizes may be symbols
-            check_input(self.spec, tuple(x.shape), "NCHW")
+            check_input(self.spec, tuple(x.shape), "NCHW", str(x.dtype))
         left = iter(keys) if keys is not None else None
         low_precision = self.dtype != torch.float32
         for name, module in self.named_children():

@@ -18,8 +18,9 @@ from alexnet.spec import VARIANTS
 from alexnet.weights import reference, table
 from alexnet.weights.assemble import CAFFE_VARIANTS, Found
 from alexnet.weights.network import fit, sized
-from alexnet.weights.onnx_evaluate import Run, run
+from alexnet.weights.onnx_evaluate import run
 from alexnet.weights.onnx_graph import Graph, read_graph
+from alexnet.weights.onnx_run import Run
 
 # Of the spread of what reaches a layer. Rounding makes 2e-6 of it; LRN over neighbours padded with
 # ones, not zeros, 4e-5; one of its numbers off by a percent, 1e-3 and more.
