@@ -21,6 +21,7 @@ from alexnet.preprocess import describe
 from alexnet.processes import Processes, check_alike, connect, listed, part_with, together
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
+from alexnet.text import counted, printable
 
 
 def train(config: TrainConfig) -> int:
@@ -53,7 +54,9 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     together(processes, lambda: None if processes.index else workdir.prepare(config))
     path = as_path(config.run.workdir or "")  # `_with_workdir` named one
     _check_shared(path, processes)
-    with Progress(plan.total_steps, plan.steps_per_epoch, processes.index) as progress:
+    with Progress(
+        plan.total_steps, plan.steps_per_epoch, dataset.num_classes, processes.index
+    ) as progress:
         if processes.index == 0:
             for note in (*_headline(config, dataset, spec, plan), engine.describe(), *notes):
                 progress.note(note)
@@ -71,14 +74,15 @@ def _train(config: TrainConfig, processes: Processes) -> int:
         code = trainer.run() if processes.index else _run_logged(trainer, path)
     if code:
         if processes.index == 0:
-            print(f"stopped at step {trainer.step}; --resume --workdir {path} goes on from there")
+            here = printable(str(path))
+            print(f"stopped at step {trainer.step}; --resume --workdir {here} goes on from there")
         return code
     arrays, source = engine.weights(), f"run {path.name}"
     if processes.index == 0:
         saved = weights.Weights(arrays, spec, config.preprocess, dataset.class_names, source)
         weights.save(path / workdir.WEIGHTS, saved)
-        print(f"weights, metrics and {workdir.CURVE} are in {path}")
-        print(summary(trainer.evals[-1]))
+        print(f"weights, metrics and {workdir.CURVE} are in {printable(str(path))}")
+        print(summary(trainer.evals[-1], dataset.num_classes))
     return 0
 
 
@@ -198,11 +202,26 @@ def _headline(config: TrainConfig, dataset: Dataset, spec: Spec, plan: Plan) -> 
     return [
         f"recipe {config.recipe}: variant {spec.name}, {spec.num_params:,} parameters, "
         f"{spec.image_size}x{spec.image_size} input, {config.model.precision}",
-        f"data {dataset.name}: {len(dataset.train)} training and {len(dataset.eval)} test "
-        f"examples, {spec.num_classes} classes",
-        f"{plan.total_steps} steps of {config.data.batch_size}, seed {config.run.seed}, into "
-        f"{config.run.workdir}",
+        f"data {dataset.name}: {len(dataset.train):,} training and "
+        f"{counted(len(dataset.eval), 'test example')}, {counted(spec.num_classes, 'class')}",
+        f"{counted(plan.total_steps, 'step')} of {config.data.batch_size}, seed {config.run.seed}, "
+        f"into {config.run.workdir}",
+        *_warnings(config, spec, plan),
     ]
+
+
+def _warnings(config: TrainConfig, spec: Spec, plan: Plan) -> list[str]:
+    """Sentences on what is no mistake, but hardly meant."""
+    found, warm_up = [], config.optim.warmup_steps
+    if spec.num_classes == 1:
+        found.append("warning: the data has one class, so there is nothing to tell apart")
+    if warm_up >= plan.total_steps:
+        found.append(
+            f"warning: --warmup-steps is {warm_up:,}, but the run has "
+            f"{counted(plan.total_steps, 'step')}: its learning rate never gets to "
+            f"{config.optim.learning_rate:g}"
+        )
+    return found
 
 
 def _resume(trainer: Trainer) -> None:

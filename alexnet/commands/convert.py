@@ -9,6 +9,7 @@ from alexnet.config import LARGEST_IMAGE, VariantName
 from alexnet.errors import UserError
 from alexnet.files import as_path
 from alexnet.options import POSITIONAL, between, check_values
+from alexnet.text import printable
 from alexnet.weights import FORMATS, Weights
 
 WORDS = {"from_": tuple(FORMATS), "to": (*FORMATS, porting.FOLDER, "jax", "torch")}
@@ -80,7 +81,7 @@ def main(options: Options) -> int:
         )
     report: dict[str, Any] = {"done": sentence}
     if not options.json:
-        print(sentence)
+        print(printable(sentence))
     if options.verify:
         report["verify"] = _verify(whole, options)
     if options.json:

@@ -38,8 +38,8 @@ def printer(
         about = Console(stderr=True, highlight=False, soft_wrap=True)
         about.print(f"weights: {printable(weights.source)}", markup=False)
         about.print(f"preprocessing: {describe(weights.preprocess)}", markup=False)
-        about.print(f"  from {weights.preprocess_from}", markup=False)
-        about.print(f"class names: {names.origin}", markup=False)
+        about.print(f"  from {printable(weights.preprocess_from)}", markup=False)
+        about.print(f"class names: {printable(names.origin)}", markup=False)
         show = _bars if console.is_terminal else _line
         yield lambda found: console.print(show(found, names), markup=False)
 
