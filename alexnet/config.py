@@ -225,10 +225,13 @@ class DevicesConfig:
     processes: int | None = None
     # This one's number among them, from 0.
     process: int | None = None
+    # Seconds to wait for the others at the start.
+    join_seconds: int = 300
 
     def __post_init__(self) -> None:
         """Check that options which need each other are together."""
         check_values(self)
+        between(self, 1, 2**31 // 1000, "join_seconds")  # milliseconds in 32 bits
         named = (self.coordinator, self.processes, self.process)
         if any(value is not None for value in named) and not self.distributed:
             raise UserError("--coordinator, --processes and --process need --distributed")
