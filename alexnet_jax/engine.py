@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class Engine:
         seed: int = 0,
         optim: OptimConfig | None = None,
     ):
-        check_cache(jax.config.jax_compilation_cache_dir)
+        check_cache(cast(Any, jax.config).jax_compilation_cache_dir)
         self._devices = devices or DevicesConfig()
         self._mesh = mesh = parallel.run_mesh(self._devices)
         parallel.check_sizes(spec, batch_size, self._devices, mesh)
