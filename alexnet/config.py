@@ -267,9 +267,10 @@ class TrainConfig:
         require(self.resize_to >= self.image_size, "resize_to", self.resize_to, need)
         for name, values in (("mean", data.mean), ("std", data.std)):
             if len(values) not in (1, channels):
+                gray = "one number, as --mean 117 --std 58 for photographs"
                 raise UserError(
                     f"{flag(name)} has {len(values)} numbers, but --channels is {channels}: give "
-                    + ("one number" if channels == 1 else f"one number, or {channels}")
+                    + (gray if channels == 1 else f"one number, or {channels}")
                 )
         if channels != 3:
             need = "0 unless the input has 3 channels"
