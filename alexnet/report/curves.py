@@ -12,7 +12,7 @@ from alexnet.files import atomic_write
 from alexnet.text import printable
 
 SPAN = 0.02  # share of a series that its smoothed form averages over
-_FEW = 40  # points that are marked, since a line through so few may hide
+_FEW = 12  # points that are drawn as they are, and marked, since so few can hide
 _LONGEST = 100  # characters of the title
 
 
