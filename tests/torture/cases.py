@@ -26,6 +26,7 @@ class Campaign:
     share: float  # of the program's time
     few: int  # cases in `make test`
     limit: float = 120  # seconds that a case may take
+    mounts: bool = False  # mounts file systems, where that is allowed
 
 
 CAMPAIGNS = {
@@ -35,7 +36,7 @@ CAMPAIGNS = {
         ("damage", "damage", "files cut short, zeroed, missing, extra or swapped", 500, 1, 80),
         ("kills", "kills", "SIGKILL at any point of a run, several times over", 60, 4, 2),
         ("signals", "signals", "SIGINT, SIGTERM and SIGHUP at any time, once or twice", 60, 4, 2),
-        ("disk", "disk", "a disk that is full, read-only or gone", 24, 1, 2),
+        ("disk", "disk", "a disk that is full, read-only or gone", 40, 2, 4, 120, True),
         ("mutations", "mutations", "damaged files for every reader", 100_000, 5, 1500, 20),
         ("hostile", "hostile", "files made to harm the reader", 2000, 2, 150, 20),
         ("pictures", "pictures", "broken and odd images in a folder", 500, 1, 60, 60),

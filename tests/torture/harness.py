@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -101,7 +102,15 @@ def run(
             result.add(outcome)
             show(result)
 
-    base = [sys.executable, "-m", "tests.torture.worker", name, "--shared", folder]
+    base = [
+        *(_namespace() if CAMPAIGNS[name].mounts else ()),
+        sys.executable,
+        "-m",
+        "tests.torture.worker",
+        name,
+        "--shared",
+        folder,
+    ]
     for outcome in _outcomes([*base, "--own", folder / "prepare", "--prepare"], folder, BEGIN):
         if "failed" in outcome:
             add({"case": cases[0], "failed": f"preparing: {outcome['failed']}"})
@@ -129,6 +138,17 @@ def run(
         thread.join()
     result.seconds = time.monotonic() - start
     return result
+
+
+@cache
+def _namespace() -> tuple[str, ...]:
+    """Words before a command that may mount: what it mounts is gone when it ends."""
+    mounting = ("sh", "-c", "mount -t tmpfs none /mnt")
+    for words in (("unshare", "-m"), ("unshare", "-rm")):
+        with contextlib.suppress(OSError):
+            if subprocess.run([*words, *mounting], capture_output=True).returncode == 0:
+                return words
+    return ()
 
 
 def _outcomes(words: list, folder: Path, limit: float) -> Iterator[dict]:

@@ -12,6 +12,7 @@ from tests.torture.runs import (
     FRAMEWORKS,
     assert_same_run,
     begin_or_resume,
+    changes,
     finish,
     make_references,
     reference,
@@ -23,32 +24,20 @@ KILLS = 6  # in a case, at the most
 LATER = 0.05  # seconds after a change
 
 
-def prepare(folder: Path) -> None:
-    """Make the whole runs, and write down what they change, in which order."""
-    make_references(folder)
-    for framework in FRAMEWORKS:
-        into = folder / f"changes-{framework}"
-        if not into.exists():
-            work, log = folder / "traced" / framework, folder / f"traced-{framework}.log"
-            words = begin_or_resume(work, framework)
-            code = Zygote(framework).run(words, log, trace=str(into), folder=str(work))
-            assert code == 0, tail(log)
+prepare = make_references
 
 
 def begin(folder: Path):
     """A function that tries one chain of kills."""
     zygotes = {framework: Zygote(framework) for framework in FRAMEWORKS}
-    changes = {
-        framework: (folder / f"changes-{framework}").read_text().splitlines()
-        for framework in FRAMEWORKS
-    }
+    count = {name: len(changes(folder, name).read_text().splitlines()) for name in FRAMEWORKS}
 
     def attempt(case: Case) -> Counter:
         framework = FRAMEWORKS[case.index % len(FRAMEWORKS)]
         path, log, happened = case.folder / "run", case.folder / "log", Counter()
         planned = int(case.random.integers(1, KILLS + 1))
         for _ in range(planned):
-            at = int(case.random.integers(1, len(changes[framework]) + 1))
+            at = int(case.random.integers(1, count[framework] + 1))
             delay = float(case.random.choice([0, case.random.uniform(0, LATER)]))
             words = begin_or_resume(path, framework)
             fault = {"at": at, "delay": delay, "folder": str(path)}

@@ -8,6 +8,7 @@ JAX or torch start threads or devices, so what a child does is what `python trai
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -45,7 +46,8 @@ class Zygote:
         Args:
             argv: words of the command line, after `alexnet`.
             log: for both of its outputs.
-            fault: `at`, `delay` and `folder`, for `kill_at`; or `trace` and `folder`.
+            fault: `at`, `delay` and `folder`, for `kill_at`; or `trace` and `folder`; or `largest`,
+                the bytes that a file may have.
         """
         request = {"argv": [str(word) for word in argv], "log": str(log), **fault}
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -133,6 +135,8 @@ def _child(request: dict) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if "at" in request:
         kill_at(request["folder"], request["at"], request["delay"])
+    if "largest" in request:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest"],) * 2)
     if "trace" in request:
         trace(request["folder"], request["trace"])
     from alexnet.__main__ import main
