@@ -74,7 +74,8 @@ def evaluate(
             on its own, and gives its own numbers.
         protocol: center, ten-crop, caffe, torchvision or onnx-zoo.
         **options: framework, batch_size, precision, devices, data_dir, seed, step, variant,
-            image_size, on_bad_image and loader_threads, as for `evaluation.evaluate_weights`.
+            image_size, preparation, on_bad_image and loader_threads, as for
+            `evaluation.evaluate_weights`.
 
     Returns:
         An `Evaluation`: `top1`, `top5`, `loss`, `count`, intervals, and each example's

@@ -148,6 +148,8 @@ class Checkpoints:
         step = int(self._processes.gather([found + 1])[0, 0]) - 1
         if step < 0:
             return None
+        if self._leads:
+            self._forget_old()  # that a killed run had come to, and had not done
         path = checkpoint_path(self.directory, step)
         read(path / STATE)
         return read_meta(path, check_files=False)
@@ -163,6 +165,8 @@ class Checkpoints:
                 damaged.append(path)
                 warn(f"{error}; it is passed over")
                 continue
+            except OSError as error:  # no permission, or a network: it may be whole
+                raise RunError(f"checkpoint {path} can't be read: {error.strerror}") from error
             for bad in damaged:
                 _put_aside(bad)
             return step
@@ -280,10 +284,16 @@ def read_meta(path: Path, *, check_files: bool = True) -> dict[str, Any]:
         names = sorted(found.keys() | expected.keys()) if check_files else []
         if wrong := [name for name in names if found.get(name) != expected.get(name)]:
             raise ValueError(f"{', '.join(wrong[:3])} missing, extra or changed")
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"checkpoint {path} is damaged: {reason}") from error
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path} is damaged: {error}") from error
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise ValueError(f"checkpoint {path} is damaged: {error.strerror}") from error
     return meta
+
+
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 def _check_meta(meta: dict[str, Any], path: Path) -> None:

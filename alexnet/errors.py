@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class UserError(Exception):
@@ -12,11 +13,18 @@ class RunError(Exception):
     """A run that could not go on through no mistake of the user's: exit code 1."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant: one that is spelled alike, or begins with `name`."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
+    return next(iter(near or (k for k in known if name and k.startswith(name))), None)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in `known`, with the nearest name that is."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    known, name = list(known), f"{name!s:.100}"
+    near = nearest(name, known)
+    hint = f"did you mean '{near}'? " if near else ""
     return UserError(f"unknown {kind} '{name}': {hint}known are {', '.join(known)}")
 
 
@@ -30,3 +38,16 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     if name not in known:
         raise unknown(kind, name, known)
     return name
+
+
+def check_count(name: str, value: object, least: int = 1, most: int = 1_000_000) -> None:
+    """Refuse what is no whole number of a range.
+
+    Raises:
+        UserError: with the name, the value and the range.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:  # type: ignore[operator]
+        raise UserError(
+            f"{name} is {value!r:.40}, but it must be a whole number from {least} to {most}"
+        )

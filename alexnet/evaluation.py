@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,13 +14,13 @@ from alexnet.config import DevicesConfig
 from alexnet.data.dataset import Dataset, Source
 from alexnet.data.pipeline import BadImages, Loading, eval_batches
 from alexnet.engine import Batch, Engine, load_engine
-from alexnet.errors import RunError
+from alexnet.errors import RunError, check_count, choose
 from alexnet.evaluate import evaluate
 from alexnet.names import ClassNames, class_names
 from alexnet.preparation import PreparationConfig
 from alexnet.preprocess import Preprocess
 from alexnet.processes import Processes
-from alexnet.protocols import ProtocolName, views
+from alexnet.protocols import NAMES, ProtocolName, views
 from alexnet.scores import (
     Predictions,
     interval,
@@ -194,8 +194,10 @@ def evaluate_weights(
     config = config_of(source)
     observer, processes = observer or Observer(), processes or Processes()
     framework = framework or framework_for(source)
-    batch_size = batch_size or (config.data.batch_size if config else _BATCH)
+    if batch_size is None:
+        batch_size = config.data.batch_size if config else _BATCH
     precision = precision or (config.model.precision if config else "fp32")
+    _check(framework, protocols, batch_size, precision, on_bad_image, loader_threads)
     whole = open_weights(
         source, step=step, variant=variant, image_size=image_size, preparation=preparation
     )
@@ -209,6 +211,24 @@ def evaluate_weights(
         _evaluate(engine, whole, data, loading, protocol, processes, observer)
         for protocol in protocols
     ]
+
+
+def _check(
+    framework: str,
+    protocols: Sequence[str],
+    batch_size: int,
+    precision: str,
+    on_bad_image: str,
+    loader_threads: int,
+) -> None:
+    """Refuse arguments that nothing could be done with."""
+    choose("framework", framework, get_args(FrameworkChoice))
+    choose("precision", precision, get_args(Precision))
+    choose("on_bad_image", on_bad_image, ("skip", "raise"))
+    for protocol in protocols:
+        choose("protocol", protocol, NAMES)
+    check_count("batch_size", batch_size)
+    check_count("loader_threads", loader_threads, most=1024)
 
 
 def _evaluate(

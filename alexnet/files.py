@@ -83,16 +83,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             yield file
         return
     path = Path(os.path.realpath(path))  # through a link, the file it names is replaced
-    if path.exists() and not path.is_file():  # a device would be replaced, too
-        kind = "a directory" if path.is_dir() else "not a regular file"
-        raise UserError(f"can't write {path}: it is {kind}")
+    check_target(path)
     temporary = temporary_beside(path)
     try:
         file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)
     except OSError as error:
         forget_temporary(temporary)
-        kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
-        raise kind(f"can't write {path}: {error.strerror}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (RunError if full else UserError)(f"can't write {path}: {error.strerror}") from error
     try:
         with file:
             yield file
@@ -149,6 +147,24 @@ def is_alive(process: int) -> bool:
     except PermissionError:  # somebody else's
         pass
     return True
+
+
+def check_target(path: str | Path) -> None:
+    """Refuse a path at which no file can be made: for before the work that fills it.
+
+    Raises:
+        UserError: saying why.
+    """
+    if is_remote(path):
+        return
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():  # a device would be replaced, too
+        kind = "a directory" if path.is_dir() else "not a regular file"
+        raise UserError(f"can't write {path}: it is {kind}")
+    if not path.parent.is_dir():
+        raise UserError(f"can't write {path}: there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"can't write {path}: {path.parent} can't be written to")
 
 
 @contextlib.contextmanager

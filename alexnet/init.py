@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 
 from alexnet import draws
+from alexnet.errors import check_count
 from alexnet.layers import Spec, Variable, variables
 
 _PIECE = 1 << 20  # numbers drawn at a time: fc6 alone has 38 million, and float64 takes twice fp32
@@ -21,6 +22,7 @@ def initial_weights(spec: Spec, seed: int) -> dict[str, np.ndarray]:
 
     `seed` is from 0 to 2^64 - 1.
     """
+    check_count("seed", seed, 0, 2**64 - 1)
     return {name: _draw(variable, name, seed) for name, variable in variables(spec).items()}
 
 

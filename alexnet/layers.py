@@ -4,12 +4,13 @@ The networks themselves are in `spec.py`.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from alexnet.errors import UserError
+from alexnet.errors import UserError, check_count
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,12 @@ _KIND_NAMES = {
 }  # fmt: skip
 
 
+MAX_SIDE = 4096  # pixels of an image; beyond it no machine has the memory for a batch
+MAX_FEATURES = 1 << 20
+MAX_PARAMS = 1 << 31
+_LARGEST = {"image_size": MAX_SIDE, "num_classes": MAX_FEATURES, "channels": MAX_SIDE}
+
+
 # --- a network -------------------------------------------------------------------------------
 
 
@@ -178,6 +185,11 @@ class Spec:
     image_size: int
     num_classes: int = 1000
     channels: int = 3
+
+    def __post_init__(self) -> None:
+        """Check the sizes; a UserError names the first that no network can have."""
+        for name, most in _LARGEST.items():
+            check_count(name, getattr(self, name), most=most)
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -216,8 +228,13 @@ def trace(spec: Spec) -> list[Row]:
     above it (`relu1`, `lrn1`, `pool1`, ...); a second one gets `_2`, and so on.
 
     Raises:
-        UserError: where the input is too small for the network.
+        UserError: where the input is too small for the network, or this is no network.
     """
+    if not isinstance(spec, Spec):
+        raise UserError(
+            f"a network's table is needed, not {spec!r:.60}: alexnet.spec.variant('paper'), for "
+            "one, gives the table of a variant"
+        )
     rows = list(_rows(spec))
     if min(rows[-1].out_shape) < 1:
         raise UserError(
@@ -324,6 +341,43 @@ def map_shapes(spec: Spec) -> dict[str, tuple[int, int, int]]:
     """The feature map (H, W, C) that each dense layer takes in flattened form, by its name."""
     rows = [row for row in trace(spec) if isinstance(row.layer, Dense)]
     return {row.name: row.map_shape for row in rows if row.map_shape}
+
+
+@functools.lru_cache
+def check_input(spec: Spec, shape: tuple[int, ...], axes: str, kind: str) -> None:
+    """Refuse images that a network can't take: neither of its own size, nor pooled to that.
+
+    Args:
+        spec: the network.
+        shape: of a batch of images.
+        axes: the order of the shape's numbers, NHWC or NCHW.
+        kind: the images' type, in words.
+
+    Raises:
+        UserError: with what is needed.
+    """
+    if "float" not in kind:
+        raise UserError(
+            f"images are of type {kind}: floats are needed, normalized as alexnet.preprocess does"
+        )
+    sizes = dict(zip(axes, shape, strict=False)) if len(shape) == len(axes) else {}
+    found = tuple(sizes.get(axis, 0) for axis in "HWC")
+    for row in trace(spec):
+        if isinstance(row.layer, Flatten) or found[2:] != row.in_shape[2:] or min(found) < 1:
+            break
+        found = _out_shape(spec, row.layer, found)
+    if found != row.in_shape:
+        side = spec.image_size
+        own: dict[str, int | str] = {"N": "N", "H": side, "W": side, "C": spec.channels}
+        raise UserError(
+            f"images of shape {show(shape)} don't fit variant '{spec.name}': it takes "
+            f"{axes} of {show(tuple(own[axis] for axis in axes))}"
+        )
+
+
+def show(shape: Sequence[int | str]) -> str:
+    """A shape as people write it: 11x11x3x64."""
+    return "x".join(map(str, shape)) or "a scalar"
 
 
 def count_dropouts(spec: Spec) -> int:

@@ -25,6 +25,7 @@ from alexnet.metrics import MetricsLog
 from alexnet.processes import Processes
 from alexnet.schedule import learning_rate, rates
 from alexnet.signals import graceful
+from alexnet.text import storable
 
 
 class Observer(Protocol):
@@ -256,7 +257,7 @@ class Trainer:
             "evals": list(self.evals),  # a copy: it is written while training goes on
             "score": [last["top1"], -last["loss"]] if last.get("step") == self.step else None,
             "num_classes": self.dataset.num_classes,
-            "class_names": list(self.dataset.class_names),
+            "class_names": [*map(storable, self.dataset.class_names)],
             "data": {k: v for k, v in self.data.items() if k != "class_names"},
         }
         if self.log:

@@ -1,8 +1,6 @@
 """Weights moved between files, and half-trained runs between frameworks."""
 
 import dataclasses
-import errno
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, 
 from alexnet.config import DevicesConfig, Framework, TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
-from alexnet.files import is_remote
+from alexnet.files import check_target, is_remote
 from alexnet.layers import Spec
 from alexnet.preparation import PreparationConfig, prepared, said
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -25,7 +23,7 @@ from alexnet.weights import Weights
 from alexnet.weights.adapt import adapt, fold_preprocess
 from alexnet.weights.assemble import usable_names
 from alexnet.weights.formats import from_suffix
-from alexnet.weights.precision import Dtype, check_finite, rounded
+from alexnet.weights.precision import Dtype, check_finite
 
 FOLDER = "hf-folder"  # what `--to` calls a Hugging Face folder
 _LISTED = 20  # steps that an error names
@@ -115,12 +113,8 @@ def write_run(path: Path, state: RunState, framework: Framework) -> None:
     target = Path(os.path.realpath(path))
     with staging(target) as directory:
         _fill_run(directory, path, state, framework)
-        try:
-            take_place(directory, target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            raise there from error  # meanwhile
+        if not take_place(directory, target):
+            raise there  # meanwhile
 
 
 def _fill_run(directory: Path, path: Path, state: RunState, framework: Framework) -> None:
@@ -174,7 +168,7 @@ def training(state: RunState) -> hub.Training:
 def _is_measured(record: Mapping[str, Any]) -> bool:
     """Tell whether a record of metrics has the numbers that a model card tells."""
     numbers = [record.get("count", 0), *(record.get(name) for name in ("top1", "top5", "loss"))]
-    return all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+    return all(type(n) in (int, float) and abs(n) < 1e100 for n in numbers)  # nor NaN
 
 
 def _write_run_as(target_format: str | None, source: Path, state: RunState, target: Path) -> str:
@@ -258,11 +252,13 @@ def convert(
         overwrite: replace a Hugging Face folder's files that are there already.
 
     Returns:
-        The weights as they were written, and sentences: what was done first, then what to know.
+        The weights, not rounded yet, and sentences: what was done first, then what to know.
 
     Raises:
         UserError: for what can't be read, or not be converted exactly.
     """
+    if target.suffix and target_format not in (FOLDER, "jax", "torch"):
+        check_target(target)
     path, run = hub.local(source), None
     if path.parent.name == workdir.CHECKPOINTS and is_run(path.parent.parent):
         path, step = path.parent.parent, _step_of(path)
@@ -291,7 +287,7 @@ def convert(
         hub.write_folder(target, whole, run=run, overwrite=overwrite, dtype=change.dtype)
     else:
         weights.save(target, whole, format, change.dtype)
-    return rounded(whole, change.dtype), [
+    return whole, [
         f"{source} -> {target}: variant '{whole.spec.name}', "
         f"{whole.spec.num_classes} classes, {whole.spec.num_params:,} parameters",
         *notes,
@@ -308,6 +304,8 @@ def _notes(source: str | PurePath, whole: Weights, format: str, change: Change) 
     notes = [said(whole), f"class names: {names}", *whole.notes]
     if not whole.source.startswith(f"{PurePath(source).name} ("):  # more than the file and format
         notes.insert(0, f"origin: {whole.source}")
+    if change.dtype != "fp32":
+        notes.append(f"the target's numbers are rounded to {change.dtype}")
     if format in (*weights.DESCRIBING, FOLDER):
         return notes
     if change.preparation and not change.fold:

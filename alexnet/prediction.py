@@ -5,7 +5,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from alexnet.data.folder import images_below
 from alexnet.data.inputs import decodable
 from alexnet.data.pipeline import BadImages, Loading, eval_batches
 from alexnet.engine import Batch
-from alexnet.errors import RunError
+from alexnet.errors import RunError, check_count, choose
 from alexnet.evaluation import FrameworkChoice, Pair, distance, open_engine, probabilities
 from alexnet.files import as_path
 from alexnet.names import ClassNames, class_names
@@ -108,6 +108,9 @@ def predict_images(
         UserError: where an image can't be read.
         RunError: where outputs are not finite, or the two frameworks disagree.
     """
+    choose("framework", framework, get_args(FrameworkChoice))
+    check_count("top_k", top_k)
+    check_count("batch_size", batch_size)
     if not images:
         return []
     size = batch_of(len(images), batch_size)

@@ -22,7 +22,7 @@ from alexnet.processes import Processes, check_alike, connect, listed, part_with
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
 from alexnet.start import starting_weights
-from alexnet.text import printable
+from alexnet.text import counted, printable, storable
 
 
 def train(config: TrainConfig) -> int:
@@ -73,8 +73,9 @@ def _run(
     """Train in a work directory that is this run's."""
     path = as_path(config.run.workdir or "")  # `_with_workdir` named one
     _check_shared(path, processes)
-    with Progress(plan.total_steps, plan.steps_per_epoch, processes.index) as progress:
-        for note in notes if processes.index == 0 else ():
+    total, epoch, index = plan.total_steps, plan.steps_per_epoch, processes.index
+    with Progress(total, epoch, dataset.num_classes, index) as progress:
+        for note in notes if index == 0 else ():
             progress.note(note)
         if processes.count > 1:
             print(processes.describe(), flush=True)
@@ -89,14 +90,15 @@ def _run(
         code = trainer.run() if processes.index else _run_logged(trainer, path, kept)
     if code:
         if processes.index == 0:
-            print(f"stopped at step {trainer.step}; --resume --workdir {path} goes on from there")
+            here = printable(str(path))
+            print(f"stopped at step {trainer.step}; --resume --workdir {here} goes on from there")
         return code
     arrays, source = engine.weights(), f"run {path.name}"
     if processes.index == 0:
         saved = weights.Weights(arrays, spec, config.preprocess, dataset.class_names, source)
         weights.save(path / workdir.WEIGHTS, saved)
-        print(f"weights, metrics and {workdir.CURVE} are in {path}")
-        print(summary(trainer.evals[-1]))
+        print(f"weights, metrics and {workdir.CURVE} are in {printable(str(path))}")
+        print(summary(trainer.evals[-1], dataset.num_classes))
     return 0
 
 
@@ -141,7 +143,7 @@ def _draw(trainer: Trainer, path: Path) -> None:
     title = f"AlexNet '{config.model.variant}' on {config.data.dataset}, {config.framework}"
     try:
         if records := metrics.read(path):
-            draw_curves(records, path / workdir.CURVE, title)
+            draw_curves(records, path / workdir.CURVE, title, config.optim.label_smoothing)
     except Exception as error:  # matplotlib may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         trainer.progress.note(f"{workdir.CURVE} could not be drawn: {printable(reason):.200}")
@@ -174,11 +176,26 @@ def _headline(config: TrainConfig, dataset: Dataset, spec: Spec, plan: Plan) -> 
     return [
         f"recipe {config.recipe}: variant {spec.name}, {spec.num_params:,} parameters, "
         f"{spec.image_size}x{spec.image_size} input, {config.model.precision}",
-        f"data {dataset.name}: {len(dataset.train)} training and {len(dataset.eval)} test "
-        f"examples, {spec.num_classes} classes",
-        f"{plan.total_steps} steps of {config.data.batch_size}, seed {config.run.seed}, into "
-        f"{config.run.workdir}",
+        f"data {dataset.name}: {len(dataset.train):,} training and "
+        f"{counted(len(dataset.eval), 'test example')}, {counted(spec.num_classes, 'class')}",
+        f"{counted(plan.total_steps, 'step')} of {config.data.batch_size}, seed {config.run.seed}, "
+        f"into {config.run.workdir}",
+        *_warnings(config, spec, plan),
     ]
+
+
+def _warnings(config: TrainConfig, spec: Spec, plan: Plan) -> list[str]:
+    """Sentences on what is no mistake, but hardly meant."""
+    found, warm_up = [], config.optim.warmup_steps
+    if spec.num_classes == 1:
+        found.append("warning: the data has one class, so there is nothing to tell apart")
+    if warm_up >= plan.total_steps:
+        found.append(
+            f"warning: --warmup-steps is {warm_up:,}, but the run has "
+            f"{counted(plan.total_steps, 'step')}: its learning rate never gets to "
+            f"{config.optim.learning_rate:g}"
+        )
+    return found
 
 
 def _resume(trainer: Trainer, path: Path) -> list[metrics.Record]:
@@ -207,7 +224,7 @@ def _resume(trainer: Trainer, path: Path) -> list[metrics.Record]:
 
 def _changes(meta: Mapping[str, Any], trainer: Trainer) -> str:
     """A clause on what has changed in the data since a checkpoint, "" for nothing."""
-    names, before = trainer.dataset.class_names, meta.get("class_names")
+    names, before = [*map(storable, trainer.dataset.class_names)], meta.get("class_names")
     if before and len(before) != len(names):
         return f"it had {len(before)} classes, and has {len(names)} now"
     for number, (old, new) in enumerate(zip(before or (), names, strict=False)):

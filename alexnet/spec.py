@@ -5,10 +5,13 @@ in the comment above it; `layers.py` says what a row means.
 """
 
 import dataclasses
+from numbers import Integral, Real
+from typing import Any
 
 from alexnet.errors import UserError, choose
 from alexnet.layers import (
     LRN,
+    MAX_PARAMS,
     AdaptiveAvgPool,
     BatchNorm,
     Conv,
@@ -21,7 +24,6 @@ from alexnet.layers import (
     MaxPool,
     ReLU,
     Spec,
-    trace,
 )
 
 # torchvision.models.alexnet, after "One weird trick" (Krizhevsky 2014, arXiv:1404.5997) with 256
@@ -163,11 +165,8 @@ def variant(
         UserError: for an unknown name, or sizes that the network can't have.
     """
     base = VARIANTS[choose("variant", name, VARIANTS)]
-    if num_classes < 1 or channels < 1 or not 0 < width <= 1:
-        raise UserError(
-            f"classes and channels must be at least 1 and width in (0, 1]; got {num_classes}, "
-            f"{channels} and {width}"
-        )
+    if isinstance(width, bool) or not isinstance(width, Real) or not 0 < width <= 1:
+        raise UserError(f"width is {width!r:.40}, but it must be above 0 and at most 1")
 
     def resized(layer: Layer) -> Layer:
         if not isinstance(layer, Conv | Dense):
@@ -178,9 +177,20 @@ def variant(
         return dataclasses.replace(layer, features=max(4, 4 * round(layer.features * width / 4)))
 
     size = base.image_size if image_size is None else image_size
-    spec = Spec(name, tuple(map(resized, base)), size, num_classes, channels)
-    trace(spec)  # raises where the image is too small
+    sizes = map(_plain, (size, num_classes, channels))
+    spec = Spec(name, tuple(map(resized, base)), *sizes)
+    count = spec.num_params  # raises where the image is too small
+    if count > MAX_PARAMS:
+        raise UserError(
+            f"variant '{name}' would have {count:,} parameters with image_size {spec.image_size} "
+            f"and num_classes {spec.num_classes}: at most {MAX_PARAMS:,} are possible"
+        )
     return spec
+
+
+def _plain(size: Any) -> Any:
+    """NumPy's integers as Python's."""
+    return int(size) if isinstance(size, Integral) and not isinstance(size, bool) else size
 
 
 def like(base: Spec, other: Spec) -> Spec:

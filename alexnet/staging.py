@@ -1,6 +1,7 @@
 """A directory that is built beside its place, and takes that once it is complete."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,14 @@ def staging(target: Path) -> Iterator[Path]:
         forget_temporary(directory)
 
 
-def take_place(directory: Path, target: Path) -> None:
-    """Rename a complete directory to where nothing, or an empty directory, is; an OSError else."""
+def take_place(directory: Path, target: Path) -> bool:
+    """Rename a complete directory to where nothing, or an empty directory, is; False elsewhere."""
     sync(directory)
-    os.rename(directory, target)
+    try:
+        os.rename(directory, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise
     sync(target.parent)
+    return True

@@ -23,6 +23,7 @@ from alexnet.layers import (
     ReLU,
     Row,
     Spec,
+    check_input,
     count_dropouts,
     trace,
     variables,
@@ -92,6 +93,10 @@ class AlexNet(nnx.Module):
             if rngs is None:
                 raise ValueError("AlexNet needs rngs=nnx.Rngs(seed) or weights=...")
             weights = initial_weights(spec, _seed(rngs))
+        else:
+            from alexnet.weights import check
+
+            check(weights, spec)
         self.spec, self.dtype, self.rngs = spec, dtype, rngs
         self.preprocess = self.class_names = None
         self.deterministic = True  # NNX's name; its own layers start by training
@@ -214,6 +219,7 @@ class AlexNet(nnx.Module):
         axis_name: str | None,
         dense: DenseWork,
     ) -> Iterator[tuple[str, jax.Array]]:
+        check_input(self.spec, x.shape, "NHWC", str(x.dtype))
         train = not self.deterministic if train is None else train
         keys = iter(self._dropout_keys(key) if train else ())
         x = x.astype(self.dtype)

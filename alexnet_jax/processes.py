@@ -15,7 +15,6 @@ from alexnet.config import DevicesConfig
 from alexnet.errors import UserError
 from alexnet.processes import Processes
 
-JOIN_SECONDS = 300
 CODE = 128 + signal.SIGTERM  # of a process that all agreed to end
 HEARTBEAT_SECONDS = 30  # a process silent for this long counts as dead, and ends the others
 CHECK = (
@@ -82,13 +81,14 @@ def connect(devices: DevicesConfig) -> Distributed | None:
         return None
     where = devices.coordinator or "the coordinator that JAX finds"
     print(f"joining the other processes at {where}; if this hangs, {CHECK}", file=sys.stderr)
-    _end_aborts_with(f"error: the other processes did not come within {JOIN_SECONDS} s: {CHECK}", 2)
+    late = f"the other processes did not come within {devices.join_seconds} s (--join-seconds)"
+    _end_aborts_with(f"error: {late}: {CHECK}", 2)
     try:
         jax.distributed.initialize(
             devices.coordinator,
             devices.processes,
             devices.process,
-            initialization_timeout=JOIN_SECONDS,
+            initialization_timeout=devices.join_seconds,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except ValueError as error:

@@ -21,10 +21,11 @@ from alexnet.layers import (
     ReLU,
     Row,
     Spec,
+    check_input,
     trace,
 )
 from alexnet.threefry import Key
-from alexnet.weights import layout
+from alexnet.weights import check, layout
 from alexnet_torch import ops
 
 if TYPE_CHECKING:
@@ -89,7 +90,12 @@ class AlexNet(nn.Module):
         return model
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take canonical arrays as this network's weights."""
+        """Take canonical arrays as this network's weights.
+
+        Raises:
+            UserError: where they are not those of this network.
+        """
+        check(weights, self.spec)
         state = layout.to_state_dict(weights, self.spec)
         self.load_state_dict({key: from_numpy(array) for key, array in state.items()})
 
@@ -140,6 +146,8 @@ class AlexNet(nn.Module):
         mask: torch.Tensor | None,
         processes: int,
     ) -> Iterator[tuple[str, torch.Tensor]]:
+        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):  # sizes may be symbols
+            check_input(self.spec, tuple(x.shape), "NCHW", str(x.dtype))
         left = iter(keys) if keys is not None else None
         low_precision = self.dtype != torch.float32
         for name, module in self.named_children():

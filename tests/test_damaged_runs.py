@@ -78,7 +78,7 @@ def test_a_damaged_state_with_right_digests_is_a_sentence(damage, run):
         porting.read_run(run)
 
 
-@pytest.mark.parametrize("value", [None, "x", [1], {"a": 1}, float("nan"), True])
+@pytest.mark.parametrize("value", [None, "x", [1], {"a": 1}, float("nan"), True, 10**400])
 def test_a_model_card_leaves_out_what_is_no_measurement(value, run, tmp_path):
     line = {"step": 3, "split": "eval", "loss": 1.0, "top1": value, "top5": 1.0}
     (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")

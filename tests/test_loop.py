@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet import metrics
-from alexnet.checkpoints import Checkpoints
+from alexnet.checkpoints import Checkpoints, read_meta
 from alexnet.errors import RunError, UserError
 from alexnet.layers import variables
 from alexnet.loop import Plan, Trainer
@@ -124,6 +124,39 @@ def test_a_signal_during_evaluation_saves_and_leaves_the_evaluation_for_later(tm
     for ours, theirs in zip(lines(tmp_path), lines(tmp_path / "whole"), strict=True):
         del ours["examples_per_second"], theirs["examples_per_second"]
         assert ours == theirs
+
+
+def test_an_evaluation_that_a_signal_ended_comes_once_and_counts(tmp_path):
+    """However often a run is resumed at its last step: one line, and a score in the checkpoint."""
+    engine = CountingEngine()
+    engine.on_eval = lambda: os.kill(os.getpid(), signal.SIGTERM) if engine.steps == 9 else None
+    assert run(make_trainer(tmp_path, engine)) == 128 + signal.SIGTERM
+    meta = read_meta(tmp_path / "checkpoints/00000009")
+    assert meta["score"] is None
+    for _ in range(3):
+        again = make_trainer(tmp_path, CountingEngine())
+        meta = again.restore()
+        records, problem = metrics.kept(tmp_path, again.step, meta["log"])
+        assert not problem
+        assert run(again, records) == 0
+        evals = [line["step"] for line in lines(tmp_path) if line["split"] == "eval"]
+        assert evals == [4, 8, 9]
+    meta = read_meta(tmp_path / "checkpoints/00000009")
+    assert meta["score"] == [0.5, -2.0]
+    assert [record["step"] for record in meta["evals"]] == [4, 8, 9]
+
+
+def test_a_checkpoint_that_fails_ends_the_run_at_the_next_step(tmp_path):
+    engine = CountingEngine()
+    trainer = make_trainer(tmp_path, engine, steps=100_000, eval_every=100_000)
+
+    def full(directory, snapshot):
+        raise OSError(28, "No space left on device")
+
+    trainer.checkpoints._write = full
+    with pytest.raises(RunError, match="No space left on device; none was saved"):
+        run(trainer)
+    assert engine.steps < 50_000
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

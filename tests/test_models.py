@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 import alexnet_jax
@@ -121,3 +122,52 @@ def test_jax_refuses_weights_of_another_network_and_keeps_its_own(weights):
     with pytest.raises(UserError, match=r"fc8\.bias"):
         model.load_weights(wrong)
     assert all((model.weights()[n] == a).all() for n, a in weights.arrays.items())
+
+
+def called(framework, spec, x, **options):
+    """The logits of a new model for NHWC images."""
+    if framework == "jax":
+        rngs = None if "weights" in options else nnx.Rngs(0)
+        model = alexnet_jax.AlexNet(spec, rngs=rngs, **options)
+        return jax.eval_shape(model, x)  # nothing is compiled
+    model = alexnet_torch.AlexNet(spec, **options)
+    return model(torch.tensor(x).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+@pytest.mark.parametrize("spec", ["paper", None, 5, {"name": "paper"}])
+def test_what_is_no_table_is_a_sentence(framework, spec):
+    with pytest.raises(
+        UserError, match=r"a network's table is needed, not .*spec.variant\('paper'\)"
+    ):
+        called(framework, spec, np.zeros((1, 227, 227, 3), "f4"))
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+def test_missing_superfluous_and_misshapen_arrays_stand_in_one_sentence(framework, weights):
+    arrays = {**weights.arrays, "fc9.bias": np.zeros(3, "f4")}
+    del arrays["fc7.kernel"]
+    arrays["conv1.bias"] = arrays["conv1.bias"][:-1]
+    with pytest.raises(
+        UserError, match=r"missing fc7\.kernel; unexpected fc9\.bias; conv1\.bias is"
+    ):
+        called(framework, weights.spec, None, weights=arrays)
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+@pytest.mark.parametrize(
+    "shape", [(1, 32, 32, 3), (1, 67, 67, 1), (1, 67, 99, 3), (1, 3, 67, 67), (67, 67, 3)]
+)
+def test_images_that_do_not_fit_are_a_sentence(framework, shape, weights):
+    with pytest.raises(UserError, match=r"don't fit variant .*: it takes N.* of Nx"):
+        called(framework, weights.spec, np.zeros(shape, "f4"), weights=weights.arrays)
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+def test_adaptive_pooling_takes_any_size_that_leaves_something(framework):
+    whole = narrow("torchvision", image_size=SIZE)
+    for shape in ((1, 67, 67, 3), (2, 100, 71, 3), (1, 63, 63, 3)):
+        x = np.zeros(shape, "f4")
+        assert called(framework, whole.spec, x, weights=whole.arrays).shape == (shape[0], 7)
+    with pytest.raises(UserError, match=r"don't fit variant 'torchvision': it takes N.* of Nx"):
+        called(framework, whole.spec, np.zeros((1, 32, 32, 3), "f4"), weights=whole.arrays)

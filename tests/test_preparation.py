@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from alexnet import cli, porting
 from alexnet.errors import UserError
@@ -167,3 +168,21 @@ def test_a_directory_with_a_config_json_is_no_run(tmp_path):
         open_weights(tmp_path)
     with pytest.raises(UserError, match="is no run that can be read"):
         porting.convert(tmp_path, tmp_path / "w.safetensors")
+
+
+def test_long_names_in_a_file_make_no_long_message(tmp_path):
+    weights = narrow("torchvision")
+    arrays = {f"{'x' * 99}{n}": np.zeros(1, "f4") for n in range(1000)}
+    save_file(arrays | {"conv1.bias": weights.arrays["conv1.bias"]}, tmp_path / "w")
+    with pytest.raises(UserError, match="unexpected") as error:
+        load(tmp_path / "w")
+    assert len(str(error.value)) < 2000
+
+
+def test_verify_compares_with_the_rounded_numbers(tmp_path, capsys):
+    save(tmp_path / "a.safetensors", narrow("torchvision", image_size=67))
+    words = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]
+    assert cli.main([*words, "--dtype", "bf16", "--verify", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verify"]["passed"]
+    assert "the target's numbers are rounded to bf16" in told["notes"]

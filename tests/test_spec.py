@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,10 +95,31 @@ def test_unknown_name_suggests_the_nearest():
         variant("torchvison")
 
 
-@pytest.mark.parametrize("bad", [{"num_classes": 0}, {"channels": 0}, {"width": 0}, {"width": 2}])
-def test_impossible_sizes_are_refused(bad):
-    with pytest.raises(UserError, match="at least 1"):
-        variant("paper", **bad)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, value)
+        for name in ("num_classes", "channels", "image_size")
+        for value in (0, -1, 10.5, 10.0, True, "10", 10**9, [10], float("nan"))
+    ]
+    + [("width", value) for value in (0, -1, 2, True, "1", float("nan"), 1 + 1j)],
+)
+def test_impossible_sizes_are_refused(name, value):
+    with pytest.raises(UserError, match=f"^{name} is .*, but it must be") as error:
+        variant("paper", **{name: value})
+    assert len(str(error.value)) < 200
+
+
+def test_numpys_integers_are_sizes():
+    spec = variant("paper", num_classes=np.int64(10), image_size=np.int32(67))
+    assert spec == variant("paper", num_classes=10, image_size=67)
+    assert type(spec.num_classes) is int
+
+
+def test_a_network_that_no_machine_can_hold_is_refused():
+    with pytest.raises(UserError, match=r"'paper' would have 1\d,\d{3},\d{3},\d{3} parameters"):
+        variant("paper", image_size=4096)
+    assert variant("torchvision", image_size=4096).num_params == 61_100_840
 
 
 def test_specs_are_plain_data():

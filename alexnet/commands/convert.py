@@ -106,6 +106,7 @@ def _verify(whole: Weights, options: Options) -> dict[str, Any]:
     """Compare a conversion's result, read back, with its source."""
     from alexnet.report.verify import print_verification
     from alexnet.verify import verify
+    from alexnet.weights.precision import rounded
 
     target, spec = as_path(options.target), whole.spec
     if hub.is_folder(target):
@@ -114,7 +115,7 @@ def _verify(whole: Weights, options: Options) -> dict[str, Any]:
         back = porting.run_weights(porting.read_run(target), target)
     else:
         back = weights.load(target, variant=spec.name, image_size=spec.image_size)
-    result = verify(whole, back, options.images)
+    result = verify(rounded(whole, options.dtype), back, options.images)
     if not options.json:
         print_verification(result)
     return result

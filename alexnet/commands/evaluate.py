@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alexnet.config import LARGEST_IMAGE, MOST_CLASSES, DevicesConfig, VariantName
 from alexnet.errors import UserError
+from alexnet.files import check_target
 from alexnet.options import POSITIONAL, between, check_values
 from alexnet.preparation import PreparationConfig
 from alexnet.protocols import NAMES, ProtocolName
@@ -79,6 +80,8 @@ def main(options: Options) -> int:
     framework = options.framework or framework_for(options.weights)
     if framework != "jax" and options.devices != DevicesConfig():
         raise UserError("--spmd, --mesh and --distributed are JAX's: add --framework jax")
+    if options.save:
+        check_target(options.save)
     real = _read_real(options)
     both = framework == "both"
     processes = Processes() if both else connect(framework, options.devices)
@@ -131,6 +134,7 @@ def _evaluate(
 def _save(path: str, found: "Evaluation") -> None:
     """Write a CSV line for each example; commas and quotes in names are quoted."""
     from alexnet.files import atomic_write
+    from alexnet.text import storable
 
     names, predictions = found.class_names.names, found.predictions
     text = io.StringIO()
@@ -146,4 +150,4 @@ def _save(path: str, found: "Evaluation") -> None:
             row += [own, names[own], f"{share:.6g}"]
         table.writerow(row)
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(storable(text.getvalue()).encode())

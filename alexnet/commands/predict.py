@@ -1,5 +1,6 @@
 """`alexnet predict`: the classes of photographs."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alexnet.config import LARGEST_IMAGE, MOST_CLASSES, VariantName
 from alexnet.errors import UserError
+from alexnet.files import check_target
 from alexnet.options import POSITIONAL, between, check_values
 from alexnet.preparation import PreparationConfig
 
@@ -71,6 +73,8 @@ def main(options: Options) -> int:
     from alexnet.prediction import batch_of, find_images
     from alexnet.trained import framework_for, open_weights
 
+    if options.features:
+        check_target(options.features[1])
     files, problems = find_images(_words(options.images))
     for sentence in problems:
         _say(f"left out: {sentence}")
@@ -86,10 +90,10 @@ def main(options: Options) -> int:
     )
     size = options.batch_size or batch_of(len(files))
     framework = options.framework or framework_for(options.weights)
-    take = _features(options, weights, framework) if options.features else None
     engine = open_engine(weights, framework, size)
     bad = BadImages()
-    entropy = _predict(options, weights, engine, files, size, bad, take)
+    with _features(options, weights, framework) as take:
+        entropy = _predict(options, weights, engine, files, size, bad, take)
     for sentence in bad.sentences:
         _say(f"left out: {sentence}")
     if count := len(problems) + len(bad):
@@ -123,7 +127,7 @@ def _predict(
     files: list[str],
     size: int,
     bad: "BadImages",
-    take: Callable[["np.ndarray | None", list[str]], None] | None,
+    take: Callable[["np.ndarray", list[str]], None] | None,
 ) -> "np.ndarray":
     """Print each image's classes; gives the entropies of the outputs, float64 [N]."""
     import numpy as np
@@ -148,41 +152,39 @@ def _predict(
             found.append(entropies(outputs[rows]))
             if take:
                 take(batch["image"][rows], called)
-        if take:
-            take(None, [])
     return np.concatenate(found)
 
 
+@contextlib.contextmanager
 def _features(
     options: Options, weights: "Weights", framework: str
-) -> Callable[["np.ndarray | None", list[str]], None]:
-    """A function that takes views with their names, and at the end, for None, writes the file."""
-    import numpy as np
-
+) -> "Iterator[Callable[[np.ndarray, list[str]], None] | None]":
+    """A function that takes views with their names, for the file; None where none is wanted."""
     from alexnet.data.inputs import normalized
     from alexnet.engine import import_framework
     from alexnet.errors import choose
-    from alexnet.files import atomic_write
+    from alexnet.features import feature_file
     from alexnet.layers import trace
 
-    layer, target = options.features or ("", "")
+    if not options.features:
+        yield None
+        return
+    layer, target = options.features
     choose("layer", layer, [row.name for row in trace(weights.spec)])
     native = import_framework("jax" if framework == "both" else framework, "inspection")
     outputs_of = native.layer_function(weights.spec, weights.arrays, [layer])
-    parts: list[np.ndarray] = []
-    names: list[str] = []
+    count = 0
 
-    def take(views: "np.ndarray | None", called: list[str]) -> None:
-        if views is not None and len(views):
-            inputs = normalized(views, weights.preprocess.normalize)
-            parts.append(outputs_of(inputs)[layer])
-            names.extend(called)
-        if views is None and parts:
-            with atomic_write(target) as file:
-                np.savez(file, features=np.concatenate(parts), names=np.array(names), layer=layer)
-            _say(f"outputs of {layer} for {len(names)} images are in {target}")
+    def take(views: "np.ndarray", called: list[str]) -> None:
+        nonlocal count
+        if called:
+            rows(outputs_of(normalized(views, weights.preprocess.normalize))[layer], called)
+        count += len(called)
 
-    return take
+    with feature_file(target, layer) as rows:
+        yield take
+    if count:
+        _say(f"outputs of {layer} for {count} images are in {target}")
 
 
 def _warn_if_flat(entropy: "np.ndarray", weights: "Weights") -> None:

@@ -1,6 +1,5 @@
 """Image folders: one folder per class, split on disk or by a seed."""
 
-import difflib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 
 from alexnet.data.dataset import Dataset
 from alexnet.draws import stratified_split
-from alexnet.errors import UserError
+from alexnet.errors import UserError, nearest
 from alexnet.files import as_path, is_remote, walk
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
@@ -159,6 +158,6 @@ def _missing(root: Path) -> UserError:
     except OSError as error:
         why = f": {error.strerror}" if is_remote(root) else ""
         return UserError(f"there is no folder {root}{why}")
-    near = difflib.get_close_matches(root.name, beside, n=1, cutoff=0.4)
-    hint = f"; did you mean {root.parent / near[0]}?" if near else ""
+    near = nearest(root.name, beside)
+    hint = f"; did you mean {root.parent / near}?" if near else ""
     return UserError(f"there is no folder {root}{hint}")

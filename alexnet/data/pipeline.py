@@ -22,6 +22,7 @@ from alexnet.data.images import BadImage, decode
 from alexnet.draws import order
 from alexnet.errors import UserError
 from alexnet.preprocess import ChannelOrder, EvalProtocol
+from alexnet.text import counted
 
 Batch = dict[str, np.ndarray]
 Batches = Generator[Batch, None, None]  # to be closed by those who leave it before its end
@@ -83,7 +84,8 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
     if steps == 0:
         raise UserError(
             f"--batch-size is {batch_size}, but '{dataset.name}' has only "
-            f"{len(dataset.train)} training examples: a batch can't be larger than that"
+            f"{counted(len(dataset.train), 'training example')}: give --batch-size "
+            f"{len(dataset.train)} or less"
         )
     return steps
 

@@ -19,6 +19,7 @@ from alexnet.data.pipeline import (
 )
 from alexnet.data.tfds import OTHER_FILES
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding
+from alexnet.text import counted
 
 SAMPLED = 32  # examples decoded of each of the two sources
 _SHOWN = 3  # broken files that are named
@@ -34,7 +35,7 @@ def check(dataset: Dataset, config: TrainConfig) -> list[Finding]:
     steps = steps_per_epoch(dataset, config.data.batch_size)
     found = (
         f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.eval):,} test examples, "
-        f"{dataset.num_classes:,} classes, {steps:,} {'step' if steps == 1 else 'steps'} an epoch"
+        f"{counted(dataset.num_classes, 'class')}, {counted(steps, 'step')} an epoch"
     )
     findings = [Finding("data", OK, found)]
     if dataset.name.startswith("tfds:"):

@@ -181,8 +181,9 @@ def _check_free(directory: Path, overwrite: bool) -> None:
 def _place(built: Path, directory: Path) -> None:
     """Give complete files their place."""
     if not directory.exists() or not any(directory.iterdir()):
-        take_place(built, directory)
-        return
+        if take_place(built, directory):
+            return
+        _check_free(directory, overwrite=False)  # somebody was faster
     sync(built)
     (directory / CONFIG).unlink(missing_ok=True)  # a half-replaced folder is none
     for name in FILES:

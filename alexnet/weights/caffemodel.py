@@ -148,9 +148,7 @@ def _collect(
 
 def _blob(name: str, blob: wire.Message) -> np.ndarray:
     """The array of a BlobProto."""
-    if 8 in blob:
-        raise UserError(f"its layer {name[:50]!r} has fp64 weights, not fp32")
-    data = wire.floats(blob, 5)
+    data = wire.floats(blob, 8, "<f8") if 8 in blob else wire.floats(blob, 5)
     if 7 in blob:
         shape = wire.ints(_parse(wire.messages(blob, 7)[-1]), 1)
     else:

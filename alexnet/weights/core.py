@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.errors import UserError
-from alexnet.layers import Spec, variables
+from alexnet.layers import Spec, show, variables
 from alexnet.preprocess import Preprocess
 from alexnet.text import is_text
 
@@ -80,6 +80,8 @@ def check(
     Raises:
         UserError: listing everything that is missing, unexpected, misshapen or not fp32.
     """
+    if not isinstance(arrays, Mapping):
+        raise UserError(f"arrays by name are needed, not {type(arrays).__name__}")
     expected = {name: variable.shape for name, variable in variables(spec).items()}
 
     def call(name: str) -> str:
@@ -97,17 +99,13 @@ def check(
         array = arrays.get(name)
         if array is None:
             continue
-        if array.shape != shape:
-            problems.append(f"{call(name)} is {show(array.shape)}, not {show(shape)}")
-        if array.dtype not in dtypes:
-            problems.append(f"{call(name)} is {array.dtype}, not float32")
+        found, dtype = np.shape(array), getattr(array, "dtype", type(array).__name__)
+        if found != shape:
+            problems.append(f"{call(name)} is {show(found)}, not {show(shape)}")
+        if dtype not in dtypes:
+            problems.append(f"{call(name)} is {dtype}, not float32")
     if problems:
         raise UserError(f"the arrays are not those of variant '{spec.name}': {'; '.join(problems)}")
-
-
-def show(shape: tuple[int, ...]) -> str:
-    """A shape as people write it: 11x11x3x64."""
-    return "x".join(map(str, shape)) or "a scalar"
 
 
 def _listed(names: list[str]) -> str:

@@ -19,7 +19,7 @@ from alexnet.weights.assemble import complete
 from alexnet.weights.core import Weights, check
 from alexnet.weights.detection import format_of
 from alexnet.weights.names import TORCHVISION_KEYS, torch_keys
-from alexnet.weights.precision import Dtype, check_range
+from alexnet.weights.precision import STORED, Dtype, check_range
 
 # Format to its module in this package.
 _READERS = {
@@ -43,6 +43,7 @@ _WRITERS = {
 }
 DESCRIBING = ("safetensors", "onnx")  # hold preprocessing and class names
 FORMATS, WRITABLE = tuple(_READERS), tuple(_WRITERS)
+_MOST = 1500  # characters of an error: a file chooses the names in it
 _SUFFIXES = {
     ".safetensors": "safetensors", ".pth": "torch", ".pt": "torch", ".onnx": "onnx",
     ".msgpack": "flax",
@@ -103,7 +104,7 @@ def load_file(
         found = read(file, folder) if format == "onnx" else read(file)
         return complete(found, "", variant, image_size, preprocess)
     except UserError as error:
-        raise UserError(f"{where} can't be read as {format}: {error}") from error
+        raise UserError(f"{where} can't be read as {format}: {error!s:.{_MOST}}") from error
     except _MALFORMED as error:
         text = str(error)[:200] or type(error).__name__
         shown = "".join(char if char.isprintable() else " " for char in text)
@@ -142,6 +143,7 @@ def save(
     format = format or from_suffix(path, weights)
     if choose("format", format, FORMATS) not in WRITABLE:
         raise UserError(f"{format} is read only; written are {', '.join(WRITABLE)}")
+    choose("dtype", dtype, STORED)
     if dtype != "fp32" and format == "onnx":
         raise UserError(f"{format} files are written as fp32 only: leave --dtype {dtype} out")
     check(weights.arrays, weights.spec)

@@ -9,20 +9,17 @@ take it seconds, and LRN, which it gets wrong (onnx 1.23: over as many channels 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from alexnet.errors import UserError
+from alexnet.layers import show
 from alexnet.weights import reference
-from alexnet.weights.core import show
-from alexnet.weights.layout import from_torch
-from alexnet.weights.names import LEARNED
 from alexnet.weights.onnx_graph import Graph, package
+from alexnet.weights.onnx_run import LARGEST, Run
 
 BUDGET = 400 << 20  # bytes that a run may make; weights that the file holds come on top
-_LARGEST = 128 << 20  # bytes that one operator may make of the image
 _WORK = 20_000_000_000  # multiplications and additions in a run; AlexNet has 1.1 at 227 pixels
 _IMAGES = 300.0  # at which LRN's sum of squares counts as much as its k
 _MAX_INT = 1 << 20  # of attributes; a dense layer has 9,216 inputs
@@ -34,72 +31,8 @@ _OTHERS = {
     "Transpose", "Unsqueeze",
 }  # fmt: skip
 _CASTS = {1: 4, 6: 4, 7: 8, 9: 1, 11: 8}  # TensorProto.DataType to bytes
+_FLOATS = {1, 10, 11, 16}
 _ENDS = {"Softmax", "LogSoftmax"}
-
-
-@dataclass
-class Run:
-    """The findings of a run: the weights, and what reached each layer that has some."""
-
-    graph: Graph
-    images: np.ndarray
-    left: int  # bytes that it may still make
-    work: int  # multiplications and additions that it may still do
-    random: np.random.Generator
-    from_image: frozenset[str]  # names of what depends on the image
-    values: dict[str, np.ndarray] = field(default_factory=dict)
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)  # the file's, canonical
-    names: dict[str, str] = field(default_factory=dict)  # canonical to the file's
-    drawn: dict[str, np.ndarray] = field(default_factory=dict)  # those of the run
-    reached: dict[str, np.ndarray] = field(default_factory=dict)  # layer, or "logits", to its input
-    unbiased: dict[str, str] = field(default_factory=dict)  # a product's name to its dense layer
-
-    def value(self, name: str) -> Any:
-        """A tensor by name; None for an input that is left out."""
-        if name and name not in self.values:
-            if name not in self.graph.tensors:
-                raise UserError(f"its {name[:50]!r} is not in the file, or comes too late in it")
-            self.values[name] = self.graph.tensors[name]
-        return self.values[name] if name else None
-
-    def spend(self, size: int, largest: int = _LARGEST, work: int = 0) -> None:
-        """Count bytes that are about to be made, and work to be done."""
-        self.work -= work
-        if size > min(self.left, largest) or self.work < 0:
-            raise UserError("its graph makes more of the image than AlexNet does")
-        self.left -= size
-
-    def learn(
-        self, name: str, part: str, source: str, array: np.ndarray, transpose: bool = False
-    ) -> np.ndarray:
-        """Take an array as a layer's, and return a random one to run the layer with."""
-        key = f"{name}.{part}"
-        if array.dtype != np.float32 or source in self.from_image:
-            raise UserError(f"the weights of its {name} are not fp32 constants")
-        if key in self.arrays:
-            raise UserError(f"its {name} has two arrays of the kind {part}")
-        if 0 in array.strides:  # computed, and not as large as this in the file
-            self.spend(array.nbytes, self.left)
-        drawn = self.random.random(array.shape, np.float32)
-        drawn -= np.float32(-0.5 if part in ("scale", "variance") else 0.5)
-        if part == "kernel":  # of variance 2 / fan_in
-            drawn *= np.float32((24 / (array[0].size if transpose else len(array))) ** 0.5)
-        elif part not in ("scale", "variance"):
-            drawn *= np.float32(100)
-        self.names[key] = source
-        self.arrays[key] = from_torch(key, array) if transpose else array
-        self.drawn[key] = from_torch(key, drawn) if transpose else drawn
-        return drawn
-
-    def next_layer(self, conv: bool, x: np.ndarray) -> str:
-        """The name of the conv or dense layer that comes next, and is given x."""
-        wanted = [layer.name for layer in LEARNED if (layer.kind == "conv") == conv]
-        for name in wanted:
-            if name not in self.reached:
-                self.reached[name] = x
-                return name
-        kind = "conv" if conv else "dense"
-        raise UserError(f"it has more than the {len(wanted)} {kind} layers of AlexNet")
 
 
 def run(graph: Graph, batch: int) -> tuple[Run, tuple[str, ...]]:
@@ -201,7 +134,20 @@ def _step(found: Run, node: Any) -> None:
     for name, value in zip(node.output, results, strict=False):
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fib":
             raise UserError(f"its {_show(node)} makes no numbers")
-        found.values[name] = value
+        found.values[name] = value if value.dtype.kind != "f" else _single(found, value)
+
+
+def _single(found: Run, value: np.ndarray) -> np.ndarray:
+    """Floats as fp32, in which the run computes whatever the file is in."""
+    if value.dtype != np.float32:
+        found.spend(4 * value.size, found.left)
+    return value.astype(np.float32, copy=False)
+
+
+def _cast(found: Run, node: Any, x: np.ndarray) -> list[Any]:
+    """Change a type; half and double precision are fp32 here."""
+    attributes = _attributes(node)
+    return [_single(found, x)] if attributes["to"] in _FLOATS else _evaluate(found, node, [x])
 
 
 def _evaluate(found: Run, node: Any, inputs: list[Any]) -> list[Any]:
@@ -218,7 +164,7 @@ def _evaluate(found: Run, node: Any, inputs: list[Any]) -> list[Any]:
         shape = np.array(_attributes(node)["shape"], np.int64)
         inputs, node = [*inputs, shape], onnx.helper.make_node("Reshape", ["x", "n"], node.output)
     constant = found.from_image.isdisjoint(node.input)
-    found.spend(_most(node, inputs), found.left if constant else _LARGEST)
+    found.spend(_most(node, inputs), found.left if constant else LARGEST)
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
     part = onnx.GraphProto(node=[node], output=outputs)
     evaluator = ReferenceEvaluator(part, opsets={"": max(7, found.graph.opset)})
@@ -408,6 +354,7 @@ def _if(found: Run, node: Any, condition: Any) -> list[Any]:
 
 
 _OWN: dict[str, Callable[..., list[Any]]] = {
-    "AveragePool": _pool, "BatchNormalization": _batch_norm, "ConstantOfShape": _filled,
+    "AveragePool": _pool, "BatchNormalization": _batch_norm, "Cast": _cast,
+    "ConstantOfShape": _filled,
     "Conv": _conv, "Dropout": _dropout, "Gemm": _dense, "If": _if, "LRN": _lrn, "MaxPool": _pool,
 }  # fmt: skip

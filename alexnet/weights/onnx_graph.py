@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,16 @@ import numpy as np
 from alexnet.errors import UserError
 from alexnet.files import open_file
 from alexnet.weights import wire
-from alexnet.weights.core import names_from_json
+from alexnet.weights.core import BF16, names_from_json
+from alexnet.weights.precision import name_of, note, to_fp32
 
 METADATA_KEY = "alexnet-weights"
 MAX_NODES = 5000  # in a graph; torch writes some 300 for AlexNet
 _MAX_NODE, _MAX_NODES = 1 << 16, 4 << 20  # bytes in one of them and in all, weights aside
 _MAX_SIDE = 1024  # pixels
-_DTYPES = {1: "<f4", 7: "<i8"}  # TensorProto.DataType
+# By TensorProto.DataType.
+_DTYPES: dict[int, Any] = {1: "<f4", 7: "<i8", 10: "<f2", 11: "<f8", 16: BF16}
+_INT64 = 7
 
 
 def package() -> ModuleType:
@@ -52,6 +56,7 @@ class Tensors(Mapping[str, np.ndarray]):
         """`folder` is where the file lies, and with it the one that it may keep weights in."""
         self._messages, self._folder = messages, folder
         self._left: dict[str, int] = {}  # bytes of other files that were not read yet
+        self._floats: dict[str, str] = {}  # types of those that were read, by name
 
     def __contains__(self, name: object) -> bool:
         return name in self._messages  # and nothing is read
@@ -63,7 +68,7 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self._messages)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A constant.
+        """A constant; floats of any precision as fp32.
 
         Raises:
             UserError: where its numbers are of another type, or not where they should be.
@@ -71,7 +76,7 @@ class Tensors(Mapping[str, np.ndarray]):
         message = wire.parse(self._messages[name])
         kind, shape = wire.one_int(message, 2, 0), wire.ints(message, 1)
         if kind not in _DTYPES:
-            raise UserError(f"its {name[:50]!r} is neither fp32 nor int64 (data type {kind})")
+            raise UserError(f"its {name[:50]!r} is neither floats nor int64 (data type {kind})")
         if len(shape) > 8 or any(n < 0 for n in shape):
             raise UserError(f"it is damaged: {name[:50]!r} has no shape")
         raw = wire.messages(message, 9)
@@ -79,19 +84,27 @@ class Tensors(Mapping[str, np.ndarray]):
             data = self._beside(message, math.prod(shape), _DTYPES[kind])
         elif raw:
             data = np.frombuffer(raw[-1], _DTYPES[kind])
-        elif kind == 1:
-            data = wire.floats(message, 4)
         else:
-            data = np.array(wire.ints(message, 7), "<i8")
+            data = _listed(message, kind)
         if math.prod(shape) != len(data):
             raise UserError(f"it is damaged: the shape of {name[:50]!r} is not its size")
-        return data.reshape(shape)
+        if kind == _INT64:
+            return data.reshape(shape)
+        if shape:  # no array where it is a single number
+            self._floats[name] = name_of(data.dtype)
+        return to_fp32(data).reshape(shape)
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on floats that were read and are not fp32."""
+        kinds = Counter(self._floats.values())
+        other = sorted(kinds.keys() - {"float32"})
+        return tuple(note(kind, kinds[kind], kinds.total()) for kind in other)
 
     def is_float(self, name: str) -> bool:
         """Tell whether a constant may be a weight: all but integers, which are shapes mostly."""
-        return _DTYPES.get(wire.one_int(wire.parse(self._messages[name]), 2, 0)) != "<i8"
+        return wire.one_int(wire.parse(self._messages[name]), 2, 0) != _INT64
 
-    def _beside(self, message: wire.Message, count: int, dtype: str) -> np.ndarray:
+    def _beside(self, message: wire.Message, count: int, dtype: Any) -> np.ndarray:
         """`count` numbers from a file in the same folder, where large exports keep weights."""
         entries = map(wire.parse, wire.messages(message, 13))
         place = {wire.text(entry, 1): wire.text(entry, 2) for entry in entries}
@@ -176,6 +189,17 @@ def read_graph(data: memoryview, folder: Path | None) -> Graph:
         image.name, max(0, dims[0]), dims[1], dims[2], wire.text(wire.parse(outputs[0]), 1),
         _opset(model), nodes, Tensors(tensors, folder), wire.text(model, 2), _metadata(model),
     )  # fmt: skip
+
+
+def _listed(message: wire.Message, kind: int) -> np.ndarray:
+    """The numbers of a TensorProto that has them one by one, in a field for their type."""
+    if kind == 1:
+        return wire.floats(message, 4)
+    if kind == 11:
+        return wire.floats(message, 10, "<f8")
+    if kind == _INT64:
+        return np.array(wire.ints(message, 7), "<i8")
+    return np.array([n & 0xFFFF for n in wire.ints(message, 5)], "<u2").view(_DTYPES[kind])
 
 
 def _number(text: str) -> int:

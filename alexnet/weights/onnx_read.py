@@ -12,15 +12,15 @@ import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.files import read_all
-from alexnet.layers import Spec, variables
+from alexnet.layers import Spec, show, variables
 from alexnet.preprocess import from_json as preprocess_from_json
 from alexnet.spec import VARIANTS
 from alexnet.weights import reference, table
 from alexnet.weights.assemble import CAFFE_VARIANTS, Found
-from alexnet.weights.core import show
 from alexnet.weights.network import fit, sized
-from alexnet.weights.onnx_evaluate import Run, run
+from alexnet.weights.onnx_evaluate import run
 from alexnet.weights.onnx_graph import Graph, read_graph
+from alexnet.weights.onnx_run import Run
 
 # Of the spread of what reaches a layer. Rounding makes 2e-6 of it; LRN over neighbours padded with
 # ones, not zeros, 4e-5; one of its numbers off by a percent, 1e-3 and more.
@@ -57,7 +57,7 @@ def read(file: BinaryIO, folder: Path | None = None) -> Found:
          _superfluous(found, spec)}, found.names, unused,
         colors="BGR" if caffe else "RGB", spec=spec, preprocess=preprocess,
         class_names=own.get("class_names"),
-        mean_image=own.get("mean_image", False),
+        mean_image=own.get("mean_image", False), notes=graph.tensors.notes(),
     )  # fmt: skip
 
 

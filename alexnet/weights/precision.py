@@ -27,7 +27,9 @@ def name_of(dtype: np.dtype) -> str:
 def to_fp32(array: np.ndarray) -> np.ndarray:
     """An array of floats as fp32; one that is fp32 already is returned as it is."""
     if array.dtype == BF16:  # the upper half of an fp32
-        return (array["bfloat16"].astype("<u4") << 16).view("<f4")
+        bits = array["bfloat16"].astype("<u4")
+        bits <<= 16
+        return bits.view("<f4")
     with np.errstate(over="ignore"):  # a float64 beyond fp32 becomes infinite, which is refused
         return array.astype("<f4", copy=False)
 

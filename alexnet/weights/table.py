@@ -13,6 +13,9 @@ from typing import Any, get_args
 from alexnet.errors import UserError
 from alexnet.layers import (
     LRN,
+    MAX_FEATURES,
+    MAX_PARAMS,
+    MAX_SIDE,
     AdaptiveAvgPool,
     BatchNorm,
     Conv,
@@ -34,9 +37,6 @@ KINDS: dict[str, type] = {
     for kind in (Conv, Dense, ReLU, LRN, BatchNorm, MaxPool, AdaptiveAvgPool, Flatten, Dropout)
 }
 MAX_LAYERS = 200
-MAX_SIDE = 4096  # pixels, and numbers of a kernel, window, stride or padding
-MAX_FEATURES = 1 << 20
-MAX_PARAMS = 1 << 31
 _NAME = re.compile(r"[a-z_]{1,20}[0-9]{1,4}[a-z0-9_]{0,20}")  # no model has such an attribute
 _SIZES = ("image_size", "num_classes", "channels")
 _SMALLEST = {"padding": 0, "alpha": 0.0, "beta": 0.0, "momentum": 0.0, "rate": 0.0, "k": 1e-6,

@@ -116,17 +116,17 @@ def one_int(message: Message, number: int, default: int) -> int:
     return (ints(message, number) or [default])[-1]
 
 
-def floats(message: Message, number: int) -> np.ndarray:
-    """The values of an fp32 field, packed or not: a view of the file where they are in one piece.
+def floats(message: Message, number: int, dtype: str = "<f4") -> np.ndarray:
+    """The values of a field of floats, packed or not: a view of the file where in one piece.
 
     Raises:
         UserError: for bytes that are not whole numbers, or very many that are not packed.
     """
     pieces = messages(message, number)
-    if any(len(piece) % 4 for piece in pieces):
-        raise UserError(f"it is damaged: field {number} should hold fp32 numbers")
-    arrays = [np.frombuffer(piece, "<f4") for piece in pieces]
-    return arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, "<f4"), *arrays])
+    if any(len(piece) % np.dtype(dtype).itemsize for piece in pieces):
+        raise UserError(f"it is damaged: field {number} should hold {np.dtype(dtype)} numbers")
+    arrays = [np.frombuffer(piece, dtype) for piece in pieces]
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, dtype), *arrays])
 
 
 def one_float(message: Message, number: int, default: float) -> float:

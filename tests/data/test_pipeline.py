@@ -139,7 +139,7 @@ def test_seeds_differ():
 
 def test_batch_larger_than_the_training_set():
     data, config = numbered_dataset(7), make_config(batch_size=8)
-    with pytest.raises(UserError, match="--batch-size is 8, but 'numbered' has only 7"):
+    with pytest.raises(UserError, match="only 7 training examples: give --batch-size 7 or less"):
         training(data, config)  # at once, not at the first batch
 
 

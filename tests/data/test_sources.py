@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet.data.images import decode
+from alexnet.data.images import BadImage, decode
 from alexnet.data.sources import open_dataset
 from alexnet.errors import UserError
 
@@ -74,6 +74,13 @@ def test_unknown_name(name, hint):
     assert f"did you mean {hint}" in refusal(name)
 
 
+@pytest.mark.parametrize("name", ["imagenet", "cifar10", "mnist", ""])
+def test_no_name_is_suggested_that_is_not_near(name):
+    message = refusal(name)
+    assert "did you mean" not in message
+    assert "known are digits, tfds:NAME" in message
+
+
 def test_path_without_folder(tmp_path):
     assert f"write folder:{tmp_path}" in refusal(str(tmp_path))
 
@@ -132,6 +139,46 @@ def test_linked_class_and_link_in_a_circle(image_folder, tmp_path):
     (root / "a" / "up").symlink_to(root / "a")
     data = open_dataset(f"folder:{root}")
     assert Counter(labels_of(data.train) + labels_of(data.eval)) == {0: 2, 1: 2}
+
+
+def test_what_is_called_an_image_and_is_none(image_folder, tmp_path):
+    """A folder is gone into; all else is an image that can't be read, and none is waited for."""
+    root = image_folder("a/1.png", "a/2.png", "a/folder.jpg/3.png", "b/1.png", "b/2.png")
+    (root / "a" / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
+    (root / "a" / "circle.jpg").symlink_to(root / "a" / "circle.jpg")
+    (root / "a" / "device.jpg").symlink_to("/dev/zero")
+    (root / "a" / "empty.jpg").touch()
+    os.mkfifo(root / "a" / "pipe.jpg")
+    data = open_dataset(f"folder:{root}")
+    reasons = {}
+    for source in (data.train, data.eval):
+        for i in range(len(source)):
+            try:
+                decode(source[i][0], 3)
+            except BadImage as error:
+                reasons[Path(source.describe(i)).stem] = str(error)
+    assert reasons == {
+        "gone": "the file can't be read: No such file or directory",
+        "circle": "the file can't be read: Too many levels of symbolic links",
+        "device": "it is not a regular file",
+        "pipe": "it is not a regular file",
+        "empty": "the file is empty",
+    }
+    assert len(data.train) + len(data.eval) == 5 + len(reasons)
+
+
+def test_a_file_or_folder_that_may_not_be_read(image_folder, monkeypatch):
+    root = image_folder("a/1.png", "a/2.png")
+
+    def denied(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("alexnet.data.images.first_bytes", denied)  # root may read all files
+    with pytest.raises(BadImage, match="the file can't be read: Permission denied"):
+        decode(root / "a" / "1.png", 3)
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(PermissionError):  # a command says it in a sentence
+        open_dataset(f"folder:{root}")
 
 
 def test_names_that_cannot_be_printed_are_escaped(image_folder):

@@ -2,6 +2,8 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import alexnet_jax
 import alexnet_torch
 from alexnet import cli, hub, weights
 from alexnet.errors import UserError
-from alexnet.hub import config
+from alexnet.hub import config, folder
 from alexnet.hub.folder import CARD, CONFIG, FILES, MODEL
 from alexnet.layers import Conv, Dense, Dropout
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, EvalProtocol, Normalize, Preprocess
@@ -175,6 +177,24 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="can't write"):
         hub.write_folder(tmp_path / "file" / "f", hf_weights())
+
+
+def test_of_several_folders_to_one_place_one_wins_whole(tmp_path, monkeypatch):
+    wait = Barrier(3)
+    free = folder._check_free
+    monkeypatch.setattr(folder, "_check_free", lambda *a, **k: (free(*a, **k), wait.wait(60)))
+
+    def share(seed):
+        try:
+            hub.write_folder(tmp_path / "f", narrow("torchvision", seed))
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(share, range(3)))
+    assert sum("--overwrite" in each for each in results if each) == 2
+    same(hub.read_folder(tmp_path / "f"), narrow("torchvision", results.index(None)))
+    assert os.listdir(tmp_path) == ["f"]
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path):

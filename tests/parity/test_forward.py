@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from alexnet.errors import UserError
 from alexnet.init import initial_weights
 from alexnet.layers import (
     LRN,
@@ -126,7 +127,7 @@ def test_control_wrong_layers_are_noticed(name, kind, changes, at):
 
 
 def test_control_floor_for_ceil_is_noticed():
-    with pytest.raises(TypeError, match="contracting"):  # fc6 no longer fits the smaller map
+    with pytest.raises(UserError, match=r"fc6\.kernel is"):  # it no longer fits the smaller map
         forward(make_pair("onnx_zoo", jax_spec=_swap("onnx_zoo", MaxPool, ceil=False)), False)
 
 

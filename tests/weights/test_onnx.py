@@ -143,9 +143,9 @@ def _branch(model):
     model.graph.node.append(helper.make_node("Relu", ["t0"], ["side"]))
 
 
-def _fp16(model):
+def _int8(model):
     tensor = _tensor(model, "fc8_b_0")
-    tensor.CopyFrom(numpy_helper.from_array(np.zeros(CLASSES, "f2"), "fc8_b_0"))
+    tensor.CopyFrom(numpy_helper.from_array(np.zeros(CLASSES, "i1"), "fc8_b_0"))
 
 
 def _misshapen(model):
@@ -173,7 +173,7 @@ OFF = "what reaches its {} is off by"
         (_external, "in '/etc/passwd', and only a file in the same folder"),
         (_circle, "two operators of it make 'data_0'"),
         (_branch, "divides: nothing needs what 'Relu' makes"),
-        (_fp16, "neither fp32 nor int64"),
+        (_int8, "neither floats nor int64"),
         (_huge, "not its size"),
         (_misshapen, "its conv3 has a kernel of 8x2x3x3 in 1 groups and 8 biases for an image of"),
         (_left_over, "unexpected left over, computed"),

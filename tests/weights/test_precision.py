@@ -5,6 +5,7 @@ import io
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 import safetensors.numpy
 import safetensors.torch
@@ -18,6 +19,7 @@ from alexnet.weights.layout import to_state_dict
 from alexnet.weights.names import TORCHVISION_KEYS
 from alexnet.weights.precision import check_finite, stored, to_fp32
 
+from . import makers
 from .helpers import narrow, same, within
 
 TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -158,3 +160,75 @@ def test_numbers_that_are_none_are_counted():
     with pytest.raises(UserError, match=r"infinite in b.bias \(2\): get it anew"):
         check_finite(arrays, "get it anew")
     check_finite({"a.bias": arrays["a.bias"]}, "")
+
+
+def onnx_of(weights, kind, form):
+    """The newer exporter's file with weights of another type, and perhaps casts around them."""
+    model = makers.onnx_dynamo(weights)
+    number = getattr(onnx.TensorProto, kind)
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or not tensor.dims:
+            continue
+        array, name = onnx.numpy_helper.to_array(tensor), tensor.name
+        array = array.astype(onnx.helper.tensor_dtype_to_np_dtype(number))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+        if form == "listed":
+            tensor.CopyFrom(onnx.helper.make_tensor(name, number, array.shape, array.reshape(-1)))
+        if form == "cast":  # back to fp32, as converters that keep the inputs' type do
+            tensor.name = f"{name}.half"
+            node = onnx.helper.make_node("Cast", [tensor.name], [name], to=1)
+            model.graph.node.insert(0, node)
+    if form == "cast":
+        down = onnx.helper.make_node("Cast", ["x"], ["x.half"], to=number)
+        up = onnx.helper.make_node("Cast", ["x.half"], ["x.again"], to=1)
+        for node in model.graph.node:
+            node.input[:] = ["x.again" if name == "x" else name for name in node.input]
+        for node in (up, down):
+            model.graph.node.insert(0, node)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("form", ["raw", "listed", "cast"])
+@pytest.mark.parametrize("kind", ["FLOAT16", "BFLOAT16", "DOUBLE"])
+def test_onnx_of_another_precision_is_read_and_said(kind, form):
+    weights = narrow("single")
+    found = load_file(io.BytesIO(onnx_of(weights, kind, form)), "onnx", "w")
+    dtype = {"FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "fp64"}[kind]
+    same(found, weights if dtype == "fp64" else nearest(weights, dtype))
+    assert found.notes[0].startswith(f"its arrays are {WORDS[dtype]}")
+
+
+def test_caffes_doubles_are_read():
+    def edit(_, layers):
+        for layer in layers:
+            for blob in layer.blobs:
+                numbers = np.array(blob.data, "<f8").tobytes()
+                shape, count = list(blob.shape.dim), len(blob.data)
+                blob.Clear()
+                blob.shape.dim.extend(shape)
+                size = bytearray()
+                length = 8 * count
+                while length > 0x7F:
+                    size.append(length & 0x7F | 0x80)
+                    length >>= 7
+                blob.MergeFromString(bytes([8 << 3 | 2, *size, length]) + numbers)
+
+    weights = narrow("caffe")
+    found = load_file(io.BytesIO(makers.caffemodel(weights, edit=edit)), "caffe", "w")
+    same(found, weights)
+    assert found.notes == ("its arrays are float64, and rounded to float32",)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8"])
+def test_numpys_and_matlabs_other_floats_are_read(dtype):
+    weights = narrow("caffe")
+    cast = {name: array.astype(dtype) for name, array in weights.arrays.items()}
+    other = dataclasses.replace(weights, arrays=cast)
+    expected = {name: array.astype("f4") for name, array in cast.items()}
+    found = load_file(io.BytesIO(makers.npy(other)), "npy", "w")
+    same(found, dataclasses.replace(weights, arrays=expected))
+    assert found.notes
+    if dtype == "f8":  # MATLAB has no half precision
+        found = load_file(io.BytesIO(makers.matconvnet(other)), "matconvnet", "w")
+        same(found, dataclasses.replace(weights, arrays=expected))
+        assert found.notes
