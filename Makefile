@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: train test test-slow setup lint docs one-curve parity-table golden
+.PHONY: train test test-slow torture setup lint docs one-curve parity-table golden
 
 train: .venv/jax-installed  ## set up the JAX side and run the default job
 	$(BIN)/python train.py --framework jax
@@ -13,6 +13,11 @@ test: setup  ## set up everything and run the tests
 
 test-slow: setup  ## the tests that take longer: several processes, full width
 	$(BIN)/python -m pytest -n0 -m slow
+
+MINUTES ?= 20
+SEED ?= 0
+torture: setup  ## thousands of faults injected: MINUTES=60 SEED=3 ONLY=kills,disk
+	$(BIN)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED) $(if $(ONLY),--only $(ONLY))
 
 setup: .venv/all-installed  ## everything into .venv, nothing run
 

@@ -25,7 +25,7 @@ from tests.torture.runs import FRAMEWORKS, assert_same_run, names, reference, ta
 from tests.torture.zygote import Zygote
 
 HANG = 30  # seconds
-BY_COMMAND = 25  # of so many cases, two are resumed by the command
+BY_COMMAND = 50  # of so many cases, two are resumed by the command
 
 
 @contextlib.contextmanager

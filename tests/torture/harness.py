@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.torture.cases import CAMPAIGNS
+from tests.torture.cases import find
 
 BEGIN = 240  # seconds that a worker may take to begin
 LISTED = 20  # failures that are listed
@@ -92,7 +92,7 @@ def run(
         jobs: workers at once.
         show: called after each case.
     """
-    cases = cases or range(CAMPAIGNS[name].target)
+    cases = cases or range(find(name).target)
     start = time.monotonic()
     result = Result(name, seed, len(cases))
     lock = threading.Lock()
@@ -103,7 +103,7 @@ def run(
             show(result)
 
     base = [
-        *(_namespace() if CAMPAIGNS[name].mounts else ()),
+        *(_namespace() if find(name).mounts else ()),
         sys.executable,
         "-m",
         "tests.torture.worker",
@@ -122,7 +122,7 @@ def run(
             own = folder / f"{name}-{number}"
             words = [*base, "--own", own, "--seed", seed, "--until", start + seconds]
             words += ["--first", following.start, "--end", following.stop, "--step", jobs]
-            limit, ready = CAMPAIGNS[name].limit, False
+            limit, ready = find(name).limit, False
             for outcome in _outcomes(words, folder, limit):
                 ready = ready or "ready" in outcome
                 if "ready" not in outcome:

@@ -1,9 +1,15 @@
 """A part of the torture program, counted by cases; `make torture` runs all of it."""
 
+import json
+from collections import Counter
+
 import pytest
 
-from tests.torture.cases import CAMPAIGNS
-from tests.torture.harness import run
+from alexnet import sealed
+from tests.torture import flips
+from tests.torture.__main__ import main
+from tests.torture.cases import CAMPAIGNS, Case
+from tests.torture.harness import Result, run
 
 
 @pytest.fixture(scope="module")
@@ -11,9 +17,79 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("torture")
 
 
-@pytest.mark.parametrize("name", CAMPAIGNS)
-def test_campaign(name, folder):
-    cases = range(CAMPAIGNS[name].few)
+def check(name, folder, cases):
     result = run(name, folder, cases=cases)
     assert not result.failures, [(message, result.again(case)) for case, message in result.failures]
     assert result.tried + result.skipped.total() == len(cases)
+
+
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_campaign(name, folder):
+    check(name, folder, range(CAMPAIGNS[name].few))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_campaign_at_length(name, folder):
+    few = CAMPAIGNS[name].few
+    check(name, folder, range(few, 8 * few))
+
+
+def failures(campaign, folder, own, cases):
+    """How many of the cases don't hold, tried in this process."""
+    campaign.prepare(folder)
+    attempt, failed = campaign.begin(folder), 0
+    for index in cases:
+        case = Case("control", 0, index, own)
+        try:
+            attempt(case)
+        except AssertionError:
+            failed += 1
+        finally:
+            case.clear()
+    return failed
+
+
+def unchecked(path):
+    values = json.loads(path.read_bytes())
+    values.pop(sealed.DIGEST, None)
+    return values
+
+
+def test_control_without_digests_flipped_bits_are_silent(folder, tmp_path, monkeypatch):
+    """The campaign finds what it is there for."""
+    cases = range(5, 45, 2)  # in torch, none by the command
+    assert failures(flips, folder, tmp_path, cases) == 0
+    monkeypatch.setattr(sealed, "read", unchecked)
+    monkeypatch.setattr(
+        "alexnet.checkpoints._digests", lambda state: unchecked(state.parent / "meta.json")["files"]
+    )
+    monkeypatch.setattr("alexnet.weights.canonical._check_digests", lambda *args: None)
+    assert failures(flips, folder, tmp_path, cases) > 3
+
+
+def test_control_whatever_a_case_does_to_its_process_is_a_failure(folder):
+    result = run("control", folder, cases=range(5))
+    assert result.held == 1
+    words = ("SIGSEGV", "too long", "doesn't hold", "MemoryError")
+    for (case, message), word in zip(result.failures, words, strict=True):
+        assert word in message
+        assert f"--only control --seed 0 --case {case}" in result.again(case)
+
+
+def test_the_program_prints_a_table_and_ends_with_1_where_anything_failed(monkeypatch, capsys):
+    def run_none(name, folder, **options):
+        found = Result(name, 7, 3, held=1, kinds=Counter(refused=1))
+        if name == "hostile":
+            found.failures.append((2, "a.pth: \x1b[2J[/]"))
+        return found
+
+    monkeypatch.setattr("tests.torture.__main__.run", run_none)
+    assert main(["--only", "flips", "--seed", "7"]) == 0
+    assert "2 of 3 not reached in its time" in capsys.readouterr().out
+    assert main(["--only", "flips,hostile", "--json"]) == 1
+    flipped, hostile = json.loads(capsys.readouterr().out)
+    assert flipped["failures"] == []
+    assert hostile["failures"][0]["again"].endswith("--only hostile --seed 7 --case 2")
+    assert main(["--only", "nothing"]) == 2
+    assert "unknown campaign 'nothing'" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from tests.torture.cases import CAMPAIGNS, Case, Skip
+from tests.torture.cases import Case, Skip, find
 
 MEMORY = 8 << 30  # bytes of addresses, of which JAX and torch take several GB and never use them
 
@@ -24,7 +24,7 @@ def main() -> None:
     options = _options()
     results = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no result
-    module = importlib.import_module(f"tests.torture.{CAMPAIGNS[options.campaign].module}")
+    module = importlib.import_module(f"tests.torture.{find(options.campaign).module}")
     options.own.mkdir(parents=True, exist_ok=True)
     if options.prepare:
         getattr(module, "prepare", lambda folder: None)(options.shared)
