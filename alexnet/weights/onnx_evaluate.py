@@ -32,7 +32,7 @@ _OTHERS = {
     "Reciprocal", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Split", "Sqrt", "Squeeze",
     "Unsqueeze",
 }  # fmt: skip
-_CASTS = {1: 4, 6: 4, 7: 8, 9: 1, 11: 8}  # TensorProto.DataType to bytes
+_CASTS = {1: 4, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}  # TensorProto.DataType to bytes
 _FLOATS = {1, 10, 11, 16}
 _ENDS = {"Softmax", "LogSoftmax"}
 
