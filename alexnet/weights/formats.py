@@ -144,8 +144,6 @@ def save(
     if choose("format", format, FORMATS) not in WRITABLE:
         raise UserError(f"{format} is read only; written are {', '.join(WRITABLE)}")
     choose("dtype", dtype, STORED)
-    if dtype != "fp32" and format == "onnx":
-        raise UserError(f"{format} files are written as fp32 only: leave --dtype {dtype} out")
     check(weights.arrays, weights.spec)
     check_range(weights.arrays, dtype)
     if format == "torchvision" and weights.spec.name != "torchvision":
@@ -161,8 +159,7 @@ def save(
 def write(file: BinaryIO, weights: Weights, format: str, dtype: Dtype = "fp32") -> None:
     """Write checked weights to a file that is open at its start."""
     keys = {"torchvision": (TORCHVISION_KEYS,), "torch": (torch_keys(weights.spec),)}
-    half = {} if dtype == "fp32" else {"dtype": dtype}
-    _module(_WRITERS[format]).write(file, weights, *keys.get(format, ()), **half)
+    _module(_WRITERS[format]).write(file, weights, *keys.get(format, ()), dtype=dtype)
 
 
 def from_suffix(path: str | Path, weights: Weights) -> str:
