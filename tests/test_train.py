@@ -154,7 +154,7 @@ def test_init_from_takes_a_run_and_tells_of_another_preprocessing(finished, tmp_
     framework, whole, _ = finished
     options = ("--framework", framework, *NARROW, "--steps", 1, "--init-from", whole)
     same = run_train(*options, "--workdir", tmp_path / "a")
-    assert "warning" not in same.stdout
+    assert "these weights take" not in same.stdout
     assert f"weights from {whole}" in same.stdout
     assert "mean 77.9 77.9 77.9, std 95.9 95.9 95.9, as the weights'" in same.stdout
     other = run_train(*options, "--mean", 5, "--std", 7, "--workdir", tmp_path / "b")
