@@ -98,4 +98,4 @@ def finish(zygote: Zygote, path: Path, framework: str, log: Path) -> None:
 
 def tail(log: Path) -> str:
     """The last of what a process said."""
-    return os.fsdecode(log.read_bytes()[-400:])
+    return os.fsdecode(log.read_bytes()[-1200:])

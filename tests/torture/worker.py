@@ -71,7 +71,7 @@ def _told(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
     kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-    return ascii(f"{kind}{text:.600} ({place})")[1:-1]
+    return ascii(f"{kind}{text:.1500} ({place})")[1:-1]
 
 
 if __name__ == "__main__":
