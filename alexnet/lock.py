@@ -25,6 +25,8 @@ RENEW_SECONDS = 20
 EXPIRE_SECONDS = 120  # since it was last renewed
 _TRIES = 100  # at a lock file that is deleted again and again
 _MOST = 1000  # characters of a lock file
+_LENGTH = 400  # bytes of a lock in a bucket, whatever is in it
+_READS, _READ_AGAIN = 4, 0.5  # while it is being replaced
 
 
 class Lock:
@@ -127,12 +129,18 @@ class _RemoteLock(Lock):
         return False
 
     def _text(self) -> bytes:
-        values = {**_myself(), "token": self._token, "renewed": time.time()}
-        return json.dumps(values).encode()
+        values = {**_myself(), "token": self._token, "renewed": int(time.time())}
+        return json.dumps(values).ljust(_LENGTH).encode()  # a reader has asked for the size before
 
     def _holder(self) -> dict[str, Any]:
-        with contextlib.suppress(FileNotFoundError):
-            return _parsed(self._path.read_bytes())
+        """What the object says; nothing where it is gone, or can't be read again and again."""
+        for _ in range(_READS):
+            try:
+                if values := _parsed(self._path.read_bytes()):
+                    return values
+            except FileNotFoundError:
+                return {}
+            time.sleep(_READ_AGAIN)
         return {}
 
     def _refuse_if_held(self, path: Path) -> None:
