@@ -1,25 +1,34 @@
 """A run's checkpoints: written beside training, whole or absent, checked when read.
 
 `checkpoints/00000120/` holds `state/`, in the framework's own format, and `meta.json`, with the
-loop's state and a SHA-256 of every file: none of Orbax, torch and safetensors would notice a
-flipped bit. While a directory is being written or deleted a file `unfinished` stands in it, and
-no reader takes it for a checkpoint; on an object store, which has no renaming, that holds too.
+loop's state, a SHA-256 of every file and one of itself: none of Orbax, torch and safetensors would
+notice a flipped bit. While a directory is being written or deleted a file `unfinished` stands in
+it, and no reader takes it for a checkpoint; on an object store, which has no renaming, that holds
+too.
 """
 
+import errno
 import hashlib
-import json
-from collections.abc import Callable
+import itertools
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import RunError, UserError
-from alexnet.files import as_path, list_files, remove_tree, sync, walk, write_json
+from alexnet import sealed
+from alexnet.errors import RunError
+from alexnet.files import as_path, list_files, remove_tree, sync, walk
 from alexnet.processes import Processes
 
 STATE = "state"
 _META, _UNFINISHED = "meta.json", "unfinished"
+_NAME = re.compile("[0-9]{8,18}")
+_SLOW = 30  # seconds that a checkpoint may take before it is said that training waits for it
 
 
 class Checkpoints:
@@ -32,6 +41,7 @@ class Checkpoints:
         keep: how many of the latest to keep; the one with the best evaluation stays besides.
         write: puts a snapshot into a directory, together with the other processes.
         processes: of the run.
+        note: shows a sentence.
     """
 
     def __init__(
@@ -40,8 +50,9 @@ class Checkpoints:
         keep: int,
         write: Callable[[Path, Any], None],
         processes: Processes | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ):
-        self.directory, self.keep, self._write = directory, keep, write
+        self.directory, self.keep, self._write, self._note = directory, keep, write, note
         self._processes = processes or Processes()
         self._leads = self._processes.index == 0
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -49,8 +60,8 @@ class Checkpoints:
         if self._leads:
             directory.mkdir(parents=True, exist_ok=True)
             for path in directory.iterdir():
-                if path.name.isdigit() and path.is_dir() and not _is_done(path):
-                    remove_tree(path)
+                if _NAME.fullmatch(path.name) and path.is_dir() and not _is_done(path):
+                    _remove(path)
 
     def save(self, step: int, snapshot: Any, meta: dict[str, Any]) -> None:
         """Start writing a checkpoint; first waits for the one before, as `wait` does.
@@ -64,6 +75,24 @@ class Checkpoints:
         else:
             self._pending = self._writer.submit(self._write, state, snapshot)
 
+    def amend(self, step: int, meta: dict[str, Any]) -> None:
+        """Replace a checkpoint's `meta`, all but the digests of its files.
+
+        Raises:
+            RunError: where it can't be written, naming the last good checkpoint.
+        """
+        self.wait()
+        if self._leads:
+            path = checkpoint_path(self.directory, step)
+            with self._in_a_sentence():
+                old = read_meta(path)
+                sealed.write(path / _META, {"step": step, **meta, "files": old["files"]})
+
+    def check(self) -> None:
+        """Raise, as `wait` does, where writing has failed already; don't wait for it."""
+        if self._pending and self._pending.done():
+            self.wait()
+
     def wait(self) -> None:
         """Return when nothing is being written.
 
@@ -71,12 +100,22 @@ class Checkpoints:
             RunError: if the last checkpoint could not be written, naming the last good one.
         """
         pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        while not futures.wait([pending], timeout=_SLOW).done:
+            self._note(f"a checkpoint is still being written to {self.directory}: training waits")
+        with self._in_a_sentence():
+            pending.result()
+
+    @contextmanager
+    def _in_a_sentence(self) -> Iterator[None]:
         try:
-            if pending:
-                pending.result()
-        except (OSError, ValueError, RuntimeError, UserError, RunError) as error:
+            yield
+        except _MISTAKES:
+            raise
+        except Exception as error:  # of a full disk Orbax, torch and safetensors raise any kind
             raise RunError(
-                f"a checkpoint could not be written to {self.directory}: {error}; "
+                f"a checkpoint could not be written to {self.directory}: {_reason(error)}; "
                 f"{self.last_good()}"
             ) from error
 
@@ -86,7 +125,11 @@ class Checkpoints:
 
     def last_good(self) -> str:
         """A clause that names the checkpoint a run can go on from."""
-        if not (steps := self.steps()):
+        try:
+            steps = self.steps()
+        except OSError as error:
+            return f"{self.directory} can't be read: {error.strerror or error}"
+        if not steps:
             return "none was saved"
         return f"the last good checkpoint is {checkpoint_path(self.directory, steps[-1])}"
 
@@ -105,9 +148,11 @@ class Checkpoints:
         step = int(self._processes.gather([found + 1])[0, 0]) - 1
         if step < 0:
             return None
+        if self._leads:
+            self._forget_old()  # that a killed run had come to, and had not done
         path = checkpoint_path(self.directory, step)
         read(path / STATE)
-        return json.loads((path / _META).read_text())
+        return read_meta(path, check_files=False)
 
     def _latest_whole(self, warn: Callable[[str], None]) -> int:
         """The step of the latest whole checkpoint, or -1; damaged later ones are put aside."""
@@ -120,8 +165,10 @@ class Checkpoints:
                 damaged.append(path)
                 warn(f"{error}; it is passed over")
                 continue
+            except OSError as error:  # no permission, or a network: it may be whole
+                raise RunError(f"checkpoint {path} can't be read: {error.strerror}") from error
             for bad in damaged:
-                bad.rename(bad.with_name(f"damaged-{bad.name}"))
+                _put_aside(bad)
             return step
         if damaged:
             raise RunError(f"no checkpoint in {self.directory} is whole: {len(damaged)} damaged")
@@ -136,7 +183,7 @@ class Checkpoints:
         (path / STATE).mkdir()
         try:
             self._write(path / STATE, snapshot)
-            write_json(path / _META, {**meta, "files": _digests(path / STATE)})
+            sealed.write(path / _META, {**meta, "files": _digests(path / STATE)})
             for folder, _, names in walk(path):
                 for name in names:
                     sync(as_path(folder) / name)
@@ -146,21 +193,48 @@ class Checkpoints:
             sync(self.directory)
         except BaseException:
             with suppress(OSError):
-                remove_tree(path)
+                _remove(path)
             raise
         self._forget_old()
 
     def _forget_old(self) -> None:
         """Delete all but the latest `keep` and the best."""
-        steps, scores = self.steps(), {}
+        steps: list[int] = self.steps()
+        scores: dict[int, Any] = {}
         for step in steps:
-            with suppress(OSError, ValueError, AttributeError):  # a damaged one has no score
-                meta = json.loads((checkpoint_path(self.directory, step) / _META).read_text())
+            with suppress(OSError, ValueError):  # a damaged one has no score
+                meta = read_meta(checkpoint_path(self.directory, step), check_files=False)
                 scores[step] = meta.get("score")
         best = max(filter(scores.get, scores), key=scores.__getitem__, default=None)
         for step in steps[: -self.keep]:
             if step != best:
                 _remove(checkpoint_path(self.directory, step))
+
+
+# What a mistake of this project's own raises: its traceback is wanted.
+_MISTAKES = (TypeError, AttributeError, NameError, LookupError, AssertionError)
+
+
+def _reason(error: BaseException | None) -> str:
+    """The system's words for what went wrong, or a library's, in one line."""
+    text = str(error).strip()
+    while error:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
+        if (words := os.strerror(number)) in text:  # somewhere in what C++ or Rust says
+            return words
+    return text.partition("\n")[0][:300] or "an error without words"
+
+
+def _put_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, for somebody to look at."""
+    for number in itertools.count(1):
+        aside = path.with_name(f"damaged-{path.name}" + (f"-{number}" if number > 1 else ""))
+        if not aside.exists():
+            path.rename(aside)
+            return
 
 
 def _remove(path: Path) -> None:
@@ -175,7 +249,9 @@ def _remove(path: Path) -> None:
 def saved_steps(directory: Path) -> list[int]:
     """Steps that have a checkpoint in a directory, ascending."""
     return sorted(
-        int(path.name) for path in directory.iterdir() if path.name.isdigit() and _is_done(path)
+        int(path.name)
+        for path in directory.iterdir()
+        if _NAME.fullmatch(path.name) and _is_done(path)
     )
 
 
@@ -190,21 +266,66 @@ def checkpoint_path(directory: Path, step: int) -> Path:
     return directory / f"{step:08d}"
 
 
-def read_meta(path: Path) -> dict[str, Any]:
+def read_meta(path: Path, *, check_files: bool = True) -> dict[str, Any]:
     """The loop's state in a checkpoint, once every file in it is found to be as it was written.
+
+    Args:
+        path: of the checkpoint.
+        check_files: read the files too.
 
     Raises:
         ValueError: where the checkpoint is damaged.
+        OSError: where it can't be read, which says nothing of what is in it.
     """
     try:
-        meta = json.loads((path / _META).read_text())
-        found, expected = _digests(path / STATE), meta["files"]
-        names = sorted(found.keys() | expected.keys())
+        meta = sealed.read(path / _META)
+        _check_meta(meta, path)
+        found, expected = _digests(path / STATE) if check_files else {}, meta["files"]
+        names = sorted(found.keys() | expected.keys()) if check_files else []
         if wrong := [name for name in names if found.get(name) != expected.get(name)]:
             raise ValueError(f"{', '.join(wrong[:3])} missing, extra or changed")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise ValueError(f"checkpoint {path} is damaged: {error.strerror}") from error
     return meta
+
+
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+
+def _check_meta(meta: dict[str, Any], path: Path) -> None:
+    """Refuse, with a ValueError, what no version wrote."""
+    evals, names, score = meta.get("evals", []), meta.get("class_names"), meta.get("score")
+    has_evals = isinstance(evals, list) and all(
+        isinstance(one, dict) and type(one.get("step")) is int and _is_number(one.get("loss"))
+        for one in evals
+    )
+    fits = {
+        "step": type(meta.get("step")) is int and f"{meta['step']:08d}" == path.name,
+        "evals": has_evals,
+        "class_names": names is None or (isinstance(names, list) and all(map(_is_text, names))),
+        "score": score is None or (isinstance(score, list) and all(map(_is_number, score))),
+        "num_classes": type(meta.get("num_classes", 1)) is int and meta.get("num_classes", 1) > 0,
+        "files": isinstance(meta.get("files"), dict),
+        "log": meta.get("log") is None or _is_text(meta["log"]),
+        "data": meta.get("data") is None or isinstance(meta["data"], dict),
+    }
+    if unknown := [name for name in meta if name not in fits]:
+        raise ValueError(f"{_META} has a field {unknown[0]!r:.40}, which no version wrote")
+    if wrong := [name for name, fit in fits.items() if not fit]:
+        raise ValueError(f"{_META} has no {', '.join(wrong)} that can be used")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < math.inf
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether it is text that can be written down: JSON allows halves of characters."""
+    return isinstance(value, str) and value == value.encode(errors="replace").decode()
 
 
 def _digests(directory: Path) -> dict[str, str]:

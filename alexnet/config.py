@@ -93,6 +93,9 @@ class DataConfig:
     mean: tuple[float, ...] = IMAGENET_MEAN
     # Standard deviation of each channel, divided by, in units of 0..255.
     std: tuple[float, ...] = IMAGENET_STD
+    # Weights whose preprocessing to take, where --mean, --std or --resize-rule don't say otherwise;
+    # by default those of --init-from.
+    preprocess_from: str | None = None
     # An image that can't be read: leave it out and count it, or stop.
     on_bad_image: Literal["skip", "raise"] = "raise"
     # Threads that read and decode images; changes the speed, never the samples.
@@ -107,6 +110,7 @@ class DataConfig:
         between(self, 0, None, "color_noise")
         require(all(s > 0 for s in self.std), "std", self.std, "above 0")
         _check_path("data_dir", self.data_dir)
+        _check_path("preprocess_from", self.preprocess_from)
 
 
 @dataclass(frozen=True)
@@ -225,10 +229,13 @@ class DevicesConfig:
     processes: int | None = None
     # This one's number among them, from 0.
     process: int | None = None
+    # Seconds to wait for the others at the start.
+    join_seconds: int = 300
 
     def __post_init__(self) -> None:
         """Check that options which need each other are together."""
         check_values(self)
+        between(self, 1, 2**31 // 1000, "join_seconds")  # milliseconds in 32 bits
         named = (self.coordinator, self.processes, self.process)
         if any(value is not None for value in named) and not self.distributed:
             raise UserError("--coordinator, --processes and --process need --distributed")
@@ -264,9 +271,10 @@ class TrainConfig:
         require(self.resize_to >= self.image_size, "resize_to", self.resize_to, need)
         for name, values in (("mean", data.mean), ("std", data.std)):
             if len(values) not in (1, channels):
+                gray = "one number, as --mean 117 --std 58 for photographs"
                 raise UserError(
                     f"{flag(name)} has {len(values)} numbers, but --channels is {channels}: give "
-                    + ("one number" if channels == 1 else f"one number, or {channels}")
+                    + (gray if channels == 1 else f"one number, or {channels}")
                 )
         if channels != 3:
             need = "0 unless the input has 3 channels"

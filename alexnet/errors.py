@@ -13,11 +13,18 @@ class RunError(Exception):
     """A run that could not go on through no mistake of the user's: exit code 1."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant: one that is spelled alike, or begins with `name`."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
+    return next(iter(near or (k for k in known if name and k.startswith(name))), None)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in `known`, with the nearest name that is."""
     known, name = list(known), f"{name!s:.100}"
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    near = nearest(name, known)
+    hint = f"did you mean '{near}'? " if near else ""
     return UserError(f"unknown {kind} '{name}': {hint}known are {', '.join(known)}")
 
 

@@ -243,7 +243,13 @@ def _evaluate(
     bad, parts = BadImages(), list[Predictions]()
     order = weights.preprocess.normalize.channel_order
     batches = eval_batches(
-        source, view.geometry, loading, bad, channel_order=order, ten_crop=view.ten_crop
+        source,
+        view.geometry,
+        loading,
+        bad,
+        num_classes=data.num_classes,
+        channel_order=order,
+        ten_crop=view.ten_crop,
     )
     progress = functools.partial(observer.progress, protocol, len(source))
 

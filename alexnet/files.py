@@ -7,10 +7,13 @@ for what these can't do there are functions here that take both.
 import contextlib
 import errno
 import functools
+import glob
 import json
 import os
+import re
 import secrets
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +25,8 @@ from alexnet.errors import RunError, UserError
 MAX_READ = 4 << 30  # bytes; the largest AlexNet file, an fp32 training checkpoint, is 0.5 GB
 REMOTE = "gs://"
 _BLOCK = 64 << 20  # bytes asked of an open file at a time
+_LONGEST = 120  # characters of a file's name in the name of its temporary file
+_temporaries: set[Path] = set()  # that this process is writing
 
 
 def as_path(text: str | PurePath) -> Path:
@@ -52,7 +57,7 @@ def is_remote(path: str | PurePath) -> bool:
     return str(path).startswith(REMOTE)
 
 
-def _storage(path: PurePath) -> Any:
+def storage_of(path: PurePath) -> Any:
     """The file system of a path on Google Cloud Storage, None for a local one."""
     if not is_remote(path):
         return None
@@ -66,7 +71,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """A new binary file that takes its name only once it is complete and on disk.
 
     It is written beside `path` under a temporary name, which is removed if the block raises; what
-    was at `path` stays as it was until then. On gs:// it is uploaded when the block ends.
+    was at `path` stays as it was until then. Temporary files of killed processes are deleted. On
+    gs:// it is uploaded when the block ends.
 
     Raises:
         UserError: where no file can be made there.
@@ -77,12 +83,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             yield file
         return
     path = Path(os.path.realpath(path))  # through a link, the file it names is replaced
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     check_target(path)
+    temporary = temporary_beside(path)
     try:
         file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)
     except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}") from error
+        forget_temporary(temporary)
+        kind = RunError if is_full(error) else UserError
+        raise kind(f"can't write {path}: {error.strerror}") from error
     try:
         with file:
             yield file
@@ -92,8 +100,58 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise RunError(f"could not write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        forget_temporary(temporary)
     sync(path.parent)
+
+
+def is_full(error: OSError) -> bool:
+    """Tell a disk without space, or a user's share of it, from a mistake."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name for a file or directory that is to become a local `path` once it is complete.
+
+    Those that killed processes of this host left for the same path are deleted. Whoever takes a
+    name gives it back by `forget_temporary`.
+    """
+    host = socket.gethostname()
+    own = re.compile(rf"\..*\.([0-9]+)-[0-9a-f]{{8}}\.{re.escape(host)}\.tmp", re.DOTALL)
+    short = path.name[:_LONGEST]
+    for left in path.parent.glob(f".{glob.escape(short)}.*.tmp") if path.parent.is_dir() else ():
+        if (found := own.fullmatch(left.name)) and not is_alive(int(found[1])):
+            _remove(left)
+    name = f".{short}.{os.getpid()}-{secrets.token_hex(4)}.{host}.tmp"
+    _temporaries.add(temporary := path.with_name(name))
+    return temporary
+
+
+def forget_temporary(path: Path) -> None:
+    """Delete what is still there under a name of `temporary_beside`."""
+    _remove(path)
+    _temporaries.discard(path)
+
+
+def remove_temporaries() -> None:
+    """Delete what this process has not finished writing, before it ends at once."""
+    for path in list(_temporaries):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    """Tell whether there is a process of this number on this host."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def check_target(path: str | Path) -> None:
@@ -121,7 +179,7 @@ def staged(path: Path) -> Iterator[Path]:
     Raises:
         UserError, RunError: where it can't be uploaded.
     """
-    if (storage := _storage(path)) is None:
+    if (storage := storage_of(path)) is None:
         yield path
         return
     try:
@@ -137,7 +195,7 @@ def staged(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def fetched(path: Path) -> Iterator[Path]:
     """A local path to read from: `path`, or a copy that lasts as long as the block."""
-    if (storage := _storage(path)) is None:
+    if (storage := storage_of(path)) is None:
         yield path
         return
     with tempfile.NamedTemporaryFile(prefix="alexnet-") as local:
@@ -146,14 +204,22 @@ def fetched(path: Path) -> Iterator[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a directory and all that is in it; one that is gone already is no error."""
+    """Delete a directory and all that is in it, of a link the link alone.
+
+    One that is gone already is no error.
+    """
     with contextlib.suppress(FileNotFoundError):
-        cast(Any, path).rmtree() if is_remote(path) else shutil.rmtree(path)
+        if is_remote(path):
+            cast(Any, path).rmtree()
+        elif path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
 
 
 def list_files(directory: Path) -> list[Path]:
     """All files below a directory, in any depth, sorted; none where there is no such directory."""
-    if (storage := _storage(directory)) is None:
+    if (storage := storage_of(directory)) is None:
         return sorted(path for path in directory.rglob("*") if path.is_file())
     found = storage.find(f"{directory}/")
     return sorted(as_path(REMOTE + name) for name in found if not name.endswith("/"))
@@ -165,7 +231,7 @@ def walk(directory: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     Links are followed. Names that the caller takes out of the second list are not gone into. A
     folder that can't be listed is an OSError.
     """
-    if (storage := _storage(directory)) is None:
+    if (storage := storage_of(directory)) is None:
         yield from os.walk(directory, followlinks=True, onerror=_raise)
         return
     for here, folders, names in storage.walk(str(directory), on_error="raise"):
@@ -252,7 +318,7 @@ def _size(file: BinaryIO) -> int:
 
 def first_bytes(path: Path, size: int) -> bytes:
     """The first `size` bytes of a file, fewer where it is shorter; one request to a bucket."""
-    if (storage := _storage(path)) is None:
+    if (storage := storage_of(path)) is None:
         with path.open("rb") as file:
             return file.read(min(size, os.fstat(file.fileno()).st_size))
     try:

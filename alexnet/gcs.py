@@ -112,6 +112,8 @@ def explained(error: Exception, bucket: str, name: str) -> OSError:
     if isinstance(error, FileNotFoundError):
         reason = _NO_OBJECT if name else f"there is no bucket gs://{bucket}"
         return FileNotFoundError(errno.ENOENT, reason, url)
+    if isinstance(error, FileExistsError):
+        return FileExistsError(errno.EEXIST, "there is such an object already", url)
     if str(error).startswith("Forbidden: "):  # how gcsfs words a 403
         return PermissionError(errno.EACCES, f"Google does not permit it: {said}", url)
     if isinstance(error, _OFFLINE):

@@ -2,13 +2,11 @@
 
 import contextlib
 import math
-import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from alexnet import workdir
 from alexnet.checkpoints import Checkpoints
 from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset
@@ -20,11 +18,14 @@ from alexnet.data.pipeline import (
     train_batches,
 )
 from alexnet.engine import Engine
-from alexnet.errors import RunError
+from alexnet.errors import RunError, UserError
 from alexnet.evaluate import evaluate
 from alexnet.layers import Variable
+from alexnet.metrics import MetricsLog
 from alexnet.processes import Processes
 from alexnet.schedule import learning_rate, rates
+from alexnet.signals import graceful
+from alexnet.text import storable
 
 
 class Observer(Protocol):
@@ -80,11 +81,13 @@ class Trainer:
     progress: Observer
     plan: Plan
     variables: Mapping[str, Variable]  # of the network
+    data: dict[str, Any] = field(default_factory=dict)  # the data set's fingerprint
     processes: Processes = field(default_factory=Processes)
-    log: workdir.MetricsLog | None = None
+    log: MetricsLog | None = None
     step: int = 0
     evals: list[dict[str, float]] = field(default_factory=list)
     saved_step: int = -1
+    last_loss: float | None = None  # of a training batch
     bad_images: BadImages = field(default_factory=BadImages)
     bad_eval_images: BadImages = field(default_factory=BadImages)
     timed: tuple[int, float] = (0, 0.0)  # a step and when it was done, without later pauses
@@ -93,20 +96,23 @@ class Trainer:
         """Train to the end, or until a signal asks to stop.
 
         Returns:
-            0 at the end, else 128 + the signal's number, with everything saved.
+            0 at the end, else the exit code of a signal, with everything saved.
 
         Raises:
             RunError: for a loss that is not finite, a checkpoint that can't be written, or another
                 process that is gone.
         """
+        several = self.processes.count > 1  # torchrun sends SIGTERM after a Ctrl-C
         try:
             with (
-                _stop_signals(self.progress, self.processes.stop_signals) as received,
+                graceful(
+                    self.progress.note, self.processes.stop_signals, 2 if several else 1
+                ) as received,
                 contextlib.closing(self._batches()) as batches,
             ):
                 stop = self._run(batches, received)
-            self.checkpoints.wait()
-            return 128 + stop if stop else 0
+                self.checkpoints.wait()
+            return stop
         except Exception as error:
             if (sentence := self.processes.explain(error)) is None:
                 raise
@@ -127,7 +133,7 @@ class Trainer:
         )
 
     def _run(self, batches: Batches, received: list[int]) -> int:
-        """Train; the signal that ended it, or 0."""
+        """Train; the exit code of the signal that ended it, or 0."""
         plan, self.timed = self.plan, (self.step, time.perf_counter())
         own = received if self.processes.count == 1 else []  # with others, all have to agree
         pending: tuple[int, float, Any] | None = None  # step, rate and metrics, still computing
@@ -144,6 +150,7 @@ class Trainer:
             rate = self._learning_rate()
             each = rates(self.config.optim, self.variables, rate)
             metrics = self.engine.train_step(next(batches), step=self.step, rates=each)
+            self.checkpoints.check()
             if pending:
                 self._report(*pending)
             self.step += 1
@@ -165,8 +172,14 @@ class Trainer:
         """Wait for a step's metrics, refuse a loss that is no number, and log."""
         values = self.engine.fetch(metrics)
         if not math.isfinite(values["loss"]):
-            raise self._diverged(f"the loss is {values['loss']} at step {step}")
+            raise self._diverged(f"the loss is {values['loss']} at step {step}", rate)
+        self.last_loss = values["loss"]
         self._name_bad(self.bad_images)
+        if values["loss"] == values["top1"] == 0:  # of one example or more, one of them is above 0
+            raise UserError(
+                f"not one image of step {step}'s batch can be read: remove such images, or replace "
+                "them"
+            )
         record = {"step": step, "split": "train", **values, "learning_rate": rate}
         due = self.plan.due(step, self.config.run.log_every)
         if due:
@@ -179,22 +192,29 @@ class Trainer:
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.log:
-            self.log.write(record)
+            try:
+                self.log.write(record)
+            except RunError as error:
+                raise RunError(f"{error}; {self.checkpoints.last_good()}") from error
 
     def _evaluate_and_save(self, stop: list[int]) -> None:
         start = time.perf_counter()
         done = self.evals and self.evals[-1]["step"] == self.step
         due = self.plan.due(self.step, self.plan.eval_every) and not done
-        if due and (found := self._evaluate(stop)):
+        found = self._evaluate(stop) if due else None
+        if found:
             if not math.isfinite(found["loss"]):
-                raise self._diverged(f"the evaluation's loss is {found['loss']}")
+                sentence = f"the evaluation's loss is {found['loss']} at step {self.step}"
+                raise self._diverged(sentence, self._learning_rate())
             record: dict[str, Any] = {"step": self.step, "split": "eval", **found}
             record["learning_rate"] = self._learning_rate()
             self._write(record)
             self.evals.append(record)
             self.progress.evaluation(record)
-        if self.plan.due(self.step, self.plan.checkpoint_every) and self.saved_step != self.step:
+        if self.saved_step != self.step and self.plan.due(self.step, self.plan.checkpoint_every):
             self._save()
+        elif self.saved_step == self.step and found:  # a signal had kept it from the checkpoint
+            self.checkpoints.amend(self.step, self._meta())
         self.timed = (self.timed[0], self.timed[1] + time.perf_counter() - start)
 
     def _evaluate(self, stop: list[int]) -> dict[str, float] | None:
@@ -206,7 +226,13 @@ class Trainer:
         loading = self.config.loading(self.engine.rows)
         result = evaluate(
             self.engine,
-            eval_batches(source, self.config.preprocess.protocol, loading, bad),
+            eval_batches(
+                source,
+                self.config.preprocess.protocol,
+                loading,
+                bad,
+                num_classes=self.dataset.num_classes,
+            ),
             len(source),
             bad_images=bad,
             processes=self.processes,
@@ -223,50 +249,44 @@ class Trainer:
 
     def _save(self) -> None:
         if not self.engine.is_finite():
-            raise self._diverged(f"a weight is not a finite number after step {self.step}")
+            sentence = f"a weight is not a finite number after step {self.step}"
+            raise self._diverged(sentence, self._learning_rate())
+        self.checkpoints.save(self.step, self.engine.snapshot(), self._meta())
+        self.saved_step = self.step
+
+    def _meta(self) -> dict[str, Any]:
+        """The run's state beside the engine's."""
         last = self.evals[-1] if self.evals else {}
-        meta = {
+        meta: dict[str, Any] = {
             "evals": list(self.evals),  # a copy: it is written while training goes on
             "score": [last["top1"], -last["loss"]] if last.get("step") == self.step else None,
             "num_classes": self.dataset.num_classes,
-            "class_names": list(self.dataset.class_names),
+            "class_names": [*map(storable, self.dataset.class_names)],
+            "data": {k: v for k, v in self.data.items() if k != "class_names"},
         }
         if self.log:
             self.log.flush()  # no line may be lost that came before a checkpoint
-        self.checkpoints.save(self.step, self.engine.snapshot(), meta)
-        self.saved_step = self.step
+            meta["log"] = self.log.digest
+        return meta
 
-    def restore(self) -> bool:
-        """Go back to the last whole checkpoint; False where there is none."""
+    def restore(self) -> dict[str, Any] | None:
+        """Go back to the last whole checkpoint, and give its `meta`; None where there is none.
+
+        Raises:
+            RunError: where all checkpoints are damaged.
+        """
         meta = self.checkpoints.restore(self.engine.restore, self.progress.note)
         if meta is not None:
             self.step, self.evals = meta["step"], meta["evals"]
             self.saved_step = self.step
-        return meta is not None
+        return meta
 
-    def _diverged(self, what: str) -> RunError:
+    def _diverged(self, what: str, rate: float) -> RunError:
+        """The error for numbers that are none: pixels and labels are finite, so it's the rate."""
         self.checkpoints.wait()
+        before = "" if self.last_loss is None else f", after {self.last_loss:.4g} the step before"
         return RunError(
-            f"{what}; {self.checkpoints.last_good()}. Try a lower --learning-rate, more "
+            f"{what}{before}: steps at a learning rate of {rate:.4g} are too large for this "
+            f"network and batch; {self.checkpoints.last_good()}. Try a lower --learning-rate, more "
             "--warmup-steps or --clip-norm 1"
         )
-
-
-@contextlib.contextmanager
-def _stop_signals(progress: Observer, signals: tuple[int, ...]) -> Iterator[list[int]]:
-    """A list that a signal puts its number in; a second one acts as usual."""
-    received: list[int] = []
-
-    def on_signal(number: int, _: Any) -> None:
-        received.append(number)
-        progress.note(f"{signal.Signals(number).name}: saving, then stopping")
-        signal.signal(number, previous[number])
-
-    previous = {n: signal.getsignal(n) for n in signals}
-    try:
-        for number in signals:
-            signal.signal(number, on_signal)
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -7,7 +7,6 @@ unique over the whole tree. `Literal` lists the words that an option takes.
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import math
 import re
@@ -15,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
-from alexnet.errors import UserError, choose
+from alexnet.errors import UserError, choose, nearest
 
 T = TypeVar("T")
 # Metadata of a field that is no --option; the last may be a tuple, which takes all that is left.
@@ -201,8 +200,8 @@ def _unknown(word: str, parser: _Parser, see: str) -> UserError:
     """The error for an option that isn't there, with the nearest one that is."""
     word = word.partition("=")[0]
     known = [name[2:] for name in parser._option_string_actions if name.startswith("--")]
-    near = difflib.get_close_matches(word.strip("-").replace("_", "-"), known, n=1)
-    hint = f"did you mean --{near[0]}? " if near else ""
+    near = nearest(word.strip("-").replace("_", "-"), known)
+    hint = f"did you mean --{near}? " if near else ""
     return UserError(f"unknown option {word:.60}: {hint}{see}")
 
 

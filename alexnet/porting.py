@@ -1,7 +1,6 @@
 """Weights moved between files, and half-trained runs between frameworks."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from alexnet import hub, weights, workdir
+from alexnet import hub, metrics, weights, workdir
 from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, saved_steps
 from alexnet.config import DevicesConfig, Framework, TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
-from alexnet.files import atomic_write, check_target, is_remote
+from alexnet.files import check_target, is_remote
 from alexnet.layers import Spec
 from alexnet.preparation import PreparationConfig, prepared, said
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -81,7 +80,7 @@ def read_run(path: Path, step: int | None = None) -> RunState:
     checkpoint = checkpoint_path(directory, steps[-1] if step is None else step)
     native = import_framework(config.framework, "checkpoint")
     try:
-        meta = _checked_meta(checkpoint)
+        meta = read_meta(checkpoint)
         spec = config.spec(meta["num_classes"])
         arrays = native.read_arrays(checkpoint / STATE, spec)
         weights.check(arrays["params"], spec)
@@ -94,22 +93,8 @@ def read_run(path: Path, step: int | None = None) -> RunState:
             f"{checkpoint} can't be read: {reason}; --step takes another one of "
             f"{', '.join(map(str, steps[-_LISTED:]))}"
         ) from error
-    metrics = [line for line in workdir.read_metrics(path) if line["step"] <= meta["step"]]
-    return RunState(config, spec, arrays, meta, metrics)
-
-
-def _checked_meta(checkpoint: Path) -> dict[str, Any]:
-    """The loop's state in a checkpoint, as far as it is used here.
-
-    Raises:
-        ValueError: where it is damaged.
-    """
-    meta = read_meta(checkpoint)
-    if meta.get("step") != int(checkpoint.name) or isinstance(meta["step"], bool):
-        raise ValueError(f"its step is {meta.get('step')!r:.40}")
-    if type(meta.get("num_classes")) is not int:
-        raise ValueError(f"its num_classes is {meta.get('num_classes')!r:.40}")
-    return meta
+    lines = [line for line in metrics.read(path) if line["step"] <= meta["step"]]
+    return RunState(config, spec, arrays, meta, lines)
 
 
 def write_run(path: Path, state: RunState, framework: Framework) -> None:
@@ -146,10 +131,9 @@ def _fill_run(directory: Path, path: Path, state: RunState, framework: Framework
         lambda place, arrays: native.write_arrays(place, arrays, state.spec),
     )
     meta = {name: value for name, value in state.meta.items() if name != "files"}
+    meta["log"] = metrics.write_all(directory, state.metrics)
     checkpoints.save(state.step, state.arrays, meta)
     checkpoints.wait()
-    with atomic_write(directory / workdir.METRICS) as file:
-        file.write("".join(json.dumps(line) + "\n" for line in state.metrics).encode())
     workdir.write_config(directory, config)  # last: what makes the directory a run
 
 

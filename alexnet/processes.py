@@ -10,6 +10,7 @@ import numpy as np
 from alexnet.config import DevicesConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
+from alexnet.signals import ENDING
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ class Processes:
     """
 
     index, count = 0, 1  # process 0 writes what a run writes
-    stop_signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)  # for the loop to catch
+    stop_signals: tuple[signal.Signals, ...] = ENDING  # for the loop to catch
 
     def describe(self) -> str:
         """This process's place among the others, in words."""
@@ -32,9 +33,9 @@ class Processes:
         return np.array([numbers], np.int64)
 
     def agreed_stop(self, step: int, received: int) -> int:
-        """The signal for which all stop after `step` completed steps; 0 to go on.
+        """The exit code with which all stop after `step` completed steps; 0 to go on.
 
-        Called once for each step, ascending, with the signal that this process received, or 0.
+        Called once for each step, ascending, with that of the signal this process got, or 0.
         """
         return received
 

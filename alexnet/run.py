@@ -1,26 +1,28 @@
 """A training run from its configuration to its last line."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from alexnet import weights, workdir
+from alexnet import metrics, weights, workdir
 from alexnet.checkpoints import Checkpoints
 from alexnet.config import TrainConfig
-from alexnet.data.dataset import Dataset
+from alexnet.data.dataset import Dataset, fingerprint
 from alexnet.engine import Engine, load_engine
-from alexnet.errors import UserError
+from alexnet.errors import RunError, UserError
 from alexnet.files import as_path
-from alexnet.init import initial_weights
 from alexnet.layers import Spec, variables
 from alexnet.loop import Plan, Trainer
-from alexnet.preprocess import describe
 from alexnet.processes import Processes, check_alike, connect, listed, part_with, together
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
+from alexnet.start import starting_weights
+from alexnet.text import counted, printable, storable
 
 
 def train(config: TrainConfig) -> int:
@@ -47,38 +49,56 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     dataset = together(processes, config.open_dataset)
     check_alike(processes, "data", (dataset.name, len(dataset.train), dataset.class_names))
     spec, plan = config.spec(dataset.num_classes), Plan.of(config, dataset)
-    arrays, notes = together(processes, lambda: starting_weights(config, spec))
+    arrays, notes = together(processes, lambda: starting_weights(config, spec, dataset.class_names))
     engine = training_engine(engine_class, config, spec, arrays)
     del arrays  # a quarter of a gigabyte
-    together(processes, lambda: None if processes.index else workdir.prepare(config))
+    lock = together(processes, lambda: None if processes.index else workdir.claim(config))
+    try:
+        notes = [*_headline(config, dataset, spec, plan), engine.describe(), *notes]
+        return _run(config, dataset, engine, spec, plan, processes, notes)
+    finally:
+        if lock:
+            lock.release()
+
+
+def _run(
+    config: TrainConfig,
+    dataset: Dataset,
+    engine: Engine,
+    spec: Spec,
+    plan: Plan,
+    processes: Processes,
+    notes: Sequence[str],
+) -> int:
+    """Train in a work directory that is this run's."""
     path = as_path(config.run.workdir or "")  # `_with_workdir` named one
     _check_shared(path, processes)
-    with Progress(plan.total_steps, plan.steps_per_epoch, processes.index) as progress:
-        if processes.index == 0:
-            for note in (*_headline(config, dataset, spec, plan), engine.describe(), *notes):
-                progress.note(note)
+    total, epoch, index = plan.total_steps, plan.steps_per_epoch, processes.index
+    with Progress(total, epoch, dataset.num_classes, index) as progress:
+        for note in notes if index == 0 else ():
+            progress.note(note)
         if processes.count > 1:
             print(processes.describe(), flush=True)
-        checkpoints = Checkpoints(
-            path / workdir.CHECKPOINTS, config.run.keep_checkpoints, engine.write, processes
-        )
+        folder, keep = path / workdir.CHECKPOINTS, config.run.keep_checkpoints
+        checkpoints = Checkpoints(folder, keep, engine.write, processes, progress.note)
+        data, roles = fingerprint(dataset), variables(spec)
         trainer = Trainer(
-            config, dataset, engine, checkpoints, progress, plan, variables(spec), processes
+            config, dataset, engine, checkpoints, progress, plan, roles, data, processes
         )
-        if config.run.resume:
-            _resume(trainer)
-            progress.begin_at(trainer.step)
-        code = trainer.run() if processes.index else _run_logged(trainer, path)
+        kept = _resume(trainer, path) if config.run.resume else []
+        progress.begin_at(trainer.step)
+        code = trainer.run() if processes.index else _run_logged(trainer, path, kept)
     if code:
         if processes.index == 0:
-            print(f"stopped at step {trainer.step}; --resume --workdir {path} goes on from there")
+            here = printable(str(path))
+            print(f"stopped at step {trainer.step}; --resume --workdir {here} goes on from there")
         return code
     arrays, source = engine.weights(), f"run {path.name}"
     if processes.index == 0:
         saved = weights.Weights(arrays, spec, config.preprocess, dataset.class_names, source)
         weights.save(path / workdir.WEIGHTS, saved)
-        print(f"weights, metrics and {workdir.CURVE} are in {path}")
-        print(summary(trainer.evals[-1]))
+        print(f"weights, metrics and {workdir.CURVE} are in {printable(str(path))}")
+        print(summary(trainer.evals[-1], dataset.num_classes))
     return 0
 
 
@@ -102,73 +122,31 @@ def training_engine(
     )
 
 
-def _run_logged(trainer: Trainer, path: Path) -> int:
+def _run_logged(trainer: Trainer, path: Path, kept: Sequence[metrics.Record]) -> int:
     """The loop in process 0, which keeps the log and draws the curves."""
-    trainer.log = workdir.MetricsLog(path, trainer.step)
+    trainer.log = log = metrics.MetricsLog(path, kept)
     try:
-        return trainer.run()
+        code = trainer.run()
+        log.close()
+        return code
+    except BaseException:
+        with contextlib.suppress(RunError, UserError):  # the disk is full: that is being said
+            log.close()
+        raise
     finally:
-        trainer.log.close()
-        if records := workdir.read_metrics(path):
-            config = trainer.config
-            title = f"AlexNet '{config.model.variant}' on {config.data.dataset}, {config.framework}"
-            draw_curves(records, path / workdir.CURVE, title)
+        _draw(trainer, path)
 
 
-def starting_weights(config: TrainConfig, spec: Spec) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Initial weights, or those of `--init-from`, with sentences on what was done.
-
-    Those are from wherever `open_weights` finds them. A last layer for another number of classes is
-    initialized anew; all else must fit.
-
-    Raises:
-        UserError: for a file that is not this network's.
-    """
-    fresh = initial_weights(spec, config.run.seed)
-    if config.model.init_from is None or config.run.resume:
-        return fresh, []
-    from alexnet.trained import open_weights  # with all readers, which other runs don't load
-
-    path = config.model.init_from
+def _draw(trainer: Trainer, path: Path) -> None:
+    """Draw the curves; a picture that can't be drawn costs no run its weights."""
+    config = trainer.config
+    title = f"AlexNet '{config.model.variant}' on {config.data.dataset}, {config.framework}"
     try:
-        loaded = open_weights(path)
-    except UserError:  # some files leave the network open: perhaps it is this one
-        loaded = open_weights(path, variant=spec.name, image_size=spec.image_size)
-    if loaded.spec.name != spec.name:
-        raise UserError(
-            f"--init-from {path} holds variant '{loaded.spec.name}', not '{spec.name}': "
-            f"add --variant {loaded.spec.name}"
-        )
-    found, last = loaded.arrays, list(fresh)[-1].split(".")[0]
-    differ = [n for n in fresh if fresh[n].shape != found[n].shape]
-    if bad := [n for n in differ if not n.startswith(last)]:
-        shapes = ", ".join(f"{n} {found[n].shape} instead of {fresh[n].shape}" for n in bad)
-        raise UserError(f"--init-from {path} has other sizes: {shapes}; see --image-size, --width")
-    notes = _preprocessing_notes(config, loaded)
-    if not differ:
-        return found, [f"weights from {path}", *notes]
-    note = (
-        f"weights from {path}, but {last} is initialized anew: the file has "
-        f"{loaded.spec.num_classes} classes, the data {spec.num_classes}"
-    )
-    return {n: fresh[n] if n.startswith(last) else found[n] for n in fresh}, [note, *notes]
-
-
-def _preprocessing_notes(config: TrainConfig, loaded: weights.Weights) -> list[str]:
-    """A warning where a run prepares its input in another way than the weights were trained for."""
-    own, theirs = config.preprocess, loaded.preprocess
-    same_geometry = own.protocol.resize_rule == theirs.protocol.resize_rule
-    if own.normalize == theirs.normalize and same_geometry:
-        return []
-    numbers = " ".join(
-        f"--{name} " + " ".join(f"{x:.6g}" for x in getattr(theirs.normalize, name))
-        for name in ("mean", "std")
-    )
-    return [
-        f"warning: these weights take {describe(theirs)} ({loaded.preprocess_from}), but this run "
-        f"has {describe(own)}: their input is prepared by {numbers} --resize-rule "
-        f"{theirs.protocol.resize_rule}"
-    ]
+        if records := metrics.read(path):
+            draw_curves(records, path / workdir.CURVE, title, config.optim.label_smoothing)
+    except Exception as error:  # matplotlib may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        trainer.progress.note(f"{workdir.CURVE} could not be drawn: {printable(reason):.200}")
 
 
 def _check_shared(path: Path, processes: Processes) -> None:
@@ -198,21 +176,65 @@ def _headline(config: TrainConfig, dataset: Dataset, spec: Spec, plan: Plan) -> 
     return [
         f"recipe {config.recipe}: variant {spec.name}, {spec.num_params:,} parameters, "
         f"{spec.image_size}x{spec.image_size} input, {config.model.precision}",
-        f"data {dataset.name}: {len(dataset.train)} training and {len(dataset.eval)} test "
-        f"examples, {spec.num_classes} classes",
-        f"{plan.total_steps} steps of {config.data.batch_size}, seed {config.run.seed}, into "
-        f"{config.run.workdir}",
+        f"data {dataset.name}: {len(dataset.train):,} training and "
+        f"{counted(len(dataset.eval), 'test example')}, {counted(spec.num_classes, 'class')}",
+        f"{counted(plan.total_steps, 'step')} of {config.data.batch_size}, seed {config.run.seed}, "
+        f"into {config.run.workdir}",
+        *_warnings(config, spec, plan),
     ]
 
 
-def _resume(trainer: Trainer) -> None:
-    total = trainer.plan.total_steps
-    if not trainer.restore():
+def _warnings(config: TrainConfig, spec: Spec, plan: Plan) -> list[str]:
+    """Sentences on what is no mistake, but hardly meant."""
+    found, warm_up = [], config.optim.warmup_steps
+    if spec.num_classes == 1:
+        found.append("warning: the data has one class, so there is nothing to tell apart")
+    if warm_up >= plan.total_steps:
+        found.append(
+            f"warning: --warmup-steps is {warm_up:,}, but the run has "
+            f"{counted(plan.total_steps, 'step')}: its learning rate never gets to "
+            f"{config.optim.learning_rate:g}"
+        )
+    return found
+
+
+def _resume(trainer: Trainer, path: Path) -> list[metrics.Record]:
+    """Go back to the last checkpoint, and give the lines of the log that came before it."""
+    total, meta = trainer.plan.total_steps, trainer.restore()
+    if meta is None:
         trainer.progress.note("no checkpoint was saved: starting from step 0")
-        return
+        return []
     if trainer.step > total:
         raise UserError(
-            f"--resume: the run in {trainer.config.run.workdir} has made {trainer.step} steps, "
+            f"--resume: the run in {path} has made {trainer.step} steps, "
             f"more than the {total} asked for: leave --steps and --epochs out, or ask for more"
         )
+    if changes := _changes(meta, trainer):
+        raise UserError(
+            f"--resume goes on with the run in {path} on the same data, but {changes}: put that "
+            f"back as it was, or start another run from its weights: --init-from {path} with "
+            "another --workdir"
+        )
     trainer.progress.note(f"going on from the checkpoint at step {trainer.step}")
+    kept, problem = metrics.kept(path, trainer.step, meta.get("log"))
+    if problem and trainer.processes.index == 0:
+        trainer.progress.note(f"warning: {problem}")
+    return kept
+
+
+def _changes(meta: Mapping[str, Any], trainer: Trainer) -> str:
+    """A clause on what has changed in the data since a checkpoint, "" for nothing."""
+    names, before = [*map(storable, trainer.dataset.class_names)], meta.get("class_names")
+    if before and len(before) != len(names):
+        return f"it had {len(before)} classes, and has {len(names)} now"
+    for number, (old, new) in enumerate(zip(before or (), names, strict=False)):
+        if old != new:
+            return f"class {number} was {printable(old):.60}, and is {printable(new):.60} now"
+    for part, words in (("train", "training"), ("eval", "test")):
+        then, now = (meta.get("data") or {}).get(part), trainer.data.get(part)
+        if not isinstance(then, dict) or then == now or not now:
+            continue
+        if then.get("examples") != now["examples"]:
+            return f"it had {then.get('examples')} {words} examples, and has {now['examples']} now"
+        return f"its {now['examples']} {words} examples are others than before"
+    return ""

@@ -8,7 +8,7 @@ from typing import Any
 from alexnet import hub, weights, workdir
 from alexnet.checkpoints import saved_steps
 from alexnet.config import Framework, TrainConfig
-from alexnet.data.dataset import Dataset, Source
+from alexnet.data.dataset import Dataset, Source, checked_label
 from alexnet.data.sources import open_dataset
 from alexnet.errors import UserError
 from alexnet.files import as_path
@@ -193,7 +193,7 @@ class _Relabeled:
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         image, label = self.source[index]
-        return image, self.labels[label]
+        return image, self.labels[checked_label(self.source, index, label, len(self.labels))]
 
     def describe(self, index: int) -> str:
         """The example's name in a message."""

@@ -1,6 +1,9 @@
 """A training state on disk, by Orbax: `params`, `statistics` and `momentum`, by layer name."""
 
-from collections.abc import Mapping
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +27,7 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 
 def write(directory: Path, tree: dict[str, Any]) -> None:
     """Write a snapshot; returns when it is on disk."""
-    with _checkpointer() as checkpointer:
+    with _quiet(), _checkpointer() as checkpointer:
         checkpointer.save(_place(directory), tree)
 
 
@@ -94,6 +97,30 @@ def _checkpointer() -> ocp.StandardCheckpointer:
     return ocp.StandardCheckpointer(
         multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=processes)
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep from the terminal what else comes of an error that is raised: 200 lines or more.
+
+    Orbax logs it; TensorStore goes on writing, and finds that Orbax has closed its event loop.
+    """
+    logger = logging.getLogger("absl")
+    logger.addFilter(_above_error)
+    sys.unraisablehook = _without_closed_loops  # to the end: TensorStore's threads write on
+    try:
+        yield
+    finally:
+        logger.removeFilter(_above_error)
+
+
+def _without_closed_loops(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _above_error(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.ERROR
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

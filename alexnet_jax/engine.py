@@ -1,9 +1,10 @@
 """The JAX engine: a network on all devices, driven by training, evaluation and the commands."""
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import numpy as np
 
 from alexnet.config import DevicesConfig, OptimConfig
 from alexnet.engine import ON_DEVICE
+from alexnet.errors import UserError
+from alexnet.files import is_remote
 from alexnet.layers import Spec, count_dropouts, variables
 from alexnet.preprocess import Preprocess
 from alexnet.schedule import frozen, learned
@@ -40,6 +43,7 @@ class Engine:
         seed: int = 0,
         optim: OptimConfig | None = None,
     ):
+        check_cache(cast(Any, jax.config).jax_compilation_cache_dir)
         self._devices = devices or DevicesConfig()
         self._mesh = mesh = parallel.run_mesh(self._devices)
         parallel.check_sizes(spec, batch_size, self._devices, mesh)
@@ -115,6 +119,22 @@ class Engine:
         if self._devices.spmd == "pmap":
             return parallel.global_view(self._state, self._mesh)
         return self._state
+
+
+def check_cache(directory: str | None) -> None:
+    """Refuse a directory of compiled programs that others can write, since what is there is run.
+
+    Raises:
+        UserError: where it is another user's, or its group or everybody may write.
+    """
+    if directory is None or is_remote(directory) or not os.path.exists(directory):
+        return
+    found = os.stat(directory)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise UserError(
+            f"JAX_COMPILATION_CACHE_DIR is {directory}, to which other users can write: what is "
+            f"in it is run, so give a directory of your own, or run chmod go-w '{directory}'"
+        )
 
 
 def prepare(

@@ -15,7 +15,7 @@ from alexnet.config import DevicesConfig
 from alexnet.errors import UserError
 from alexnet.processes import Processes
 
-JOIN_SECONDS = 300
+CODE = 128 + signal.SIGTERM  # of a process that all agreed to end
 HEARTBEAT_SECONDS = 30  # a process silent for this long counts as dead, and ends the others
 CHECK = (
     "check that the same command runs on every worker (gcloud: --worker=all), each with its own "
@@ -31,11 +31,11 @@ _kept: list[object] = []  # handlers of which C knows only the address
 class Distributed(Processes):
     """One of the processes that `jax.distributed` joins.
 
-    SIGTERM is left to JAX: its preemption service tells all processes and makes them agree on a
-    step. Ctrl-C is turned into SIGTERM.
+    JAX has taken SIGTERM for itself: its preemption service tells all processes and makes them
+    agree on a step. Other signals are turned into SIGTERM.
     """
 
-    stop_signals = (signal.SIGINT,)
+    stop_signals = (signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.index, self.count = jax.process_index(), jax.process_count()
@@ -48,7 +48,7 @@ class Distributed(Processes):
         if received and not self._passed_on:
             self._passed_on = True
             os.kill(os.getpid(), signal.SIGTERM)
-        return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
+        return CODE if multihost_utils.reached_preemption_sync_point(step) else 0
 
     def describe(self) -> str:
         return f"process {self.index} of {self.count}, {jax.local_device_count()} local devices"
@@ -81,13 +81,14 @@ def connect(devices: DevicesConfig) -> Distributed | None:
         return None
     where = devices.coordinator or "the coordinator that JAX finds"
     print(f"joining the other processes at {where}; if this hangs, {CHECK}", file=sys.stderr)
-    _end_aborts_with(f"error: the other processes did not come within {JOIN_SECONDS} s: {CHECK}", 2)
+    late = f"the other processes did not come within {devices.join_seconds} s (--join-seconds)"
+    _end_aborts_with(f"error: {late}: {CHECK}", 2)
     try:
         jax.distributed.initialize(
             devices.coordinator,
             devices.processes,
             devices.process,
-            initialization_timeout=JOIN_SECONDS,
+            initialization_timeout=devices.join_seconds,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except ValueError as error:

@@ -1,9 +1,14 @@
+import contextlib
+import functools
 import json
+import os
 import threading
+import time
 
 import pytest
 
-from alexnet.checkpoints import Checkpoints
+from alexnet import sealed
+from alexnet.checkpoints import Checkpoints, read_meta
 from alexnet.errors import RunError
 
 
@@ -65,6 +70,127 @@ def test_a_damaged_one_is_passed_over_and_kept(checkpoints, damage):
     assert checkpoints.steps() == [4]
 
 
+def test_every_flipped_bit_of_the_description_is_noticed(checkpoints):
+    """None changes the step, a loss or a digest unseen."""
+    save(checkpoints, 4, [0.5, -1.25])
+    path = checkpoints.directory / "00000004"
+    whole, data = read_meta(path), (path / "meta.json").read_bytes()
+    silent = 0
+    for place in range(8 * len(data)):
+        bad = bytearray(data)
+        bad[place // 8] ^= 1 << place % 8
+        (path / "meta.json").write_bytes(bad)
+        try:
+            silent += read_meta(path) != whole
+        except ValueError:
+            continue
+    assert silent == 0
+
+
+def test_control_without_digests_flipped_bits_go_unseen(checkpoints, monkeypatch):
+    monkeypatch.setattr(sealed, "digest", lambda *_, **__: "0")
+    with pytest.raises(AssertionError):
+        test_every_flipped_bit_of_the_description_is_noticed(checkpoints)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": None}, {"step": 5.0}, {"step": 6}, {"evals": {}}, {"evals": [1]},
+        {"evals": [{"step": 1}]}, {"evals": [{"step": 1, "loss": "1", "top1": 1, "top5": 1}]},
+        {"score": [None]}, {"num_classes": 0}, {"num_classes": True}, {"class_names": [1]},
+        {"class_names": ["\ud800"]}, {"files": []}, {"log": 3}, {"data": []}, {"more": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_description_whose_digest_is_right_is_not_trusted(checkpoints, change):
+    save(checkpoints, 4)
+    save(checkpoints, 5)
+    path = checkpoints.directory / "00000005/meta.json"
+    sealed.write(path, sealed.read(path) | change)
+    assert restored(checkpoints)[0] == 4
+
+
+def test_the_same_step_can_be_damaged_again(checkpoints):
+    for _ in range(3):
+        save(checkpoints, 4)
+        save(checkpoints, 5)
+        (checkpoints.directory / "00000005/state/data").write_bytes(b"x")
+        assert restored(checkpoints)[0] == 4
+    names = {path.name for path in checkpoints.directory.iterdir()}
+    assert names == {"00000004", "damaged-00000005", "damaged-00000005-2", "damaged-00000005-3"}
+
+
+def test_what_may_not_be_read_is_not_called_damaged(checkpoints, monkeypatch):
+    save(checkpoints, 4)
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("alexnet.checkpoints._digests", refused)
+    with pytest.raises(RunError, match="00000004 can't be read: Permission denied"):
+        restored(checkpoints)
+    assert checkpoints.steps() == [4]
+
+
+def test_names_in_other_scripts_are_no_steps(checkpoints):
+    save(checkpoints, 4)
+    for name in (
+        "0000000\u0665",
+        "\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2",
+        "5",
+        "9" * 30,
+    ):
+        (checkpoints.directory / name).mkdir()
+        (checkpoints.directory / name / "x").touch()
+    assert checkpoints.steps() == [4]
+    assert Checkpoints(checkpoints.directory, 2, write).steps() == [4]
+
+
+def test_a_failed_write_is_noticed_without_waiting_for_the_next(tmp_path):
+    def full(directory, snapshot):
+        raise ValueError('RESOURCE_EXHAUSTED: "x" [OS error 28: No space left on device] and more')
+
+    checkpoints = Checkpoints(tmp_path, 2, full)
+    checkpoints.save(5, b"5", {})
+    while not checkpoints._pending.done():
+        time.sleep(0.01)
+    with pytest.raises(RunError, match=r"could not be written .*: No space left on device;"):
+        checkpoints.check()
+
+
+def test_a_slow_disk_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr("alexnet.checkpoints._SLOW", 0.05)
+    notes = []
+
+    def slow(directory, snapshot):
+        while not notes:
+            time.sleep(0.01)
+        write(directory, snapshot)
+
+    checkpoints = Checkpoints(tmp_path, 2, slow, note=notes.append)
+    save(checkpoints, 1)
+    assert "training waits" in notes[0]
+    assert checkpoints.steps() == [1]
+
+
+def test_an_evaluation_that_came_later_is_put_in(checkpoints):
+    save(checkpoints, 4)
+    checkpoints.amend(4, {"score": [0.5]})
+    assert restored(checkpoints)[0] == 4
+    assert read_meta(checkpoints.directory / "00000004")["score"] == [0.5]
+
+
+def test_older_ones_that_a_killed_run_left_go_when_it_is_resumed(checkpoints):
+    for step in (1, 2):
+        save(checkpoints, step)
+    more = Checkpoints(checkpoints.directory, 9, write)
+    for step in (3, 4):
+        save(more, step)
+    assert restored(checkpoints)[0] == 4
+    assert checkpoints.steps() == [3, 4]
+
+
 def test_a_damaged_one_does_not_stop_the_next(checkpoints):
     for step in (3, 4):
         save(checkpoints, step)
@@ -98,6 +224,28 @@ def test_leftovers_of_a_killed_process_are_cleared(checkpoints):
     again = Checkpoints(checkpoints.directory, 2, write)
     assert [path.name for path in again.directory.iterdir()] == ["00000004"]
     assert restored(again)[0] == 4
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_one_that_is_half_cleared_is_no_checkpoint(checkpoints, monkeypatch, at):
+    """Whatever is deleted first: the mark that it is none goes last."""
+    save(checkpoints, 4)
+    leftover = checkpoints.directory / "00000005"
+    (leftover / "state").mkdir(parents=True)
+    for name in ("unfinished", "meta.json", "state/data", "state/more"):
+        (leftover / name).touch()
+    calls, removing = iter(range(100)), {name: getattr(os, name) for name in ("unlink", "rmdir")}
+
+    def killed(name, *args, **kwargs):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        removing[name](*args, **kwargs)
+
+    for name in removing:
+        monkeypatch.setattr(os, name, functools.partial(killed, name))
+    with contextlib.suppress(KeyboardInterrupt):
+        Checkpoints(checkpoints.directory, 2, write)
+    assert checkpoints.steps() == [4]
 
 
 def test_a_failed_write_leaves_the_last_good_one(tmp_path):

@@ -83,7 +83,7 @@ def test_numbers_are_finite(name, value):
 
 
 def test_means_for_another_number_of_channels_say_what_to_give():
-    with pytest.raises(UserError, match="--mean has 3 numbers, but --channels is 1: give one"):
+    with pytest.raises(UserError, match="--channels is 1: give one number, as --mean 117"):
         parse_train(["--channels", "1", "--mean", "1", "2", "3"])
 
 

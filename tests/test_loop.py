@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from alexnet import workdir
-from alexnet.checkpoints import Checkpoints
-from alexnet.errors import RunError
+from alexnet import metrics
+from alexnet.checkpoints import Checkpoints, read_meta
+from alexnet.errors import RunError, UserError
 from alexnet.layers import variables
 from alexnet.loop import Plan, Trainer
 from alexnet.recipes import recipe
@@ -72,8 +72,8 @@ def make_trainer(path, engine, **run):
     return Trainer(config, dataset, engine, checkpoints, progress, plan, arrays)
 
 
-def run(trainer):
-    trainer.log = workdir.MetricsLog(trainer.config.run.workdir, trainer.step)
+def run(trainer, kept=()):
+    trainer.log = metrics.MetricsLog(trainer.config.run.workdir, kept)
     try:
         return trainer.run()
     finally:
@@ -95,6 +95,16 @@ def test_everything_happens_when_it_should(tmp_path):
     assert {line["count"] for line in lines(tmp_path) if line["split"] == "eval"} == {359}
 
 
+def test_a_batch_without_a_readable_image_is_no_loss_of_0(tmp_path):
+    engine = CountingEngine()
+    engine.train_step = lambda batch, **_: {"loss": 0.0, "top1": 0.0, "top5": 0.0}
+    trainer = make_trainer(tmp_path, engine)
+    with pytest.raises(UserError, match="not one image of step 1's batch can be read"):
+        run(trainer)
+    assert lines(tmp_path) == []
+    assert trainer.checkpoints.steps() == []
+
+
 def test_a_signal_during_evaluation_saves_and_leaves_the_evaluation_for_later(tmp_path):
     engine = CountingEngine()
     engine.on_eval = lambda: os.kill(os.getpid(), signal.SIGTERM)
@@ -105,8 +115,10 @@ def test_a_signal_during_evaluation_saves_and_leaves_the_evaluation_for_later(tm
     assert not [line for line in lines(tmp_path) if line["split"] == "eval"]
 
     again = make_trainer(tmp_path, CountingEngine())
-    assert again.restore()
-    assert run(again) == 0
+    meta = again.restore()
+    records, problem = metrics.kept(tmp_path, again.step, meta["log"])
+    assert not problem
+    assert run(again, records) == 0
     whole = make_trainer(tmp_path / "whole", CountingEngine())
     run(whole)
     for ours, theirs in zip(lines(tmp_path), lines(tmp_path / "whole"), strict=True):
@@ -114,11 +126,44 @@ def test_a_signal_during_evaluation_saves_and_leaves_the_evaluation_for_later(tm
         assert ours == theirs
 
 
+def test_an_evaluation_that_a_signal_ended_comes_once_and_counts(tmp_path):
+    """However often a run is resumed at its last step: one line, and a score in the checkpoint."""
+    engine = CountingEngine()
+    engine.on_eval = lambda: os.kill(os.getpid(), signal.SIGTERM) if engine.steps == 9 else None
+    assert run(make_trainer(tmp_path, engine)) == 128 + signal.SIGTERM
+    meta = read_meta(tmp_path / "checkpoints/00000009")
+    assert meta["score"] is None
+    for _ in range(3):
+        again = make_trainer(tmp_path, CountingEngine())
+        meta = again.restore()
+        records, problem = metrics.kept(tmp_path, again.step, meta["log"])
+        assert not problem
+        assert run(again, records) == 0
+        evals = [line["step"] for line in lines(tmp_path) if line["split"] == "eval"]
+        assert evals == [4, 8, 9]
+    meta = read_meta(tmp_path / "checkpoints/00000009")
+    assert meta["score"] == [0.5, -2.0]
+    assert [record["step"] for record in meta["evals"]] == [4, 8, 9]
+
+
+def test_a_checkpoint_that_fails_ends_the_run_at_the_next_step(tmp_path):
+    engine = CountingEngine()
+    trainer = make_trainer(tmp_path, engine, steps=100_000, eval_every=100_000)
+
+    def full(directory, snapshot):
+        raise OSError(28, "No space left on device")
+
+    trainer.checkpoints._write = full
+    with pytest.raises(RunError, match="No space left on device; none was saved"):
+        run(trainer)
+    assert engine.steps < 50_000
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_names_step_and_checkpoint(tmp_path, value):
     engine = CountingEngine()
     engine.loss = lambda: value if engine.steps == 5 else 1.0
-    with pytest.raises(RunError, match=r"at step 5; the last good checkpoint is .*00000003"):
+    with pytest.raises(RunError, match=r"at step 5, after 1 the .* rate of .*; .*00000003"):
         run(make_trainer(tmp_path, engine))
     assert all(line["step"] < 5 for line in lines(tmp_path))
 
@@ -126,7 +171,7 @@ def test_a_loss_that_is_no_number_names_step_and_checkpoint(tmp_path, value):
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
     engine = CountingEngine()
     engine.finite = False
-    with pytest.raises(RunError, match="a weight is not a finite number after step 3; none was"):
+    with pytest.raises(RunError, match=r"not a finite number after step 3.* none was"):
         run(make_trainer(tmp_path, engine))
 
 

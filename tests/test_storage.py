@@ -4,8 +4,12 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import json
+import os
+import socket
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import fsspec
@@ -13,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet import cli, files, workdir
+from alexnet import cli, files, lock, metrics, workdir
 from alexnet.config import from_json, to_json
 from alexnet.data.folder import open_folder
 from alexnet.data.images import BadImage, decode
@@ -331,12 +335,12 @@ def record(step):
 
 
 def steps(path):
-    return [line["step"] for line in workdir.read_metrics(path)]
+    return [line["step"] for line in metrics.read(path)]
 
 
 def test_metrics_are_uploaded_when_asked_and_from_time_to_time(bucket):
     run = bucket / "run"
-    log = workdir.MetricsLog(run, 0)
+    log = metrics.MetricsLog(run, [])
     for step in (1, 2):
         log.write(record(step))
     assert steps(run) == []  # an object can't be appended to
@@ -348,7 +352,7 @@ def test_metrics_are_uploaded_when_asked_and_from_time_to_time(bucket):
     log.write(record(4))
     assert steps(run) == [1, 2, 3, 4]
     log.close()
-    log = workdir.MetricsLog(run, 2)  # going on from step 2
+    log = metrics.MetricsLog(run, metrics.kept(run, 2, None)[0])  # going on from step 2
     assert steps(run) == [1, 2]
     log.write(record(5))
     log.close()
@@ -365,7 +369,7 @@ def test_a_run_in_a_bucket(framework, bucket, tmp_path, capsys, monkeypatch):
     result = run_train(*options, "--workdir", run, env={"JAX_NUM_CPU_DEVICES": "8"})
     assert f"are in {run}" in result.stdout
     assert "Warning" not in result.stderr
-    expected, weights = workdir.read_metrics(run), load(run / workdir.WEIGHTS)
+    expected, weights = metrics.read(run), load(run / workdir.WEIGHTS)
     assert steps(run) == [1, 2, 3, 4, 5, 6, 6]
     with (run / workdir.CURVE).open("rb") as file, Image.open(file) as image:
         assert image.format == "PNG"
@@ -377,13 +381,13 @@ def test_a_run_in_a_bucket(framework, bucket, tmp_path, capsys, monkeypatch):
     put(state, bytes(reversed(state.read_bytes())))
     (run / workdir.WEIGHTS).unlink()
     # This time it ends right after its last checkpoint: nothing logged until then may be lost.
-    close, logs = workdir.MetricsLog.close, []
-    monkeypatch.setattr(workdir.MetricsLog, "close", lambda log: logs.append(log))
+    close, logs = metrics.MetricsLog.close, []
+    monkeypatch.setattr(metrics.MetricsLog, "close", lambda log: logs.append(log))
     assert cli.main(["train", *options, "--workdir", str(run), "--resume"]) == 0
     output = capsys.readouterr().out
     assert "00000006 is damaged" in output
     assert "going on from the checkpoint at step 4" in output
-    again, weights_again = workdir.read_metrics(run), load(run / workdir.WEIGHTS)
+    again, weights_again = metrics.read(run), load(run / workdir.WEIGHTS)
     for line in (*expected, *again):
         line.pop("examples_per_second")
     assert again == expected
@@ -425,7 +429,7 @@ def test_a_run_starts_from_weights_in_a_bucket(bucket):
     arrays = initial_weights(spec, seed=5)
     save(bucket / "w.safetensors", Weights(arrays, spec, config.preprocess))
     loaded, notes = starting_weights(config, spec)
-    assert notes == ["weights from gs://bucket/w.safetensors"]
+    assert notes[0] == "weights from gs://bucket/w.safetensors"
     assert np.array_equal(loaded["conv1.kernel"], arrays["conv1.kernel"])
 
 
@@ -433,3 +437,69 @@ def test_a_run_starts_from_weights_in_a_bucket(bucket):
 def test_binary_files_arrive_byte_for_byte(end, bucket):
     put(bucket / "binary", content := b"\x00\r\n\r\n\xff" + end)
     assert (bucket / "binary").read_bytes() == content
+
+
+# One writer
+
+
+def test_a_lock_in_a_bucket_has_one_holder(bucket, monkeypatch):
+    run = bucket / "run"
+    held = lock.acquire(run)
+    with pytest.raises(
+        UserError, match=rf"process {os.getpid()} on host .* sign of life \d+ s ago"
+    ):
+        lock.acquire(run)
+    held.release()
+    assert not (run / "lock").exists()
+    lock.acquire(run).release()
+
+
+@pytest.mark.parametrize(
+    ("holder", "held"),
+    [
+        ({"host": "elsewhere", "process": 1, "token": "a", "age": 5}, True),
+        ({"host": "elsewhere", "process": 1, "token": "a", "age": 500}, False),  # killed there
+        ({"host": socket.gethostname(), "process": 4_000_000, "token": "a", "age": 5}, False),
+        ({}, False),
+    ],
+    ids=["alive", "silent", "killed here", "unreadable"],
+)
+def test_a_lock_in_a_bucket_ends_some_time_after_its_holder(holder, held, bucket):
+    renewed = {"renewed": time.time() - holder.pop("age", 0)} if holder else {}
+    put(bucket / "run/lock", json.dumps(holder | renewed).encode())
+    if held:
+        with pytest.raises(UserError, match="process 1 on host elsewhere"):
+            lock.acquire(bucket / "run")
+    else:
+        lock.acquire(bucket / "run").release()
+        assert not (bucket / "run/lock").exists()
+
+
+def test_a_lock_in_a_bucket_is_renewed(bucket, monkeypatch):
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.3)
+    held = lock.acquire(bucket / "run")
+    first, deadline = held._holder(), time.monotonic() + 20
+    while held._holder()["renewed"] == first["renewed"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    held.release()
+
+
+def test_a_run_whose_lock_was_taken_over_ends(bucket):
+    program = """
+import sys, time
+from alexnet import files, lock
+lock.RENEW_SECONDS = 0.5
+lock.acquire(files.as_path("gs://bucket/run"))
+print("held", flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT,
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline() == "held\n"
+        put(bucket / "run/lock", b'{"token": "another"}')
+        assert process.wait(timeout=60) == 1
+        assert "another run has taken over gs://bucket/run" in process.stderr.read()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet import workdir
+from alexnet import metrics
 from alexnet.weights import load
 from tests.conftest import NARROW, ROOT, run_train
 
@@ -93,7 +93,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(finished, tmp_path):
     assert process.returncode == -signal.SIGKILL
 
     # past the killed run's last line, so that it is the resumed run that is seen
-    reached = workdir.read_metrics(path)[-1]["step"]
+    reached = metrics.read(path)[-1]["step"]
     process = start(framework, path, "--resume")
     wait_for_step(path, process, max(25, reached + 2))
     process.send_signal(signal.SIGTERM)
@@ -154,11 +154,13 @@ def test_init_from_takes_a_run_and_tells_of_another_preprocessing(finished, tmp_
     framework, whole, _ = finished
     options = ("--framework", framework, *NARROW, "--steps", 1, "--init-from", whole)
     same = run_train(*options, "--workdir", tmp_path / "a")
-    assert "warning" not in same.stdout
+    assert "these weights take" not in same.stdout
     assert f"weights from {whole}" in same.stdout
+    assert "mean 77.9 77.9 77.9, std 95.9 95.9 95.9, as the weights'" in same.stdout
     other = run_train(*options, "--mean", 5, "--std", 7, "--workdir", tmp_path / "b")
     (told,) = [line for line in other.stdout.splitlines() if "warning: these weights take" in line]
-    assert "--mean 77.9 77.9 77.9 --std 95.9 95.9 95.9 --resize-rule short" in told
+    assert "mean 77.9 77.9 77.9" in told
+    assert "mean 5 5 5, std 7 7 7, as its options say" in told
 
 
 def test_another_number_of_classes_starts_the_last_layer_anew(finished, tmp_path):

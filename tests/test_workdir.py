@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from alexnet import workdir
+from alexnet import metrics, workdir
 from alexnet.errors import UserError
 from alexnet.recipes import recipe
 from alexnet.schedule import learning_rate
@@ -75,6 +75,54 @@ def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(tmp_path):
     assert not (run / "checkpoints").exists()
 
 
+def test_a_directory_that_a_killed_run_left_is_no_obstacle(tmp_path):
+    """Killed right after the start, it has left a file half written, or only its lock."""
+    for left in (".config.json.123-0a1b2c3d.host.tmp", ".config.json.0a1b2c3d.tmp", "lock"):
+        path = tmp_path / left.strip(".")
+        path.mkdir()
+        (path / left).write_text("{")
+        with pytest.raises(UserError, match="no run"):
+            workdir.prepare(config_in(path, resume=True))
+        workdir.prepare(config_in(path))
+        assert [inside.name for inside in path.iterdir()] == ["config.json"]
+
+
+def test_what_killed_runs_had_not_finished_is_deleted(tmp_path):
+    workdir.prepare(config_in(tmp_path))
+    checkpoint = tmp_path / "checkpoints/00000004"
+    checkpoint.mkdir(parents=True)
+    stale = [tmp_path / f".{name}.1-0a1b2c3d.host.tmp" for name in ("metrics.jsonl", "curve.png")]
+    stale.append(checkpoint / ".meta.json.1-0a1b2c3d.host.tmp")
+    others = [tmp_path / ".mine.tmp", tmp_path / ".thesis.tex.1-0a1b2c3d.host.tmp"]
+    for path in (*stale, *others):
+        path.touch()
+    workdir.prepare(config_in(tmp_path, resume=True))
+    assert [path.exists() for path in (*stale, *others)] == [False] * 3 + [True] * 2
+
+
+def test_overwrite_empties_a_linked_folder_and_leaves_the_link(tmp_path):
+    run = workdir.prepare(config_in(tmp_path / "run"))
+    (tmp_path / "scratch/00000004").mkdir(parents=True)
+    (run / "checkpoints").symlink_to(tmp_path / "scratch")
+    workdir.prepare(config_in(run, overwrite=True))
+    assert (run / "checkpoints").is_symlink()
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_changed_configuration_is_noticed(tmp_path):
+    """Momentum of 0.8 in place of 0.9 would resume without a word."""
+    workdir.prepare(config_in(tmp_path))
+    file = tmp_path / "config.json"
+    text = file.read_text()
+    assert '"momentum": 0.9' in text
+    file.write_text(text.replace('"momentum": 0.9', '"momentum": 0.8'))
+    with pytest.raises(UserError, match="its digest does not match"):
+        workdir.prepare(config_in(tmp_path, resume=True))
+    file.write_text(text.replace('"digest"', '"digesu"'))
+    with pytest.raises(UserError, match="is not one that this version wrote"):
+        workdir.prepare(config_in(tmp_path, resume=True))
+
+
 def test_resume_is_of_the_same_run(tmp_path):
     workdir.prepare(config_in(tmp_path))
     with pytest.raises(UserError, match="--seed"):
@@ -101,7 +149,7 @@ def test_a_refused_resume_names_both_values_and_a_way_out(tmp_path):
     with pytest.raises(UserError) as refused:
         workdir.prepare(changed(tmp_path, batch_size=64, flip=True, mean=(1.0,)))
     for words in ("--batch-size was 32, not 64", "--flip was off, not on", "--mean was 77.9, not",
-                  f"alexnet convert {tmp_path} START", "--init-from START"):  # fmt: skip
+                  f"--init-from {tmp_path} with another --workdir"):  # fmt: skip
         assert words in str(refused.value)
     with pytest.raises(UserError, match="--recipe was digits, not paper"):
         workdir.prepare(dataclasses.replace(changed(tmp_path), recipe="paper"))
@@ -137,7 +185,7 @@ def test_a_directory_of_an_older_version_can_be_resumed(tmp_path):
     """One whose config.json has none of the fields added since."""
     workdir.prepare(config_in(tmp_path))
     values = json.loads((tmp_path / "config.json").read_text())
-    del values["devices"], values["optim"]["clip_norm"]
+    del values["devices"], values["optim"]["clip_norm"], values["digest"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     workdir.prepare(config_in(tmp_path, resume=True))
 
@@ -153,14 +201,14 @@ def test_resuming_drops_lines_after_the_checkpoint_and_a_cut_one(tmp_path):
     lines = [record(10), record(10, "eval"), record(20)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 30, "spl')
-    assert workdir.read_metrics(tmp_path) == lines
-    log = workdir.MetricsLog(tmp_path, 10)
+    assert metrics.read(tmp_path) == lines
+    log = metrics.MetricsLog(tmp_path, metrics.kept(tmp_path, 10, None)[0])
     log.write(record(11))
     log.close()
-    assert workdir.read_metrics(tmp_path) == [*lines[:2], record(11)]
+    assert metrics.read(tmp_path) == [*lines[:2], record(11)]
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("nonsense\n" + json.dumps(record(1)) + "\n")
     with pytest.raises(UserError, match="line 1"):
-        workdir.read_metrics(tmp_path)
+        metrics.read(tmp_path)

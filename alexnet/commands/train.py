@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet.config import DevicesConfig, TrainConfig
+from alexnet.config import DevicesConfig, ModelConfig, TrainConfig
+from alexnet.errors import RunError, UserError
 from alexnet.files import as_path
 from alexnet.options import parse
 from alexnet.recipes import RECIPES, default_recipe, recipe
@@ -40,10 +41,28 @@ def defaults(given: Mapping[str, Any], recipe_name: str | None = None) -> dict[s
         base = dataclasses.replace(base, devices=DevicesConfig())
     else:
         name = given.get("recipe") or recipe_name or default_recipe(given.get("dataset"))
-        base = recipe(name)
+        base = _with_preprocessing(recipe(name), given)
     if given.get("steps") is not None or given.get("epochs") is not None:
         base = dataclasses.replace(base, run=dataclasses.replace(base.run, steps=None, epochs=None))
     return {"train": base}
+
+
+def _with_preprocessing(base: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """A recipe with the preprocessing of the weights that a run begins with, if it does."""
+    source = given.get("preprocess_from") or given.get("init_from")
+    if not source or "help" in given:
+        return base
+    from alexnet.start import with_preprocessing_of  # slow, and for such runs only
+
+    own = {f.name: given[f.name] for f in dataclasses.fields(ModelConfig) if f.name in given}
+    model = dataclasses.replace(base.model, **own)
+    try:
+        found = with_preprocessing_of(dataclasses.replace(base, model=model), source, given)
+    except (UserError, RunError, OSError):
+        if given.get("preprocess_from"):
+            raise
+        return base  # the run opens these weights again, and says what is wrong with them
+    return dataclasses.replace(base, data=found.data)
 
 
 def parse_train(argv: Sequence[str]) -> TrainConfig:

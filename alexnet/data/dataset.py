@@ -1,10 +1,14 @@
 """Sources of examples and data sets made of them, before any decoding or augmentation."""
 
+import operator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+
+from alexnet.errors import UserError
 
 
 class Source(Protocol):
@@ -36,6 +40,40 @@ class Dataset:
         return len(self.class_names)
 
 
+def checked_label(source: Source, index: int, label: Any, num_classes: int) -> int:
+    """An example's label; in a loss one out of range would be an error of the framework's, or none.
+
+    Raises:
+        UserError: where it is not the number of a class.
+    """
+    try:
+        number = operator.index(label)
+    except TypeError:
+        number = -1
+    if not 0 <= number < num_classes:
+        raise UserError(
+            f"{source.describe(index)} has the label {label!r:.60}, but labels must be whole "
+            f"numbers from 0 to {num_classes - 1}, one for each class: correct the data set"
+        )
+    return number
+
+
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """A data set's content as JSON values: the same as long as examples and labels are the same.
+
+    Where the files lie doesn't matter, nor what is in an image file: reading every file of a large
+    data set would take hours. A source that has no `digest` goes by its length alone.
+    """
+    found: dict[str, Any] = {
+        "kind": dataset.name.partition(":")[0],
+        "class_names": list(dataset.class_names),
+    }
+    for part, source in (("train", dataset.train), ("eval", dataset.eval)):
+        digest = getattr(source, "digest", lambda: "")
+        found[part] = {"examples": len(source), "digest": digest()}
+    return found
+
+
 @dataclass(frozen=True)
 class ArraySource:
     """Images held in memory."""
@@ -48,8 +86,15 @@ class ArraySource:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self.images[index], int(self.labels[index])
+        return self.images[index], np.asarray(self.labels[index]).item()
 
     def describe(self, index: int) -> str:
         """The example's number and split."""
         return f"example {index} of {self.name}"
+
+    def digest(self) -> str:
+        """Digest of images and labels."""
+        digest = sha256(repr((self.images.shape, self.images.dtype)).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.asarray(self.labels).astype("<i8").data)
+        return digest.hexdigest()

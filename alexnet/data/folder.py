@@ -1,17 +1,18 @@
 """Image folders: one folder per class, split on disk or by a seed."""
 
-import difflib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from alexnet.data.dataset import Dataset
 from alexnet.draws import stratified_split
-from alexnet.errors import UserError
+from alexnet.errors import UserError, nearest
 from alexnet.files import as_path, is_remote, walk
+from alexnet.text import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 EVAL_FOLDERS = ("val", "validation", "test")
@@ -22,7 +23,8 @@ LISTINGS = 16  # folders listed at a time: a bucket is slow to answer for each
 class FolderSource:
     """Image files, read only when an example is asked for."""
 
-    files: list[str]
+    root: str  # the folder of the classes' folders
+    files: list[str]  # each begins with `root`
     labels: np.ndarray  # int32 [N]
 
     def __len__(self) -> int:
@@ -33,8 +35,18 @@ class FolderSource:
 
     def describe(self, index: int) -> str:
         """The file's path, escaped where it has characters that can't be printed."""
-        file = self.files[index]
-        return file if file.isprintable() else ascii(file)
+        return printable(self.files[index])
+
+    def digest(self) -> str:
+        """Digest of the files' names below `root`, and of their labels."""
+        names = "\0".join(file[len(self.root) :] for file in self.files)
+        digest = sha256(names.encode(errors="surrogateescape"))
+        digest.update(self.labels.astype("<i8").data)
+        return digest.hexdigest()
+
+    def part(self, chosen: np.ndarray) -> "FolderSource":
+        """The examples of these numbers."""
+        return FolderSource(self.root, [self.files[i] for i in chosen], self.labels[chosen])
 
 
 def open_folder(root: Path, name: str, seed: int) -> Dataset:
@@ -70,8 +82,7 @@ def open_folder(root: Path, name: str, seed: int) -> Dataset:
         raise UserError(
             f"{root} has one image per class, so none is left to evaluate on: add more images"
         )
-    one, other = (FolderSource([source.files[i] for i in p], source.labels[p]) for p in (kept, out))
-    return Dataset(name, one, other, classes)
+    return Dataset(name, source.part(kept), source.part(out), classes)
 
 
 def _on_disk_split(train: Path, held_out: Path, name: str) -> Dataset:
@@ -107,7 +118,7 @@ def _scan(root: Path) -> tuple[FolderSource, tuple[str, ...]]:
             )
         files += found
         labels += [label] * len(found)
-    return FolderSource(files, np.array(labels, np.int32)), tuple(classes)
+    return FolderSource(str(root), files, np.array(labels, np.int32)), tuple(classes)
 
 
 def _is_image(name: str) -> bool:
@@ -147,6 +158,6 @@ def _missing(root: Path) -> UserError:
     except OSError as error:
         why = f": {error.strerror}" if is_remote(root) else ""
         return UserError(f"there is no folder {root}{why}")
-    near = difflib.get_close_matches(root.name, beside, n=1, cutoff=0.4)
-    hint = f"; did you mean {root.parent / near[0]}?" if near else ""
+    near = nearest(root.name, beside)
+    hint = f"; did you mean {root.parent / near}?" if near else ""
     return UserError(f"there is no folder {root}{hint}")

@@ -3,9 +3,14 @@
 JPEG goes through simplejpeg, which is faster than Pillow and gives the same pixels; everything
 else, and every JPEG that simplejpeg refuses, goes through Pillow. EXIF orientation is ignored, as
 in torchvision's loaders.
+
+Very large images, which take a gigabyte or more, are decoded one at a time, whatever the number of
+threads, and given at half their size.
 """
 
+import contextlib
 import io
+import threading
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,6 +22,12 @@ from alexnet.files import first_bytes, is_remote
 # Pillow's limit for decompression bombs, applied here to every decoder.
 MAX_PIXELS = 178_956_970
 MAX_BYTES = 256 * 2**20
+# Beyond the largest cameras in use: images of more pixels are halved, all others are left alone.
+LARGE = 1 << 26
+_one_large = threading.Lock()
+# A white JPEG has some 500 pixels a byte. A small file that says it has more asks for memory only.
+MAX_PIXELS_PER_BYTE = 1000
+SMALL = 1 << 24  # pixels that any file may have
 _LONGEST = 200  # characters of a decoder's own message
 MAX_RATIO = 200  # long side over short: scaling the short side up would blow up the long one
 # Other formats that Pillow opens run programs (EPS) or are too rare to be worth trusting.
@@ -68,13 +79,22 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, size: int) -> bool:
+    """Refuse what the header of a file of `size` bytes says; True for a very large image."""
     short, long = sorted((width, height))
     if short < 1 or width * height > MAX_PIXELS or long > MAX_RATIO * short:
         raise BadImage(
             f"its header says {width} x {height} pixels; the most is {MAX_PIXELS:,} pixels, and "
             f"{MAX_RATIO} times as long as wide"
         )
+    if width * height > max(SMALL, MAX_PIXELS_PER_BYTE * size):
+        raise BadImage(f"its header says {width} x {height} pixels, but it has only {size:,} bytes")
+    return width * height > LARGE
+
+
+def _in_turn(large: bool) -> contextlib.AbstractContextManager[object]:
+    """A wait, for a very large image, until no other one is being decoded."""
+    return _one_large if large else contextlib.nullcontext()
 
 
 def _decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
@@ -85,10 +105,12 @@ def _decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(width, height)
+        large = _check_size(width, height, len(data))
         if colorspace in ("CMYK", "YCCK"):  # simplejpeg's conversion is not Pillow's
             return None
-        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB")
+        least = {"min_height": height // 2, "min_width": width // 2} if large else {}
+        with _in_turn(large):
+            return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", **least)
     except ValueError:
         return None  # broken, or merely unusual: Pillow decides
 
@@ -99,8 +121,10 @@ def _decode_other(data: bytes, channels: int) -> np.ndarray:
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(*image.size)
-            return _to_channels(image, channels)
+            large = _check_size(*image.size, len(data))
+            with _in_turn(large):
+                pixels = _to_channels(image, channels)
+                return _halved(pixels) if large else pixels
     except BadImage:
         raise
     except UnidentifiedImageError as error:
@@ -120,6 +144,14 @@ def _to_channels(image: Any, channels: int) -> np.ndarray:
     target = "L" if channels == 1 else "RGB"
     pixels = np.asarray(image if image.mode == target else image.convert(target))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _halved(pixels: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    gray = pixels.shape[2] == 1
+    half = np.asarray(Image.fromarray(pixels[:, :, 0] if gray else pixels).reduce(2))
+    return half[:, :, None] if gray else half
 
 
 def _wide_to_8_bit(values: np.ndarray, mode: str) -> np.ndarray:

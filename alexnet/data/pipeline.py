@@ -17,11 +17,12 @@ from typing import Literal
 import numpy as np
 
 from alexnet.data.augment import Augmentation, eval_view, ten_views, train_view
-from alexnet.data.dataset import Dataset, Source
+from alexnet.data.dataset import Dataset, Source, checked_label
 from alexnet.data.images import BadImage, decode
 from alexnet.draws import order
 from alexnet.errors import UserError
 from alexnet.preprocess import ChannelOrder, EvalProtocol
+from alexnet.text import counted
 
 Batch = dict[str, np.ndarray]
 Batches = Generator[Batch, None, None]  # to be closed by those who leave it before its end
@@ -83,7 +84,8 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
     if steps == 0:
         raise UserError(
             f"--batch-size is {batch_size}, but '{dataset.name}' has only "
-            f"{len(dataset.train)} training examples: a batch can't be larger than that"
+            f"{counted(len(dataset.train), 'training example')}: give --batch-size "
+            f"{len(dataset.train)} or less"
         )
     return steps
 
@@ -105,8 +107,9 @@ def train_batches(
     their images are read.
 
     Raises:
-        UserError: at once for a batch larger than the training set; while iterating for an image
-            that can't be read, unless `loading` says to skip those.
+        UserError: at once for a batch larger than the training set; while iterating for a label
+            that is not a class's, or an image that can't be read, unless `loading` says to skip
+            those.
     """
     size, source = loading.batch_size, dataset.train
     per_epoch = steps_per_epoch(dataset, size)
@@ -120,7 +123,7 @@ def train_batches(
         if augmentation.color_noise > 0:
             batch["color_shift"] = np.zeros((len(indices), 3), np.float32)
         for row, index in enumerate(indices.tolist()):
-            example = _load(source, index, loading, bad_images)
+            example = _load(source, index, loading, bad_images, dataset.num_classes)
             if example is None:
                 continue
             crop, shift = train_view(example[0], augmentation, seed, epoch, index)
@@ -138,6 +141,7 @@ def eval_batches(
     loading: Loading,
     bad_images: BadImages | None = None,
     *,
+    num_classes: int | None = None,
     channel_order: ChannelOrder = "RGB",
     ten_crop: bool = False,
 ) -> Batches:
@@ -145,7 +149,8 @@ def eval_batches(
 
     Batches are those of `train_batches`, without color_shift; `example` is -1 in padding. The sum
     of all masks and `len(bad_images)`, over all rows, make `len(source)`. With `ten_crop`, `image`
-    is uint8 [10, B, S, S, C]: a batch for each of the ten views.
+    is uint8 [10, B, S, S, C]: a batch for each of the ten views. Without `num_classes` labels are
+    not checked.
 
     Raises:
         UserError: while iterating, as `train_batches`.
@@ -158,7 +163,9 @@ def eval_batches(
         indices = np.where(indices < len(source), indices, -1)
         batch = _empty_batch(indices, protocol.crop, loading.channels, (10,) if ten_crop else ())
         for row, index in enumerate(indices.tolist()):
-            example = _load(source, index, loading, bad_images) if index >= 0 else None
+            if index < 0:
+                continue
+            example = _load(source, index, loading, bad_images, num_classes)
             if example is not None:
                 _set_row(batch, row, view(example[0], protocol, channel_order), example[1])
         return batch
@@ -186,11 +193,17 @@ def _set_row(batch: Batch, row: int, crop: np.ndarray, label: int) -> None:
 
 
 def _load(
-    source: Source, index: int, loading: Loading, bad_images: BadImages
+    source: Source,
+    index: int,
+    loading: Loading,
+    bad_images: BadImages,
+    num_classes: int | None,
 ) -> tuple[np.ndarray, int] | None:
     """Decoded image and label; None for an unreadable image that is to be skipped."""
     try:
         image, label = source[index]
+        if num_classes is not None:
+            label = checked_label(source, index, label, num_classes)
         return decode(image, loading.channels), label
     except BadImage as error:
         if loading.on_bad_image == "raise":

@@ -46,6 +46,6 @@ def open_dataset(
         from alexnet.data.tfds import open_tfds
 
         return open_tfds(rest, None if data_dir is None else as_path(data_dir))
-    if not colon and Path(name).expanduser().is_dir():
+    if name and not colon and Path(name).expanduser().is_dir():
         raise UserError(f"unknown data set '{name}': for a folder of images write folder:{name}")
     raise unknown("data set", name, KINDS)

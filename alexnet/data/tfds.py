@@ -4,13 +4,16 @@ import os
 import re
 import resource
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from alexnet.data.dataset import Dataset
-from alexnet.errors import UserError, unknown
+from alexnet.data.prepared import INFO, check_metadata
+from alexnet.errors import RunError, UserError, unknown
+from alexnet.text import printable
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 OTHER_FILES = 256  # files a run has open besides shards: libraries, devices, sockets
@@ -29,10 +32,16 @@ class TfdsSource:
     def __len__(self) -> int:
         return len(self.records)
 
+    def digest(self) -> str:
+        """Digest of the data set's version, its splits' sizes and shards, and this split's name."""
+        info = self.records.dataset_info
+        splits = sorted((s.name, int(s.num_bytes), s.shard_lengths) for s in info.splits.values())
+        return sha256(repr((info.full_name, self.records.split, splits)).encode()).hexdigest()
+
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
-        record = self.records[index]
-        label = int(record[self.label_key])
-        if label < 0:
+        record = self._record(index)
+        label = record[self.label_key]
+        if label == -1:  # tfds's sign for none
             raise UserError(f"{self.describe(index)} has no label: its split can't be used")
         return record[self.image_key], label
 
@@ -40,10 +49,17 @@ class TfdsSource:
         """The example's number and split, and its file's name where the data set has those."""
         file = ""
         if self.file_key:
-            raw = self.records[index][self.file_key]
+            raw = self._record(index)[self.file_key]
             text = raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)
-            file = f"{text if text.isprintable() else ascii(text)}, "
+            file = f"{printable(text)}, "
         return f"{file}example {index} of {self.name}"
+
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self.records[index]
+        except Exception as error:  # on damaged shards the readers raise nearly anything
+            reason = f"{type(error).__name__}: {error}"[:200]
+            raise RunError(f"example {index} of {self.name} can't be read: {reason}") from error
 
 
 def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
@@ -64,14 +80,18 @@ def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
     root = _local(str(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
     folder = _find(name, root)
     tfds = _import_tfds()
+    check_metadata(folder)
     try:
-        builder = tfds.builder_from_directory(folder)
-        image_key, label_key = _keys(tfds, builder.info, name)
+        return _open(tfds, tfds.builder_from_directory(folder), name, root)
     except UserError:
         raise
     except Exception as error:  # on malformed metadata tfds raises nearly anything
-        reason = ascii(f"{type(error).__name__}: {error}"[:200])
+        reason = f"{type(error).__name__}: {error}"[:200]
         raise UserError(f"{folder} is not a data set that tfds can open: {reason}") from error
+
+
+def _open(tfds: Any, builder: Any, name: str, root: Path) -> Dataset:
+    image_key, label_key = _keys(tfds, builder.info, name)
     decoders = {image_key: tfds.decode.SkipDecoding()}
 
     def source(split: str) -> TfdsSource:
@@ -88,8 +108,8 @@ def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
     except NotImplementedError as error:
         elsewhere = root.with_name(f"{root.name}_array_record")  # in `root` tfds would do nothing
         raise UserError(
-            f"{folder} has {builder.info.file_format.value} files, which can't be read in random "
-            f"order without TensorFlow; {_how_to_prepare(name, elsewhere)}"
+            f"tfds:{name} has {builder.info.file_format.value} files, which can't be read in "
+            f"random order without TensorFlow; {_how_to_prepare(name, elsewhere)}"
         ) from error
     _allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
     names = builder.info.features[label_key].names
@@ -138,7 +158,7 @@ def _find(name: str, data_dir: Path) -> Path:
         if part not in known:
             raise _not_prepared(name, part, here, known, data_dir)
         here = here / part
-    if (here / "dataset_info.json").is_file():
+    if (here / INFO).is_file():
         return here
     versions = sorted(
         (part for part in _prepared_in(here) if _VERSION.fullmatch(part)),
@@ -159,7 +179,7 @@ def _prepared_in(folder: Path) -> list[str]:
     return sorted(
         entry.name
         for entry in folder.iterdir()
-        if any(next(entry.glob(f"{depth}dataset_info.json"), None) for depth in ("", "*/", "*/*/"))
+        if any(next(entry.glob(f"{depth}{INFO}"), None) for depth in ("", "*/", "*/*/"))
     )
 
 

@@ -19,6 +19,7 @@ from alexnet.data.pipeline import (
 )
 from alexnet.data.tfds import OTHER_FILES
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding
+from alexnet.text import counted
 
 SAMPLED = 32  # examples decoded of each of the two sources
 _SHOWN = 3  # broken files that are named
@@ -34,7 +35,7 @@ def check(dataset: Dataset, config: TrainConfig) -> list[Finding]:
     steps = steps_per_epoch(dataset, config.data.batch_size)
     found = (
         f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.eval):,} test examples, "
-        f"{dataset.num_classes:,} classes, {steps:,} {'step' if steps == 1 else 'steps'} an epoch"
+        f"{counted(dataset.num_classes, 'class')}, {counted(steps, 'step')} an epoch"
     )
     findings = [Finding("data", OK, found)]
     if dataset.name.startswith("tfds:"):
@@ -110,7 +111,8 @@ def examples(dataset: Dataset, config: TrainConfig) -> Finding:
     small, seed = _one_batch(config, len(sample.train)), config.run.seed
     next(train_batches(sample, config.augmentation, small, seed=seed, bad_images=bad))
     small = _one_batch(config, len(sample.eval))
-    next(eval_batches(sample.eval, config.preprocess.protocol, small, bad_eval))
+    protocol, classes = config.preprocess.protocol, dataset.num_classes
+    next(eval_batches(sample.eval, protocol, small, bad_eval, num_classes=classes))
     count = len(sample.train) + len(sample.eval)
     sentences = [*bad.sentences, *bad_eval.sentences]
     if not sentences:

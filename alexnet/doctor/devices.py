@@ -21,7 +21,10 @@ from alexnet.processes import connect
 TIME_LIMIT = 120  # seconds; a TPU slice's first answer may take one of the two minutes
 
 _GOOGLE = "0x1ae0"  # PCI vendor of TPUs, and of Google's network cards
-_TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE")
+_TPU_VARIABLES = (
+    "TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES",
+    "TPU_ACCELERATOR_TYPE", "TPU_LIBRARY_PATH",
+)  # fmt: skip
 
 
 def probe(config: TrainConfig, seconds: float = TIME_LIMIT) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding
+from alexnet.text import counted, printable
 
 _LOG_WIDTH = 200
 _STYLES = {OK: "green", WARNING: "yellow", WRONG: "red"}
@@ -30,18 +31,19 @@ def print_findings(findings: Sequence[Finding]) -> None:
     table = Table("check", "", "found", title="this machine, for this run", title_justify="left")
     for finding in findings:
         status = Text(finding.status, _STYLES[finding.status])
-        table.add_row(finding.check, status, Text(finding.found))
+        table.add_row(finding.check, status, Text(printable(finding.found)))
     # In a file or a log, each finding keeps to its line.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
     console.print(table)
     for finding in findings:
         if finding.fix:
-            console.print(f"{finding.check}: {finding.fix}", markup=False, soft_wrap=True)
+            fix = printable(finding.fix)
+            console.print(f"{finding.check}: {fix}", markup=False, soft_wrap=True)
     console.print(_summary([finding.status for finding in findings]))
 
 
 def _summary(statuses: Sequence[str]) -> str:
     """The last line: "all checks passed", "1 warning", or "2 problems, 1 warning"."""
     counts = {"problem": statuses.count(WRONG), "warning": statuses.count(WARNING)}
-    parts = [f"{n} {noun}{'s' if n > 1 else ''}" for noun, n in counts.items() if n]
+    parts = [counted(n, noun) for noun, n in counts.items() if n]
     return ", ".join(parts) or "all checks passed"

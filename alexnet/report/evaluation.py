@@ -15,8 +15,8 @@ from alexnet.names import class_names
 from alexnet.preparation import said
 from alexnet.preprocess import to_json as preprocess_to_json
 from alexnet.real import real_top1
-from alexnet.scores import confused, interval, per_class, worst
-from alexnet.text import printable
+from alexnet.scores import LISTED, confused, interval, per_class, worst
+from alexnet.text import counted, printable
 from alexnet.weights import Weights
 
 _LISTED = 10  # classes and pairs
@@ -82,6 +82,7 @@ def print_evaluations(found: Sequence[Evaluation], most: int, real: Real) -> Non
     # Lines of a pipe are as long as they need to be.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     first = found[0]
+    top5 = len(first.class_names.names) > LISTED  # of fewer classes it is always 100 %
     table = Table(box=None, pad_edge=False)
     for name in ("protocol", "top-1", "95 %", "top-5", "95 %", "loss", "images", "geometry"):
         words = name in ("protocol", "geometry")
@@ -91,8 +92,7 @@ def print_evaluations(found: Sequence[Evaluation], most: int, real: Real) -> Non
             one.protocol,
             f"{100 * one.top1:.2f} %",
             _percents(one.top1_interval),
-            f"{100 * one.top5:.2f} %",
-            _percents(one.top5_interval),
+            *((f"{100 * one.top5:.2f} %", _percents(one.top5_interval)) if top5 else ("-", "-")),
             f"{one.loss:.4f}",
             str(int(one.count)),
             one.geometry,
@@ -124,7 +124,7 @@ def _print_classes(console: Console, found: Evaluation) -> None:
             "\nlowest accuracy by class" if len(shares) > _LISTED else "\naccuracy by class"
         )
     for share, label in shares[:_LISTED] if len(shares) > 1 else ():
-        images = "1 image" if examples[label] == 1 else f"{examples[label]} images"
+        images = counted(examples[label], "image")
         line = f"  {100 * share:6.2f} %  {names.show(label)} ({images})"
         console.print(line, markup=False)
     pairs = confused(predictions, _LISTED)

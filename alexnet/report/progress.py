@@ -12,6 +12,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+from rich.table import Column
+
+from alexnet.scores import LISTED
+from alexnet.text import counted, printable
+
+_WIDE = 90  # columns of a terminal from which on the bar has room for all numbers
 
 
 class Progress:
@@ -20,20 +26,23 @@ class Progress:
     Args:
         total_steps: of the run.
         steps_per_epoch: to tell the epoch.
+        num_classes: of the data.
         process: which of the run's processes this is; all but process 0 only print notes.
     """
 
-    def __init__(self, total_steps: int, steps_per_epoch: int, process: int = 0):
-        self._steps_per_epoch = steps_per_epoch
+    def __init__(
+        self, total_steps: int, steps_per_epoch: int, num_classes: int = 1000, process: int = 0
+    ):
+        self._steps_per_epoch, self._num_classes = steps_per_epoch, num_classes
         self._leads, self._prefix = process == 0, f"process {process}: " if process else ""
         self._console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             console=self._console,
             disable=not (self._leads and self._console.is_terminal),
             expand=True,
@@ -54,16 +63,21 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A sentence of its own line."""
-        self._console.print(self._prefix + text, markup=False)
+        self._console.print(self._prefix + printable(text), markup=False)
 
     def train(self, record: dict[str, Any], logged: bool) -> None:
         """A step's metrics; `logged` where they went into the log."""
         self._rate = record.get("examples_per_second", self._rate)
         rate = f"{self._rate:.0f} img/s" if self._rate else ""
-        numbers = f"loss {record['loss']:.4f}  top-1 {100 * record['top1']:5.1f} %"
+        loss = f"loss {record['loss']:.4f}"
+        numbers = f"{loss}  top-1 {100 * record['top1']:5.1f} %"
         step, epoch = record["step"], self._epoch(record["step"])
+        wide = self._console.width >= _WIDE
         self._bar.update(
-            self._task, completed=step, description=f"epoch {epoch}", numbers=f"{numbers}  {rate}"
+            self._task,
+            completed=step,
+            description=f"epoch {epoch}" if wide else "",
+            numbers=f"{numbers}  {rate}" if wide else f"{loss} {rate}",
         )
         if logged and self._leads and not self._console.is_terminal:
             self.note(
@@ -73,20 +87,21 @@ class Progress:
 
     def evaluating(self, done: int, total: int) -> None:
         """Show how far an evaluation is."""
-        self._bar.update(self._task, description=f"evaluating {done}/{total}")
+        self._bar.update(self._task, description=f"evaluating {done}/{total}", numbers="")
 
     def evaluation(self, record: dict[str, Any]) -> None:
         """An evaluation's result."""
         if self._leads:
-            self.note(f"step {record['step']:6d}  {summary(record)}")
+            self.note(f"step {record['step']:6d}  {summary(record, self._num_classes)}")
 
     def _epoch(self, step: int) -> int:
         return (step - 1) // self._steps_per_epoch + 1
 
 
-def summary(record: dict[str, Any]) -> str:
-    """An evaluation in words."""
+def summary(record: dict[str, Any], num_classes: int) -> str:
+    """An evaluation in words; of five classes or fewer, where top-5 is 100 %, without it."""
+    top5 = f"top-5 {100 * record['top5']:.2f} %  " if num_classes > LISTED else ""
     return (
-        f"test top-1 {100 * record['top1']:.2f} %  top-5 {100 * record['top5']:.2f} %  "
-        f"loss {record['loss']:.4f}  ({int(record['count'])} examples)"
+        f"test top-1 {100 * record['top1']:.2f} %  {top5}loss {record['loss']:.4f}  "
+        f"({counted(int(record['count']), 'example')})"
     )

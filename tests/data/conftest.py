@@ -1,8 +1,12 @@
 """Fixtures of the data package's tests."""
 
+import shutil
+
 import pytest
-from data_helpers import make_photo
+from data_helpers import SHARED, make_photo
 from PIL import Image
+
+CIFAR = SHARED / "data" / "tfds" / "cifar10_jpeg" / "1.0.0"
 
 
 @pytest.fixture
@@ -23,3 +27,19 @@ def image_folder(tmp_path):
         return root
 
     return build
+
+
+@pytest.fixture
+def tfds_dir(tmp_path):
+    """A copy of the prepared CIFAR-10's metadata, with links to its records."""
+    pytest.importorskip("tensorflow_datasets")
+    if not CIFAR.is_dir():
+        pytest.skip("needs shared/data/tfds/cifar10_jpeg")
+    folder = tmp_path / "tfds" / "cifar10_jpeg" / "1.0.0"
+    folder.mkdir(parents=True)
+    for path in CIFAR.iterdir():
+        if "array_record-" in path.name:
+            (folder / path.name).symlink_to(path)
+        else:
+            shutil.copy(path, folder)
+    return tmp_path / "tfds"

@@ -2,6 +2,7 @@ import io
 import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -203,6 +204,42 @@ def test_huge_header_is_refused_before_decoding(photo, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", photo.shape[0] * photo.shape[1] - 1)
     with pytest.raises(BadImage, match="80 x 60"):
         decode(encode(photo, "PNG"), 3)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_small_file_that_says_it_is_huge_takes_no_memory(photo, monkeypatch):
+    """Of a progressive JPEG of 1,493 bytes the decoder would make 1.6 GB of pixels."""
+    monkeypatch.setattr("simplejpeg.decode_jpeg", None)
+    for data in (huge_jpeg(photo, 13_000, 13_000), huge_png(13_000, 13_000)):
+        with pytest.raises(BadImage, match=f"13000 pixels, but it has only {len(data):,} bytes"):
+            decode(data, 3)
+
+
+def test_images_of_one_color_are_not_taken_for_bombs():
+    for kind, options in (("JPEG", {}), ("JPEG", {"progressive": True, "optimize": True}),
+                          ("JPEG", {"quality": 1, "subsampling": 2}), ("PNG", {})):  # fmt: skip
+        data = encode(Image.new("RGB", (5000, 5000), "white"), kind, **options)
+        assert decode(data, 3).shape == (5000, 5000, 3)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("JPEG", 3), ("JPEG", 1), ("PNG", 3), ("PNG", 1)])
+def test_very_large_images_are_halved_one_at_a_time(monkeypatch, kind, channels):
+    photo = make_photo(600, 800)
+    monkeypatch.setattr(images, "LARGE", 600 * 800 - 1)
+    data = encode(photo, kind)
+    half = decode(data, channels)
+    assert half.shape == (300, 400, channels)
+    own = Image.fromarray(photo) if channels == 3 else Image.fromarray(photo).convert("L")
+    expected = np.asarray(own.reduce(2), float).reshape(half.shape)
+    assert np.abs(half - expected).mean() < 3
+    with images._one_large, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(decode, data, channels)
+        small = encode(photo[:, :-1], kind)  # is not waited for, and not halved
+        assert decode(small, channels).shape == (600, 799, channels)
+        assert not waiting.done()
+        images._one_large.release()
+        waiting.result(60)
+        images._one_large.acquire()
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):

@@ -139,7 +139,7 @@ def test_seeds_differ():
 
 def test_batch_larger_than_the_training_set():
     data, config = numbered_dataset(7), make_config(batch_size=8)
-    with pytest.raises(UserError, match="--batch-size is 8, but 'numbered' has only 7"):
+    with pytest.raises(UserError, match="only 7 training examples: give --batch-size 7 or less"):
         training(data, config)  # at once, not at the first batch
 
 
@@ -322,10 +322,10 @@ def test_a_process_has_its_rows_and_reads_no_others():
             return super().__getitem__(index)
 
     config = make_config(batch_size=8, image_size=4, color_noise=0.1)
-    own = np.array([1, 2, 6])
+    own, names = np.array([1, 2, 6]), tuple(map(str, range(30)))
     for make in (
-        lambda images, rows: take(training(Dataset("n", images, images, ("a",)), config,
-                                                rows=rows), 5),
+        lambda images, rows: take(training(Dataset("n", images, images, names), config,
+                                       rows=rows), 5),
         lambda images, rows: list(evaluating(images, config, rows=rows)),
     ):  # fmt: skip
         whole = make(source, None)
@@ -388,7 +388,7 @@ class Slow(ArraySource):
     def __getitem__(self, index):
         time.sleep(0.05)
         return super().__getitem__(index)
-source = Slow("slow", np.zeros((100, 4, 4), np.uint8), np.zeros(100))
+source = Slow("slow", np.zeros((100, 4, 4), np.uint8), np.zeros(100, int))
 batches = training(Dataset("slow", source, source, ("a",)), make_config(image_size=4))
 next(batches)
 """

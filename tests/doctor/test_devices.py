@@ -16,7 +16,7 @@ from tests.doctor.helpers import CPU, config
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A function that makes a machine's files below a directory, which it returns."""
-    for name in ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE"):
+    for name in devices._TPU_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
@@ -30,6 +30,13 @@ def machine(tmp_path, monkeypatch):
         return tmp_path
 
     return build
+
+
+@pytest.mark.parametrize("name", ["TPU_NAME", "TPU_PROCESS_ADDRESSES", "TPU_LIBRARY_PATH"])
+def test_a_tpus_settings_are_known(machine, monkeypatch, name):
+    assert not devices.has_tpu(machine())
+    monkeypatch.setenv(name, "x")
+    assert devices.has_tpu(machine())
 
 
 @pytest.mark.parametrize("framework", ["jax", "torch"])

@@ -201,6 +201,7 @@ def test_data_that_is_gone(run_path, tmp_path):
     shutil.copytree(run_path, copy)
     config = json.loads((copy / "config.json").read_text())
     config["data"]["dataset"] = f"folder:{tmp_path / 'gone'}"
+    del config["digest"]
     (copy / "config.json").write_text(json.dumps(config))
     page = check(build([open_subject(str(copy), Reading())], SMALL))
     assert page.text.count("Not shown: there is no folder") == 6
@@ -221,10 +222,16 @@ def test_damaged_metrics_and_odd_values(run_path, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run_path, copy)
     lines = (copy / "metrics.jsonl").read_text()
-    odd = '{"step": 3, "split": "x"}\n{"step": 5, "split": "eval", "loss": 1e999, "top1": "b"}\n{"s'
-    (copy / "metrics.jsonl").write_text(lines + odd)
+    (copy / "metrics.jsonl").write_text(lines + '{"s')  # a run is writing it
     assert "Not shown" not in check(build([open_subject(str(copy), Reading())], SMALL)).text
-    for line in ("no JSON", '{"step": "<b>", "split": "train"}'):
+    (copy / "metrics.jsonl").write_text(lines.replace('"top1": 0.', '"top1": 1.', 1))
+    page = check(build([open_subject(str(copy), Reading())], SMALL))
+    assert "line 1 is not as it was written" in page.text
+    odd = ("no JSON", '{"step": "<b>", "split": "train"}', '{"step": 3, "split": "x"}',
+           '{"step": 5, "split": "eval", "top1": 1e999}',
+           '{"step": 1' + 400 * "0" + ', "split": "eval"}', '{"step": 1, "split": ["x"]}',
+           '{"step": 1, "split": "eval", "loss": NaN}')  # fmt: skip
+    for line in odd:
         (copy / "metrics.jsonl").write_text(f"{line}\n{lines}")
         page = check(build([open_subject(str(copy), Reading(dataset="none"))], SMALL))
         assert "line 1 is not a record" in page.text

@@ -342,8 +342,7 @@ def test_metrics_that_no_chart_can_show_are_left_out(tmp_path):
     config = TrainConfig(run=RunConfig(workdir=str(tmp_path)))
     write_config(tmp_path, config)
     good = {"step": 1, "split": "train", "loss": 2.5, "top1": 0.5}
-    bad = [{"step": 10**400}, {"split": ["x"]}, {"loss": 10**400}, {"loss": float("nan")}]
-    lines = [json.dumps(good | change) for change in ({}, *bad)]
+    lines = [json.dumps(good | change) for change in ({}, {"loss": 1e31}, {"loss": 10**300})]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     found = open_subject(str(tmp_path), Reading()).metrics
     without_loss = ["split", "step", "top1"]

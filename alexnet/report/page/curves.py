@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from alexnet.report.curves import SPAN, smoothed
 from alexnet.report.page.html import Html, clean, embedded, joined, tag
 from alexnet.report.page.subject import Subject
 
 POINTS = 500  # of each series
-_SPAN = 0.02  # share of a series that its smoothed form averages over
 
 
 def section(subjects: Sequence[Subject]) -> Html:
@@ -44,7 +44,7 @@ def section(subjects: Sequence[Subject]) -> Html:
         tag(
             "p",
             "Training loss on each logged batch is faint, its running mean "
-            f"(over {100 * _SPAN:.0f} % of the run, at least five lines) solid; circles are "
+            f"(over {100 * SPAN:.0f} % of the run, at least five lines) solid; circles are "
             f"evaluations. {note}"
             "Arrow keys move from step to step in a chart, Home and End to its ends.",
             class_="note",
@@ -90,15 +90,6 @@ def curves_of(subject: Subject) -> dict[str, Any] | None:
         found[name] = {k: _rounded(column[kept]) for k, column in columns.items()}
         found["left_out"][name] = len(step) - len(kept)
     return found
-
-
-def smoothed(values: np.ndarray) -> np.ndarray:
-    """A running mean over the values around each, fewer at the ends: float64 [N]."""
-    reach = max(2, round(_SPAN * len(values) / 2))
-    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    places = np.arange(len(values))
-    first, last = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))
-    return (sums[last] - sums[first]) / (last - first)
 
 
 def thinned(values: np.ndarray, mean: np.ndarray, most: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from alexnet.config import TrainConfig
 from alexnet.preprocess import Preprocess
 from alexnet.report.page.html import Html, clean, joined, scrolled, tag
 from alexnet.report.page.subject import Subject
+from alexnet.scores import LISTED
 from alexnet.weights.core import show
 
 
@@ -52,7 +53,8 @@ def card(subject: Subject, place: int) -> Html:
         return tag("article", heading, tag("p", text, class_="missing"), class_="card")
     last, best = evals[-1], max(evals, key=lambda record: record["top1"])
     small = [f"loss {last.get('loss', float('nan')):.4f}", f"step {int(last['step']):,}"]
-    if "top5" in last:
+    few = subject.spec is not None and subject.spec.num_classes <= LISTED  # top-5 is 100 %
+    if "top5" in last and not few:
         small.insert(0, f"top-5 {100 * last['top5']:.2f} %")
     if "count" in last:
         small.append(f"{int(last['count']):,} examples")

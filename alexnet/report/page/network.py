@@ -66,6 +66,7 @@ class Network:
             preprocess.protocol,
             loading,
             BadImages(),
+            num_classes=self.weights.spec.num_classes,
             channel_order=preprocess.normalize.channel_order,
         )
         try:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet import hub, workdir
+from alexnet import hub, metrics, workdir
 from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset
 from alexnet.errors import RunError, UserError
@@ -79,7 +79,7 @@ def open_subject(
     name = path.name if path.name else path.absolute().name
     subject = Subject(clean(name), path, workdir.read_config(path))
     try:
-        subject.metrics = _checked(workdir.read_metrics(path))
+        subject.metrics = _checked(metrics.read(path))
     except UserError as error:
         subject.missing["metrics"] = str(error)
     if with_weights:

@@ -1,0 +1,126 @@
+"""The weights that a run begins with: random ones, or those of `--init-from`."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from alexnet.config import TrainConfig
+from alexnet.errors import UserError
+from alexnet.init import initial_weights
+from alexnet.layers import Spec
+from alexnet.preprocess import describe
+from alexnet.text import printable
+from alexnet.weights import Weights
+
+Arrays = dict[str, np.ndarray]
+
+
+def starting_weights(
+    config: TrainConfig, spec: Spec, classes: Sequence[str] = ()
+) -> tuple[Arrays, list[str]]:
+    """Initial weights, or those of `--init-from`, with sentences on what was done.
+
+    Those are from wherever `open_weights` finds them. A last layer for another number of classes is
+    initialized anew; all else must fit.
+
+    Args:
+        config: of the run.
+        spec: its network.
+        classes: names of the data's classes.
+
+    Raises:
+        UserError: for a file that is not this network's.
+    """
+    fresh = initial_weights(spec, config.run.seed)
+    if config.model.init_from is None or config.run.resume:
+        return fresh, []
+    path, loaded = config.model.init_from, _opened(config.model.init_from, spec)
+    if loaded.spec.name != spec.name:
+        raise UserError(
+            f"--init-from {path} holds variant '{loaded.spec.name}', not '{spec.name}': "
+            f"add --variant {loaded.spec.name}"
+        )
+    found, last = loaded.arrays, list(fresh)[-1].split(".")[0]
+    differ = [n for n in fresh if fresh[n].shape != found[n].shape]
+    if bad := [n for n in differ if not n.startswith(last)]:
+        shapes = ", ".join(f"{n} {found[n].shape} instead of {fresh[n].shape}" for n in bad)
+        raise UserError(f"--init-from {path} has other sizes: {shapes}; see --image-size, --width")
+    notes = _preprocessing_notes(config, loaded)
+    if differ:
+        note = (
+            f"weights from {path}, but {last} is initialized anew: the file has "
+            f"{loaded.spec.num_classes} classes, the data {spec.num_classes}"
+        )
+        return {n: fresh[n] if n.startswith(last) else found[n] for n in fresh}, [note, *notes]
+    arrays, of_classes = _by_class(found, last, loaded.class_names or (), classes)
+    return arrays, [f"weights from {path}", *of_classes, *notes]
+
+
+def _opened(path: str, spec: Spec) -> Weights:
+    from alexnet.trained import open_weights  # with all readers, which other runs don't load
+
+    try:
+        return open_weights(path)
+    except UserError:  # some files leave the network open: perhaps it is this one
+        return open_weights(path, variant=spec.name, image_size=spec.image_size)
+
+
+def _by_class(
+    arrays: Arrays, last: str, theirs: Sequence[str], own: Sequence[str]
+) -> tuple[Arrays, list[str]]:
+    """The last layer's outputs in the order of the data's classes, where their names are known."""
+    from alexnet.names import named
+
+    if not theirs or not own:
+        return arrays, []
+    theirs, own = named(theirs, "").identities, named(own, "").identities
+    if theirs == own:
+        return arrays, []
+    if set(theirs) == set(own) and len(set(own)) == len(own):
+        places = [theirs.index(name) for name in own]
+        moved = {n: a[..., places] if n.startswith(last) else a for n, a in arrays.items()}
+        return moved, [f"the outputs of {last} are put in the order of the data's classes"]
+    first = next(i for i, (a, b) in enumerate(zip(theirs, own, strict=True)) if a != b)
+    return arrays, [
+        f"warning: the weights' classes have other names than the data's (class {first} is "
+        f"{printable(theirs[first]):.60} there and {printable(own[first]):.60} here): {last} is "
+        "kept, class by number"
+    ]
+
+
+def _preprocessing_notes(config: TrainConfig, loaded: Weights) -> list[str]:
+    """A sentence on where a run's preprocessing is that of its weights, a warning where not."""
+    own, theirs = config.preprocess, loaded.preprocess
+    same_geometry = own.protocol.resize_rule == theirs.protocol.resize_rule
+    if own.normalize == theirs.normalize and same_geometry:
+        return [f"preprocessing: {describe(own)}, as the weights' ({loaded.preprocess_from})"]
+    return [
+        f"warning: these weights take {describe(theirs)} ({loaded.preprocess_from}), but this run "
+        f"has {describe(own)}, as its options say"
+    ]
+
+
+def with_preprocessing_of(
+    config: TrainConfig, source: str, given: Collection[str] = ()
+) -> TrainConfig:
+    """The configuration with the preprocessing of weights: they were trained for that.
+
+    Args:
+        config: of a run that begins with them.
+        source: anything that `open_weights` takes.
+        given: names of fields that stay as they are.
+
+    Raises:
+        UserError: where there are no weights to read.
+    """
+    loaded = _opened(source, config.spec(1000))
+    normalize, protocol = loaded.preprocess.normalize, loaded.preprocess.protocol
+    found: dict[str, Any] = {"resize_rule": protocol.resize_rule}
+    if protocol.crop == config.image_size:
+        found["resize_to"] = protocol.resize_to
+    if normalize.channel_order == config.preprocess.normalize.channel_order:
+        found |= {"mean": normalize.mean, "std": normalize.std}
+    new = {name: value for name, value in found.items() if name not in given}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **new))

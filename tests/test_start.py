@@ -1,0 +1,127 @@
+"""What a run begins with: weights, their preprocessing and their classes; on resume, its data."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet import cli
+from alexnet.commands.train import parse_train
+from alexnet.config import DataConfig, TrainConfig
+from alexnet.errors import UserError
+from alexnet.init import initial_weights
+from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
+from alexnet.recipes import recipe
+from alexnet.start import starting_weights
+from alexnet.weights import Weights, save
+from tests.conftest import NARROW
+from tests.weights.helpers import WIDTH, narrow
+
+CAFFE = Preprocess(
+    Normalize((122.68, 116.67, 104.01), (1.0, 1.0, 1.0)), EvalProtocol("warp", 256, 227)
+)
+
+
+@pytest.fixture
+def caffe(tmp_path):
+    weights = dataclasses.replace(narrow("caffe"), preprocess=CAFFE)
+    save(tmp_path / "caffe.safetensors", weights)
+    return tmp_path / "caffe.safetensors"
+
+
+def test_weights_bring_their_preprocessing(caffe):
+    """Inputs 58 times too small, else."""
+    options = ["--recipe", "paper", "--variant", "caffe", "--init-from", str(caffe)]
+    assert parse_train(options).preprocess == CAFFE
+    data = parse_train([*options, "--std", "58", "--resize-rule", "short"]).data
+    assert (data.mean, data.std, data.resize_rule) == (CAFFE.normalize.mean, (58.0,), "short")
+    own = parse_train(options[:4]).preprocess
+    assert own != CAFFE
+    assert parse_train([*options[:4], "--preprocess-from", str(caffe)]).preprocess == CAFFE
+    with pytest.raises(UserError, match="No such file"):
+        parse_train([*options[:4], "--preprocess-from", "nowhere.safetensors"])
+
+
+def test_it_is_said_which_preprocessing_a_run_has(caffe):
+    options = ["--recipe", "paper", "--variant", "caffe", "--init-from", str(caffe)]
+    options += ["--width", str(WIDTH)]
+    config = parse_train(options)
+    notes = starting_weights(config, config.spec(narrow("caffe").spec.num_classes))[1]
+    assert any("as the weights' (the file)" in note for note in notes), notes
+    config = parse_train([*options, "--std", "58"])
+    notes = starting_weights(config, config.spec(narrow("caffe").spec.num_classes))[1]
+    assert any(note.startswith("warning: these weights take both sides") for note in notes), notes
+
+
+def digits_with(path, names):
+    """A configuration that starts from a narrow network with these classes."""
+    base = recipe("digits")
+    config = TrainConfig(
+        model=dataclasses.replace(base.model, width=1 / 16, init_from=str(path)), data=base.data
+    )
+    spec = config.spec(len(names))
+    arrays = initial_weights(spec, 3)
+    save(path, Weights(arrays, spec, config.preprocess, tuple(names)))
+    return config, spec, arrays
+
+
+def test_classes_in_another_order_are_put_in_the_datas(tmp_path):
+    config, spec, arrays = digits_with(tmp_path / "w.safetensors", "abc")
+    found, notes = starting_weights(config, spec, ("c", "a", "b"))
+    assert "put in the order of the data's classes" in notes[1]
+    for name in ("fc8.kernel", "fc8.bias"):
+        assert np.array_equal(found[name], arrays[name][..., [2, 0, 1]])
+    assert np.array_equal(found["fc7.kernel"], arrays["fc7.kernel"])
+
+
+def test_classes_of_other_names_are_told_of(tmp_path):
+    config, spec, arrays = digits_with(tmp_path / "w.safetensors", "abc")
+    found, notes = starting_weights(config, spec, ("a", "b\x1b[31m", "c"))
+    assert "class 1 is b there and b\\x1b[31m here" in notes[1]
+    assert np.array_equal(found["fc8.kernel"], arrays["fc8.kernel"])
+    assert len(starting_weights(config, spec, "abc")[1]) == len(notes) - 1
+
+
+@pytest.fixture
+def folder(tmp_path):
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (70, 70, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{number}.png")
+    return tmp_path / "data"
+
+
+CHANGES = {
+    "class 1 was dog, and is eel now": lambda root: [
+        (root / split / "dog").rename(root / split / "eel") for split in ("train", "val")
+    ],
+    "it had 8 training examples, and has 7 now": lambda root: (root / "train/cat/3.png").unlink(),
+    "its 4 test examples are others than before": lambda root: (root / "val/cat/1.png").rename(
+        root / "val/cat/7.png"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", [None, *CHANGES])
+def test_a_run_is_not_resumed_on_other_data(words, folder, tmp_path, capsys):
+    options = ["train", "--framework", "torch", *NARROW, "--dataset", f"folder:{folder}",
+               "--image-size", "64", "--batch-size", "4", "--schedule", "constant",
+               "--workdir", str(tmp_path / "run")]  # fmt: skip
+    assert cli.main([*options, "--steps", "1"]) == 0
+    if words:
+        CHANGES[words](folder)
+    code = cli.main([*options, "--steps", "2", "--resume"])
+    said = capsys.readouterr()
+    assert code == (2 if words else 0), said.err
+    if words:
+        assert words in said.err
+        assert f"--init-from {tmp_path / 'run'} with another --workdir" in said.err
+
+
+def test_defaults_are_those_of_the_recipe():
+    assert parse_train([]).data == recipe("digits").data
+    assert DataConfig().preprocess_from is None

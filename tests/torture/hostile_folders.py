@@ -1,0 +1,86 @@
+"""Folders made to harm: prepared TFDS data sets and Hugging Face folders."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from alexnet import hub
+from alexnet.data.sources import open_dataset
+from tests.hub.helpers import published
+from tests.torture.odd import replaced_inside
+from tests.weights.helpers import narrow
+
+TFDS = "tensorflow_datasets.core.features"
+
+
+def tfds(random: np.random.Generator, folder: Path, canary: Path) -> None:
+    """A data set whose description names a class to import: none but TFDS's own may be."""
+    module = f"evil_{folder.name.replace('-', '_')}"
+    code = f"open({str(canary)!r}, 'w').close()\nclass Feature: pass\n"
+    (folder / f"{module}.py").write_text(code)
+    here = folder / "data" / "mine" / "1.0.0"
+    here.mkdir(parents=True)
+    info = {
+        "name": "mine", "version": "1.0.0", "fileFormat": "array_record",
+        "splits": [{"name": name, "numBytes": "10", "shardLengths": ["1"]}
+                   for name in ("train", "test")],
+    }  # fmt: skip
+    image = {
+        "pythonClassName": f"{TFDS}.image_feature.Image",
+        "image": {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}},
+    }
+    label = {
+        "pythonClassName": f"{TFDS}.class_label_feature.ClassLabel",
+        "classLabel": {"numClasses": "2"},
+    }
+    features = {
+        "pythonClassName": f"{TFDS}.features_dict.FeaturesDict",
+        "featuresDict": {"features": {"image": image, "label": label}},
+    }
+    names = (f"{module}.Feature", f"{module}.missing", "os.system", "builtins.eval", "..", "",
+             "subprocess.Popen", f"{TFDS}.{module}.Feature", "x" * 10_000, f"{module}")  # fmt: skip
+    choice = random.random()
+    if choice < 0.6:
+        random.choice([features, image, label])["pythonClassName"] = str(random.choice(names))
+    elif choice < 0.8:
+        features = replaced_inside(random, features)
+    else:
+        info = replaced_inside(random, info)
+    (here / "features.json").write_text(json.dumps(features))
+    (here / "dataset_info.json").write_text(json.dumps(info))
+    sys.path.insert(0, str(folder))
+    try:
+        open_dataset("tfds:mine", data_dir=folder / "data")
+    finally:
+        sys.path.remove(str(folder))
+
+
+def hugging_face(random: np.random.Generator, folder: Path, canary: Path) -> None:
+    """A Hugging Face folder whose config.json lies, or whose files are none."""
+    path = folder / "hf"
+    if random.random() < 0.5:
+        published(path)
+    else:
+        hub.write_folder(path, narrow("torchvision", image_size=67))
+    config, model = path / "config.json", path / "model.safetensors"
+    make = [
+        lambda: config.write_text("[" * 100_000), lambda: config.write_bytes(random.bytes(300)),
+        lambda: os.truncate(model, int(random.integers(1000))), model.unlink,
+        lambda: _as_link(model, "/dev/zero"), lambda: _as_link(config, "/dev/zero"),
+        lambda: _as_link(config, config.name), lambda: shutil.copyfile(config, model),
+    ]  # fmt: skip
+    if random.random() < 0.7:
+        values = json.loads(config.read_text())
+        config.write_text(json.dumps(replaced_inside(random, values)))
+    else:
+        make[random.integers(len(make))]()
+    hub.read_folder(path)
+
+
+def _as_link(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)

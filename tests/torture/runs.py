@@ -1,0 +1,101 @@
+"""Narrow training runs, and what must be equal in two that are the same run."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from tests.torture.zygote import Zygote
+
+FRAMEWORKS = ("jax", "torch")
+OPTIONS = (
+    "--width", "0.03", "--image-size", "64", "--batch-size", "4", "--flip", "--steps", "12",
+    "--warmup-steps", "5", "--learning-rate", "0.05",
+    "--eval-every", "4", "--checkpoint-every", "3", "--log-every", "1",
+)  # fmt: skip
+
+
+def reference(folder: Path, framework: str) -> Path:
+    """The work directory of a whole run, made once for all campaigns."""
+    return folder / "reference" / framework
+
+
+def changes(folder: Path, framework: str) -> Path:
+    """The list of all that the whole run did to its files, in order."""
+    return folder / "reference" / f"{framework}.changes"
+
+
+def make_references(folder: Path) -> None:
+    """Train the whole runs, unless they are there."""
+    for framework in FRAMEWORKS:
+        path, log = reference(folder, framework), folder / f"{framework}.log"
+        if path.is_dir():
+            continue
+        path.parent.mkdir(exist_ok=True)
+        words = begin_or_resume(path, framework)
+        into = str(changes(folder, framework))
+        code = Zygote(framework).run(words, log, trace=into, folder=str(path))
+        assert code == 0, tail(log)
+
+
+def begin_or_resume(path: Path, framework: str) -> list:
+    """The command line of somebody whose run was cut short: words after `alexnet`."""
+    words = ["train", "--workdir", path]
+    if (path / "config.json").exists():
+        return [*words, "--resume"]
+    return [*words, "--framework", framework, *OPTIONS]
+
+
+def records(path: Path) -> list[dict]:
+    """The lines of metrics.jsonl without the one thing that is not reproducible."""
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "examples_per_second"} for line in lines
+    ]
+
+
+def assert_same_run(
+    path: Path, whole: Path, with_metrics: bool = True, with_steps: bool = True
+) -> None:
+    """Assert that a run left what an uninterrupted one did: metrics, weights, and no other file.
+
+    Without `with_steps` it may have checkpoints of other steps, as one that a signal stopped has.
+    """
+    ours, theirs = records(path), records(whole)
+    assert ours == theirs or not with_metrics, f"metrics: {_steps(ours)}, not {_steps(theirs)}"
+    weights = [(one / "weights.safetensors").read_bytes() for one in (path, whole)]
+    # the name of the run is in the file
+    assert _arrays(weights[0]) == _arrays(weights[1]), "the final weights differ"
+    differ = names(path) ^ names(whole)
+    if not with_steps:
+        differ = {name for name in differ if not re.fullmatch("checkpoints/[0-9]{8}", name)}
+    assert not differ, f"files: {differ}"
+
+
+def names(path: Path) -> set[str]:
+    """A run's files, those of TensorBoard and of a checkpoint's inside aside."""
+    found = {str(one.relative_to(path)) for one in path.rglob("*")}
+    inside = ("tensorboard/", "checkpoints/")
+    own = {name for name in found if not name.startswith(inside) or name.count("/") == 1}
+    return {name for name in own if not name.startswith("tensorboard/events.")}
+
+
+def _arrays(data: bytes) -> bytes:
+    """All bytes behind a safetensors header."""
+    return data[8 + int.from_bytes(data[:8], "little") :]
+
+
+def _steps(lines: list[dict]) -> str:
+    return " ".join(f"{line['step']}{line['split'][0]}" for line in lines)
+
+
+def finish(zygote: Zygote, path: Path, framework: str, log: Path) -> None:
+    """Resume a run to its end."""
+    code = zygote.run(begin_or_resume(path, framework), log)
+    assert code == 0, f"resuming ended with {code}: {tail(log)}"
+    assert "Traceback" not in log.read_text()
+
+
+def tail(log: Path) -> str:
+    """The last of what a process said."""
+    return os.fsdecode(log.read_bytes()[-1200:])
