@@ -100,7 +100,7 @@ def load_file(
     read = _module(_READERS[format]).read
     try:
         if format == "safetensors":
-            return _agreeing(read(file), variant, image_size)
+            return agreeing(read(file), variant, image_size)
         found = read(file, folder) if format == "onnx" else read(file)
         return complete(found, "", variant, image_size, preprocess)
     except UserError as error:
@@ -115,8 +115,12 @@ def _module(name: str) -> Any:
     return import_module(f"alexnet.weights.{name}")
 
 
-def _agreeing(weights: Weights, variant: str | None, image_size: int | None) -> Weights:
-    """Canonical weights, where they are those asked for."""
+def agreeing(weights: Weights, variant: str | None, image_size: int | None) -> Weights:
+    """Weights that say themselves what they are, where that is what is asked for.
+
+    Raises:
+        UserError: where it isn't.
+    """
     spec = weights.spec
     if variant not in (None, spec.name) or image_size not in (None, spec.image_size):
         raise UserError(
