@@ -194,9 +194,8 @@ def evaluate_weights(
     config = config_of(source)
     observer, processes = observer or Observer(), processes or Processes()
     framework = framework or framework_for(source)
-    if batch_size is None:
-        batch_size = config.data.batch_size if config else _BATCH
-    precision = precision or (config.model.precision if config else "fp32")
+    own = (config.data.batch_size, config.model.precision) if config else (_BATCH, "fp32")
+    batch_size, precision = own[0] if batch_size is None else batch_size, precision or own[1]
     _check(framework, protocols, batch_size, precision, on_bad_image, loader_threads)
     whole = open_weights(
         source, step=step, variant=variant, image_size=image_size, preparation=preparation
@@ -204,9 +203,8 @@ def evaluate_weights(
     data, notes = data_of(whole, config, dataset, data_dir, seed)
     engine = open_engine(whole, framework, batch_size, precision=precision, devices=devices)
     observer.begin(whole, data, engine.describe(), [*whole.notes, *notes])
-    loading = Loading(
-        batch_size, whole.spec.channels, loader_threads, on_bad_image, rows=engine.rows
-    )
+    channels, rows = whole.spec.channels, engine.rows
+    loading = Loading(batch_size, channels, loader_threads, on_bad_image, rows=rows)
     return [
         _evaluate(engine, whole, data, loading, protocol, processes, observer)
         for protocol in protocols
@@ -253,7 +251,6 @@ def _evaluate(
         channel_order=order,
         ten_crop=view.ten_crop,
     )
-
     progress = functools.partial(observer.progress, protocol, len(source))
 
     def take(batch: Batch, logits: np.ndarray) -> None:

@@ -89,8 +89,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         file = open(temporary, "xb")  # noqa: SIM115  (closed below, before the rename)
     except OSError as error:
         forget_temporary(temporary)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (RunError if full else UserError)(f"can't write {path}: {error.strerror}") from error
+        kind = RunError if is_full(error) else UserError
+        raise kind(f"can't write {path}: {error.strerror}") from error
     try:
         with file:
             yield file
@@ -102,6 +102,11 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         forget_temporary(temporary)
     sync(path.parent)
+
+
+def is_full(error: OSError) -> bool:
+    """Tell a disk without space, or a user's share of it, from a mistake."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def temporary_beside(path: Path) -> Path:

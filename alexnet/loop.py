@@ -87,6 +87,7 @@ class Trainer:
     step: int = 0
     evals: list[dict[str, float]] = field(default_factory=list)
     saved_step: int = -1
+    last_loss: float | None = None  # of a training batch
     bad_images: BadImages = field(default_factory=BadImages)
     bad_eval_images: BadImages = field(default_factory=BadImages)
     timed: tuple[int, float] = (0, 0.0)  # a step and when it was done, without later pauses
@@ -171,7 +172,8 @@ class Trainer:
         """Wait for a step's metrics, refuse a loss that is no number, and log."""
         values = self.engine.fetch(metrics)
         if not math.isfinite(values["loss"]):
-            raise self._diverged(f"the loss is {values['loss']} at step {step}")
+            raise self._diverged(f"the loss is {values['loss']} at step {step}", rate)
+        self.last_loss = values["loss"]
         self._name_bad(self.bad_images)
         if values["loss"] == values["top1"] == 0:  # of one example or more, one of them is above 0
             raise UserError(
@@ -202,7 +204,8 @@ class Trainer:
         found = self._evaluate(stop) if due else None
         if found:
             if not math.isfinite(found["loss"]):
-                raise self._diverged(f"the evaluation's loss is {found['loss']}")
+                sentence = f"the evaluation's loss is {found['loss']} at step {self.step}"
+                raise self._diverged(sentence, self._learning_rate())
             record: dict[str, Any] = {"step": self.step, "split": "eval", **found}
             record["learning_rate"] = self._learning_rate()
             self._write(record)
@@ -246,7 +249,8 @@ class Trainer:
 
     def _save(self) -> None:
         if not self.engine.is_finite():
-            raise self._diverged(f"a weight is not a finite number after step {self.step}")
+            sentence = f"a weight is not a finite number after step {self.step}"
+            raise self._diverged(sentence, self._learning_rate())
         self.checkpoints.save(self.step, self.engine.snapshot(), self._meta())
         self.saved_step = self.step
 
@@ -277,9 +281,12 @@ class Trainer:
             self.saved_step = self.step
         return meta
 
-    def _diverged(self, what: str) -> RunError:
+    def _diverged(self, what: str, rate: float) -> RunError:
+        """The error for numbers that are none: pixels and labels are finite, so it's the rate."""
         self.checkpoints.wait()
+        before = "" if self.last_loss is None else f", after {self.last_loss:.4g} the step before"
         return RunError(
-            f"{what}; {self.checkpoints.last_good()}. Try a lower --learning-rate, more "
+            f"{what}{before}: steps at a learning rate of {rate:.4g} are too large for this "
+            f"network and batch; {self.checkpoints.last_good()}. Try a lower --learning-rate, more "
             "--warmup-steps or --clip-norm 1"
         )

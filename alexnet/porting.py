@@ -22,7 +22,7 @@ from alexnet.staging import staging, take_place
 from alexnet.weights import Weights
 from alexnet.weights.adapt import adapt, fold_preprocess
 from alexnet.weights.assemble import usable_names
-from alexnet.weights.formats import from_suffix
+from alexnet.weights.formats import agreeing, from_suffix
 from alexnet.weights.precision import Dtype, check_finite
 
 FOLDER = "hf-folder"  # what `--to` calls a Hugging Face folder
@@ -171,7 +171,9 @@ def _is_measured(record: Mapping[str, Any]) -> bool:
     return all(type(n) in (int, float) and abs(n) < 1e100 for n in numbers)  # nor NaN
 
 
-def _write_run_as(target_format: str | None, source: Path, state: RunState, target: Path) -> str:
+def _write_run_as(
+    target_format: str | None, source: str | PurePath, state: RunState, target: Path
+) -> str:
     """Write a run for `target_format`, by default the other framework, and say what was done."""
     other = "torch" if state.config.framework == "jax" else "jax"
     framework = cast(Framework, target_format or other)
@@ -183,24 +185,42 @@ def _write_run_as(target_format: str | None, source: Path, state: RunState, targ
     )
 
 
-def _refuse_run_options(
-    source: str | PurePath, step: int | None, target: Path, target_format: str | None
-) -> None:
-    """Refuse what only a run can be asked for."""
-    if step is not None:
-        raise UserError(f"--step names a checkpoint of a run, but {source} is no run: omit it")
-    if target_format in ("jax", "torch") and not target.suffix:
-        raise UserError(
-            f"{source} holds weights only, no run: train from them with --init-from {source}"
-        )
-
-
 def no_weights(path: Path) -> UserError:
     """The error for a directory that is none of those that hold weights."""
     return UserError(
         f"{path} is a directory, but neither a run's work directory (no config.json) nor a "
         "Hugging Face folder (no model.safetensors)"
     )
+
+
+def _read(
+    source: str | PurePath,
+    format: str | None,
+    step: int | None,
+    variant: str | None,
+    image_size: int | None,
+) -> tuple[Weights, RunState | None]:
+    """The weights of a source, and the run that they are of, if any.
+
+    Raises:
+        UserError: for what can't be read, and options that this kind of source has no use for.
+    """
+    path = hub.local(source)
+    if path.parent.name == workdir.CHECKPOINTS and is_run(path.parent.parent):
+        path, step = path.parent.parent, _step_of(path)
+    run, folder = is_run(path), hub.is_folder(path)
+    if step is not None and not run:
+        raise UserError(f"--step names a checkpoint of a run, but {source} is no run: omit it")
+    if format is not None and (run or folder):
+        raise UserError(f"--from is for files, and {source} is a directory: omit it")
+    if run:
+        state = read_run(path, step)
+        return agreeing(run_weights(state, path), variant, image_size), state
+    if folder:
+        return hub.read_folder(path, variant=variant, image_size=image_size), None
+    if path.is_dir():
+        raise no_weights(path)
+    return weights.load(path, format, variant=variant, image_size=image_size), None
 
 
 def _changed(whole: Weights, to_variant: str | None, fold: bool) -> Weights:
@@ -259,31 +279,24 @@ def convert(
     """
     if target.suffix and target_format not in (FOLDER, "jax", "torch"):
         check_target(target)
-    path, run = hub.local(source), None
-    if path.parent.name == workdir.CHECKPOINTS and is_run(path.parent.parent):
-        path, step = path.parent.parent, _step_of(path)
-    if hub.is_folder(path):
-        _refuse_run_options(source, step, target, target_format)
-        whole = hub.read_folder(path, variant=variant, image_size=image_size)
-    elif is_run(path):
-        state = read_run(path, step)
-        whole, run = run_weights(state, path), training(state)
-        if target_format in ("jax", "torch") or (target_format is None and not target.suffix):
-            _refuse_changes(change, target)
-            _check_finite(state.arrays, path)
-            return whole, [_write_run_as(target_format, path, state, target)]
-    elif path.is_dir():
-        raise no_weights(path)
-    else:
-        _refuse_run_options(source, step, target, target_format)
-        whole = weights.load(path, source_format, variant=variant, image_size=image_size)
+    whole, state = _read(source, source_format, step, variant, image_size)
+    if target_format in ("jax", "torch") and not target.suffix and state is None:
+        raise UserError(
+            f"{source} holds weights only, no run: train from them with --init-from {source}"
+        )
+    moved = target_format in ("jax", "torch") or (target_format is None and not target.suffix)
+    if state and moved:
+        _refuse_changes(change, target)
+        _check_finite(state.arrays, source)
+        return whole, [_write_run_as(target_format, source, state, target)]
     if change.preparation:
         whole = prepared(whole, change.preparation)
     whole = _changed(whole, change.variant, change.fold)
-    _check_finite({"weights": whole.arrays}, path if run else None)
+    _check_finite({"weights": whole.arrays}, source if state else None)
     format = target_format or from_suffix(target, whole)
     notes = _notes(source, whole, format, change)
     if format == FOLDER:
+        run = training(state) if state else None
         hub.write_folder(target, whole, run=run, overwrite=overwrite, dtype=change.dtype)
     else:
         weights.save(target, whole, format, change.dtype)
@@ -320,7 +333,7 @@ def _notes(source: str | PurePath, whole: Weights, format: str, change: Change) 
     ]
 
 
-def _check_finite(arrays: Arrays, run: Path | None) -> None:
+def _check_finite(arrays: Arrays, run: str | PurePath | None) -> None:
     """Refuse a run's, or a file's, arrays with numbers that are none."""
     way_out = (
         f"the network diverged; --step takes an earlier checkpoint of {run}"

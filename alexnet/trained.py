@@ -18,6 +18,7 @@ from alexnet.porting import is_run, no_weights, read_run, run_config, run_weight
 from alexnet.preparation import PreparationConfig, prepared
 from alexnet.text import printable
 from alexnet.weights import Weights
+from alexnet.weights.formats import agreeing
 
 _TRIES = 5  # at the newest checkpoint of a run that is being trained
 
@@ -69,7 +70,7 @@ def _open(
         return source
     path = hub.local(source)
     if is_run(path):
-        return _of_run(path, step)
+        return agreeing(_of_run(path, step), variant, image_size)
     if hub.is_folder(path):
         return hub.read_folder(path, variant=variant, image_size=image_size)
     if step is not None:

@@ -71,8 +71,8 @@ def _in_a_sentence(path: Path) -> Iterator[None]:
     except ConnectionError as error:
         raise RunError(f"--workdir {path}: {error.strerror}") from error
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--workdir {path} can't be used: {reason}") from error
+        kind = RunError if files.is_full(error) else UserError
+        raise kind(f"--workdir {path} can't be used: {error.strerror or error}") from error
 
 
 def _prepare(path: Path, config: TrainConfig) -> None:

@@ -1,6 +1,7 @@
 """A training state on disk, by Orbax: `params`, `statistics` and `momentum`, by layer name."""
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,13 +101,22 @@ def _checkpointer() -> ocp.StandardCheckpointer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to itself what Orbax logs of an error that it raises: on a full disk, 200 lines."""
+    """Keep from the terminal what else comes of an error that is raised: 200 lines or more.
+
+    Orbax logs it; TensorStore goes on writing, and finds that Orbax has closed its event loop.
+    """
     logger = logging.getLogger("absl")
     logger.addFilter(_above_error)
+    sys.unraisablehook = _without_closed_loops  # to the end: TensorStore's threads write on
     try:
         yield
     finally:
         logger.removeFilter(_above_error)
+
+
+def _without_closed_loops(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _above_error(record: logging.LogRecord) -> bool:

@@ -31,6 +31,8 @@ def as_google(handler: Callable) -> Callable:
     def handle(request: Any, response: Any, storage: Any) -> None:
         bucket = request.params.get("bucket_name")
         name = request.params.get("object_id") or request.query.get("name", [None])[0]
+        if request.query.get("uploadType") == ["multipart"]:
+            name = request.data["meta"]["name"]
         before = generation(storage, bucket, name)
         if (status := refusal(request, storage, bucket, name, before)) is None:
             handler(request, response, storage)

@@ -156,3 +156,23 @@ def test_a_diverged_run_is_not_moved(tmp_path):
     porting.write_run(tmp_path / "other", damaged, "torch")
     with pytest.raises(UserError, match=r"in fc7.bias \(1\)"):
         porting.convert(tmp_path / "other", tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": "paper"}, "it is 'torchvision' for .* pixels, as it says itself"),
+        ({"image_size": 99}, "it is 'torchvision' for .* pixels, as it says itself"),
+        ({"source_format": "torch"}, "--from is for files, and .* is a directory: omit it"),
+    ],
+)
+def test_options_for_files_that_leave_it_open_are_not_ignored(options, message, whole, tmp_path):
+    with pytest.raises(UserError, match=message):
+        porting.convert(whole, tmp_path / "w.safetensors", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_runs_variant_may_be_named(whole):
+    assert open_weights(whole, variant="torchvision").spec.name == "torchvision"
+    with pytest.raises(UserError, match="not 'paper' for"):
+        open_weights(whole, variant="paper")

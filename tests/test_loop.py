@@ -163,7 +163,7 @@ def test_a_checkpoint_that_fails_ends_the_run_at_the_next_step(tmp_path):
 def test_a_loss_that_is_no_number_names_step_and_checkpoint(tmp_path, value):
     engine = CountingEngine()
     engine.loss = lambda: value if engine.steps == 5 else 1.0
-    with pytest.raises(RunError, match=r"at step 5; the last good checkpoint is .*00000003"):
+    with pytest.raises(RunError, match=r"at step 5, after 1 the .* rate of .*; .*00000003"):
         run(make_trainer(tmp_path, engine))
     assert all(line["step"] < 5 for line in lines(tmp_path))
 
@@ -171,7 +171,7 @@ def test_a_loss_that_is_no_number_names_step_and_checkpoint(tmp_path, value):
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
     engine = CountingEngine()
     engine.finite = False
-    with pytest.raises(RunError, match="a weight is not a finite number after step 3; none was"):
+    with pytest.raises(RunError, match=r"not a finite number after step 3.* none was"):
         run(make_trainer(tmp_path, engine))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from alexnet import cli, porting
 from alexnet.errors import UserError
 from alexnet.preparation import PreparationConfig, prepared, said
 from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
+from alexnet.text import printable, storable
 from alexnet.trained import open_weights
 from alexnet.weights import load, save
 from tests.weights.helpers import narrow
@@ -186,3 +188,18 @@ def test_verify_compares_with_the_rounded_numbers(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["verify"]["passed"]
     assert "the target's numbers are rounded to bf16" in told["notes"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a[[/b].pth", "[/b", "caf\udce9.pth", "n\nl\x1b[31m.pth", "[red]"]
+)
+def test_odd_names_are_names(name, tmp_path, capsys):
+    """Not markup, nor text that a terminal obeys."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    save(tmp_path / name, narrow("torchvision"), "torchvision")
+    assert cli.main(["convert", str(tmp_path / name), str(tmp_path / "w.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert printable(name) in out
+    assert "\x1b" not in out
+    assert len(out.splitlines()) == 3
+    assert load(tmp_path / "w.safetensors").source == storable(f"{Path(name).name} (torch)")

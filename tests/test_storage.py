@@ -4,8 +4,12 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import json
+import os
+import socket
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import fsspec
@@ -13,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet import cli, files, metrics, workdir
+from alexnet import cli, files, lock, metrics, workdir
 from alexnet.config import from_json, to_json
 from alexnet.data.folder import open_folder
 from alexnet.data.images import BadImage, decode
@@ -433,3 +437,69 @@ def test_a_run_starts_from_weights_in_a_bucket(bucket):
 def test_binary_files_arrive_byte_for_byte(end, bucket):
     put(bucket / "binary", content := b"\x00\r\n\r\n\xff" + end)
     assert (bucket / "binary").read_bytes() == content
+
+
+# One writer
+
+
+def test_a_lock_in_a_bucket_has_one_holder(bucket, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.3)
+    run = bucket / "run"
+    held = lock.acquire(run)
+    with pytest.raises(UserError, match=f"process {os.getpid()} on host "):
+        lock.acquire(run)
+    assert "waiting to see if process" in capsys.readouterr().err
+    held.release()
+    assert not (run / "lock").exists()
+    lock.acquire(run).release()
+
+
+@pytest.mark.parametrize(
+    ("holder", "waits"),
+    [
+        ({"host": "elsewhere", "process": 1, "token": "a", "age": 0}, True),  # killed there
+        ({"host": "elsewhere", "process": 1, "token": "a", "age": 500}, False),
+        ({"host": socket.gethostname(), "process": 4_000_000, "token": "a", "age": 0}, False),
+        ({}, False),
+    ],
+    ids=["silent", "silent for long", "killed here", "unreadable"],
+)
+def test_a_lock_in_a_bucket_ends_some_time_after_its_holder(
+    holder, waits, bucket, monkeypatch, capsys
+):
+    monkeypatch.setattr(lock, "EXPIRE_SECONDS", 2)
+    renewed = {"renewed": time.time() - holder.pop("age", 0)} if holder else {}
+    put(bucket / "run/lock", json.dumps(holder | renewed).encode())
+    lock.acquire(bucket / "run").release()
+    assert ("waiting to see if process 1 on elsewhere" in capsys.readouterr().err) == waits
+    assert not (bucket / "run/lock").exists()
+
+
+def test_a_lock_in_a_bucket_is_renewed(bucket, monkeypatch):
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.3)
+    held = lock.acquire(bucket / "run")
+    first, deadline = held._holder(), time.monotonic() + 20
+    while held._holder()["renewed"] == first["renewed"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    held.release()
+
+
+def test_a_run_whose_lock_was_taken_over_ends(bucket):
+    program = """
+import sys, time
+from alexnet import files, lock
+lock.RENEW_SECONDS = 0.5
+lock.acquire(files.as_path("gs://bucket/run"))
+print("held", flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT,
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline() == "held\n"
+        put(bucket / "run/lock", b'{"token": "another"}')
+        assert process.wait(timeout=60) == 1
+        assert "another run has taken over gs://bucket/run" in process.stderr.read()

@@ -154,7 +154,7 @@ def test_init_from_takes_a_run_and_tells_of_another_preprocessing(finished, tmp_
     framework, whole, _ = finished
     options = ("--framework", framework, *NARROW, "--steps", 1, "--init-from", whole)
     same = run_train(*options, "--workdir", tmp_path / "a")
-    assert "warning" not in same.stdout
+    assert "these weights take" not in same.stdout
     assert f"weights from {whole}" in same.stdout
     assert "mean 77.9 77.9 77.9, std 95.9 95.9 95.9, as the weights'" in same.stdout
     other = run_train(*options, "--mean", 5, "--std", 7, "--workdir", tmp_path / "b")
@@ -212,7 +212,7 @@ MISTAKES = {
     "--dataset tfds:cifar10 --data-dir /nowhere/at/all": "prepare",
     "--image-size 20": "smallest that works is 63",
     "--variant paper --image-size 60": "smallest that works is 67",
-    "--batch-size 5000": "only 1438 training examples",
+    "--batch-size 5000": "only 1,438 training examples: give --batch-size 1438 or less",
     "--resume": "--workdir",
     "--resume --workdir {tmp}/none": "no run",
     "--workdir {tmp}/file": "is a file",

@@ -66,12 +66,14 @@ class Options:
 def main(options: Options) -> int:
     """Convert, and say what was done; 1 where --verify finds a difference."""
     from rich.console import Console
+    from rich.text import Text
 
     if options.verify:
         from alexnet.verify import check
 
         check(options.images)  # before anything is written
-    with Console(stderr=True).status(f"converting {options.source}"):  # on a terminal only
+    text = Text(f"converting {printable(options.source)}")  # in which no [markup] is read
+    with Console(stderr=True).status(text):  # on a terminal only
         change = porting.Change(
             options.to_variant, options.fold, options.preparation or None, options.dtype
         )

@@ -12,6 +12,7 @@ from alexnet.data.dataset import Dataset
 from alexnet.draws import stratified_split
 from alexnet.errors import UserError, nearest
 from alexnet.files import as_path, is_remote, walk
+from alexnet.text import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 EVAL_FOLDERS = ("val", "validation", "test")
@@ -34,8 +35,7 @@ class FolderSource:
 
     def describe(self, index: int) -> str:
         """The file's path, escaped where it has characters that can't be printed."""
-        file = self.files[index]
-        return file if file.isprintable() else ascii(file)
+        return printable(self.files[index])
 
     def digest(self) -> str:
         """Digest of the files' names below `root`, and of their labels."""

@@ -13,6 +13,7 @@ import numpy as np
 from alexnet.data.dataset import Dataset
 from alexnet.data.prepared import INFO, check_metadata
 from alexnet.errors import RunError, UserError, unknown
+from alexnet.text import printable
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 OTHER_FILES = 256  # files a run has open besides shards: libraries, devices, sockets
@@ -50,7 +51,7 @@ class TfdsSource:
         if self.file_key:
             raw = self._record(index)[self.file_key]
             text = raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)
-            file = f"{text if text.isprintable() else ascii(text)}, "
+            file = f"{printable(text)}, "
         return f"{file}example {index} of {self.name}"
 
     def _record(self, index: int) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def write_folder(
         write_json(built / CONFIG, config.to_json(weights, scheme, digest))
         with atomic_write(built / CARD) as file:
             file.write(model_card(weights, run, torchvision=scheme is TORCHVISION_KEYS).encode())
-        _place(built, directory)
+        _place(built, directory, overwrite)
 
 
 def read_folder(
@@ -178,12 +178,12 @@ def _check_free(directory: Path, overwrite: bool) -> None:
         raise UserError(f"{directory / blocked[0]} is a directory: remove it, or name another one")
 
 
-def _place(built: Path, directory: Path) -> None:
+def _place(built: Path, directory: Path, overwrite: bool) -> None:
     """Give complete files their place."""
-    if not directory.exists() or not any(directory.iterdir()):
-        if take_place(built, directory):
-            return
-        _check_free(directory, overwrite=False)  # somebody was faster
+    empty = not directory.exists() or not any(directory.iterdir())
+    if empty and take_place(built, directory):
+        return
+    _check_free(directory, overwrite)  # once more: somebody may have been faster
     sync(built)
     (directory / CONFIG).unlink(missing_ok=True)  # a half-replaced folder is none
     for name in FILES:

@@ -36,7 +36,6 @@ class Found:
     preprocess: Preprocess | None = None
     class_names: tuple[str, ...] | None = None
     mean_image: bool = False
-    notes: tuple[str, ...] = ()  # sentences on what was changed as it was read
 
 
 def complete(
@@ -70,7 +69,7 @@ def complete(
     if found.colors == "BGR" and spec.channels == 3:
         arrays["conv1.kernel"] = layout.swap_colors(arrays["conv1.kernel"])
     # After fc6's rows, which are copied in the file's type: two bytes a number in half precision.
-    notes = found.notes + all_fp32(arrays)
+    notes = all_fp32(arrays)
     # Readers give views of the file, at whatever byte they start; frameworks want whole words.
     # Last, so that fc6 is not copied a second time.
     for name, array in arrays.items():

@@ -97,7 +97,9 @@ def _describe(weights: Weights) -> dict[str, str]:
     """The metadata, digests aside."""
     names = weights.class_names
     if names is not None:
-        names = names_from_json(list(map(storable, names)), weights.spec.num_classes)
+        # A run must not lose its weights over a name.
+        texts = [storable(name)[:LONGEST_TEXT] for name in names]
+        names = names_from_json(texts, weights.spec.num_classes)
     preprocess = preprocess_to_json(weights.preprocess)
     preprocess_from_json(preprocess, weights.spec.channels)
     return {

@@ -100,7 +100,7 @@ def load_file(
     read = _module(_READERS[format]).read
     try:
         if format == "safetensors":
-            return _agreeing(read(file), variant, image_size)
+            return agreeing(read(file), variant, image_size)
         found = read(file, folder) if format == "onnx" else read(file)
         return complete(found, "", variant, image_size, preprocess)
     except UserError as error:
@@ -115,8 +115,12 @@ def _module(name: str) -> Any:
     return import_module(f"alexnet.weights.{name}")
 
 
-def _agreeing(weights: Weights, variant: str | None, image_size: int | None) -> Weights:
-    """Canonical weights, where they are those asked for."""
+def agreeing(weights: Weights, variant: str | None, image_size: int | None) -> Weights:
+    """Weights that say themselves what they are, where that is what is asked for.
+
+    Raises:
+        UserError: where it isn't.
+    """
     spec = weights.spec
     if variant not in (None, spec.name) or image_size not in (None, spec.image_size):
         raise UserError(
@@ -144,8 +148,6 @@ def save(
     if choose("format", format, FORMATS) not in WRITABLE:
         raise UserError(f"{format} is read only; written are {', '.join(WRITABLE)}")
     choose("dtype", dtype, STORED)
-    if dtype != "fp32" and format == "onnx":
-        raise UserError(f"{format} files are written as fp32 only: leave --dtype {dtype} out")
     check(weights.arrays, weights.spec)
     check_range(weights.arrays, dtype)
     if format == "torchvision" and weights.spec.name != "torchvision":
@@ -161,8 +163,7 @@ def save(
 def write(file: BinaryIO, weights: Weights, format: str, dtype: Dtype = "fp32") -> None:
     """Write checked weights to a file that is open at its start."""
     keys = {"torchvision": (TORCHVISION_KEYS,), "torch": (torch_keys(weights.spec),)}
-    half = {} if dtype == "fp32" else {"dtype": dtype}
-    _module(_WRITERS[format]).write(file, weights, *keys.get(format, ()), **half)
+    _module(_WRITERS[format]).write(file, weights, *keys.get(format, ()), dtype=dtype)
 
 
 def from_suffix(path: str | Path, weights: Weights) -> str:

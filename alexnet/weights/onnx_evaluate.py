@@ -16,8 +16,10 @@ import numpy as np
 from alexnet.errors import UserError
 from alexnet.layers import show
 from alexnet.weights import reference
+from alexnet.weights.core import READABLE
 from alexnet.weights.onnx_graph import Graph, package
 from alexnet.weights.onnx_run import LARGEST, Run
+from alexnet.weights.precision import to_fp32
 
 BUDGET = 400 << 20  # bytes that a run may make; weights that the file holds come on top
 _WORK = 20_000_000_000  # multiplications and additions in a run; AlexNet has 1.1 at 227 pixels
@@ -26,11 +28,11 @@ _MAX_INT = 1 << 20  # of attributes; a dense layer has 9,216 inputs
 _SLOW = 10  # multiplications that take as long as a number of a window does
 _SHAPED = {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "Equal"}  # by their operands, broadcast
 _OTHERS = {
-    "Cast", "Concat", "Constant", "Flatten", "Gather", "Identity", "LogSoftmax", "MatMul", "Pad",
+    "Cast", "Concat", "Constant", "Flatten", "Gather", "LogSoftmax", "MatMul", "Pad",
     "Reciprocal", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Split", "Sqrt", "Squeeze",
-    "Transpose", "Unsqueeze",
+    "Unsqueeze",
 }  # fmt: skip
-_CASTS = {1: 4, 6: 4, 7: 8, 9: 1, 11: 8}  # TensorProto.DataType to bytes
+_CASTS = {1: 4, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}  # TensorProto.DataType to bytes
 _FLOATS = {1, 10, 11, 16}
 _ENDS = {"Softmax", "LogSoftmax"}
 
@@ -132,22 +134,22 @@ def _step(found: Run, node: Any) -> None:
         text = "".join(char if char.isprintable() else " " for char in text)
         raise UserError(f"its {_show(node)} can't be run: {text}") from error
     for name, value in zip(node.output, results, strict=False):
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fib":
+        if not isinstance(value, np.ndarray) or not (value.dtype.kind in "ib" or _floats(value)):
             raise UserError(f"its {_show(node)} makes no numbers")
-        found.values[name] = value if value.dtype.kind != "f" else _single(found, value)
+        found.values[name] = value
 
 
-def _single(found: Run, value: np.ndarray) -> np.ndarray:
-    """Floats as fp32, in which the run computes whatever the file is in."""
-    if value.dtype != np.float32:
-        found.spend(4 * value.size, found.left)
-    return value.astype(np.float32, copy=False)
+def _floats(value: Any) -> bool:
+    """Tell arrays of floats, of any precision that is read."""
+    return isinstance(value, np.ndarray) and value.dtype in READABLE
 
 
-def _cast(found: Run, node: Any, x: np.ndarray) -> list[Any]:
-    """Change a type; half and double precision are fp32 here."""
-    attributes = _attributes(node)
-    return [_single(found, x)] if attributes["to"] in _FLOATS else _evaluate(found, node, [x])
+def _single(found: Run, value: Any) -> Any:
+    """Floats as fp32, in which the run computes whatever the file is in; all else as it is."""
+    if not _floats(value) or value.dtype == np.float32:
+        return value
+    found.spend(4 * value.size, found.left)
+    return to_fp32(value)
 
 
 def _evaluate(found: Run, node: Any, inputs: list[Any]) -> list[Any]:
@@ -163,12 +165,14 @@ def _evaluate(found: Run, node: Any, inputs: list[Any]) -> list[Any]:
     if node.op_type == "Reshape" and len(inputs) == 1:  # before version 5
         shape = np.array(_attributes(node)["shape"], np.int64)
         inputs, node = [*inputs, shape], onnx.helper.make_node("Reshape", ["x", "n"], node.output)
+    inputs = [_single(found, x) for x in inputs]
     constant = found.from_image.isdisjoint(node.input)
     found.spend(_most(node, inputs), found.left if constant else LARGEST)
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
     part = onnx.GraphProto(node=[node], output=outputs)
     evaluator = ReferenceEvaluator(part, opsets={"": max(7, found.graph.opset)})
-    return list(evaluator.run(None, dict(zip(node.input, inputs, strict=True))))
+    results = evaluator.run(None, dict(zip(node.input, inputs, strict=True)))
+    return [_single(found, result) for result in results]
 
 
 def _most(node: Any, inputs: Sequence[np.ndarray | None]) -> int:
@@ -325,6 +329,21 @@ def _lrn(found: Run, node: Any, x: Any) -> list[np.ndarray]:
     return [reference.normalize(x, size, values["alpha"], values["beta"], values["bias"])]
 
 
+def _same(found: Run, node: Any, x: np.ndarray) -> list[np.ndarray]:
+    return [x]
+
+
+def _transposed(found: Run, node: Any, x: np.ndarray) -> list[np.ndarray]:
+    """The axes in another order, as a view: weights stay what they are in the file."""
+    return [x.transpose(_attributes(node).get("perm"))]
+
+
+def _cast(found: Run, node: Any, x: np.ndarray) -> list[Any]:
+    """Change a type; from one precision of floats to another nothing changes here."""
+    between = _attributes(node)["to"] in _FLOATS and _floats(x)
+    return [x] if between else _evaluate(found, node, [x])
+
+
 def _filled(found: Run, node: Any, shape: Any) -> list[np.ndarray]:
     """ConstantOfShape, as a view of one number: a file of nothing else takes no memory yet."""
     value = _attributes(node).get("value")
@@ -356,5 +375,6 @@ def _if(found: Run, node: Any, condition: Any) -> list[Any]:
 _OWN: dict[str, Callable[..., list[Any]]] = {
     "AveragePool": _pool, "BatchNormalization": _batch_norm, "Cast": _cast,
     "ConstantOfShape": _filled,
-    "Conv": _conv, "Dropout": _dropout, "Gemm": _dense, "If": _if, "LRN": _lrn, "MaxPool": _pool,
+    "Conv": _conv, "Dropout": _dropout, "Gemm": _dense, "Identity": _same, "If": _if, "LRN": _lrn,
+    "MaxPool": _pool, "Transpose": _transposed,
 }  # fmt: skip

@@ -9,7 +9,6 @@ import io
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from alexnet.errors import UserError
 from alexnet.files import open_file
 from alexnet.weights import wire
 from alexnet.weights.core import BF16, names_from_json
-from alexnet.weights.precision import name_of, note, to_fp32
 
 METADATA_KEY = "alexnet-weights"
 MAX_NODES = 5000  # in a graph; torch writes some 300 for AlexNet
@@ -56,7 +54,6 @@ class Tensors(Mapping[str, np.ndarray]):
         """`folder` is where the file lies, and with it the one that it may keep weights in."""
         self._messages, self._folder = messages, folder
         self._left: dict[str, int] = {}  # bytes of other files that were not read yet
-        self._floats: dict[str, str] = {}  # types of those that were read, by name
 
     def __contains__(self, name: object) -> bool:
         return name in self._messages  # and nothing is read
@@ -68,7 +65,7 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self._messages)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A constant; floats of any precision as fp32.
+        """A constant, of the type that it has in the file.
 
         Raises:
             UserError: where its numbers are of another type, or not where they should be.
@@ -88,17 +85,7 @@ class Tensors(Mapping[str, np.ndarray]):
             data = _listed(message, kind)
         if math.prod(shape) != len(data):
             raise UserError(f"it is damaged: the shape of {name[:50]!r} is not its size")
-        if kind == _INT64:
-            return data.reshape(shape)
-        if shape:  # no array where it is a single number
-            self._floats[name] = name_of(data.dtype)
-        return to_fp32(data).reshape(shape)
-
-    def notes(self) -> tuple[str, ...]:
-        """Sentences on floats that were read and are not fp32."""
-        kinds = Counter(self._floats.values())
-        other = sorted(kinds.keys() - {"float32"})
-        return tuple(note(kind, kinds[kind], kinds.total()) for kind in other)
+        return data.reshape(shape)
 
     def is_float(self, name: str) -> bool:
         """Tell whether a constant may be a weight: all but integers, which are shapes mostly."""

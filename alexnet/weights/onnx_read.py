@@ -21,6 +21,7 @@ from alexnet.weights.network import fit, sized
 from alexnet.weights.onnx_evaluate import run
 from alexnet.weights.onnx_graph import Graph, read_graph
 from alexnet.weights.onnx_run import Run
+from alexnet.weights.precision import to_fp32
 
 # Of the spread of what reaches a layer. Rounding makes 2e-6 of it; LRN over neighbours padded with
 # ones, not zeros, 4e-5; one of its numbers off by a percent, 1e-3 and more.
@@ -57,7 +58,7 @@ def read(file: BinaryIO, folder: Path | None = None) -> Found:
          _superfluous(found, spec)}, found.names, unused,
         colors="BGR" if caffe else "RGB", spec=spec, preprocess=preprocess,
         class_names=own.get("class_names"),
-        mean_image=own.get("mean_image", False), notes=graph.tensors.notes(),
+        mean_image=own.get("mean_image", False),
     )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def _superfluous(found: Run, spec: Spec) -> set[str]:
     plain = {"scale": 1, "shift": 0}
     return {
         name for name, array in found.arrays.items()
-        if name not in variables(spec) and (array == plain.get(name.split(".")[1])).all()
+        if name not in variables(spec) and (to_fp32(array) == plain.get(name.split(".")[1])).all()
     }  # fmt: skip
 
 

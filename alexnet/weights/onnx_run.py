@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.errors import UserError
+from alexnet.weights.core import READABLE
 from alexnet.weights.layout import from_torch
 from alexnet.weights.names import LEARNED
 from alexnet.weights.onnx_graph import Graph
@@ -50,8 +51,8 @@ class Run:
     ) -> np.ndarray:
         """Take an array as a layer's, and return a random one to run the layer with."""
         key = f"{name}.{part}"
-        if array.dtype != np.float32 or source in self.from_image:
-            raise UserError(f"the weights of its {name} are not fp32 constants")
+        if array.dtype not in READABLE or source in self.from_image:
+            raise UserError(f"the weights of its {name} are not constant floats")
         if key in self.arrays:
             raise UserError(f"its {name} has two arrays of the kind {part}")
         if 0 in array.strides:  # computed, and not as large as this in the file

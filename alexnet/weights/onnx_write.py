@@ -31,15 +31,20 @@ from alexnet.weights.core import Weights
 from alexnet.weights.layout import blocks, to_torch
 from alexnet.weights.names import torch_keys
 from alexnet.weights.onnx_graph import METADATA_KEY, package
+from alexnet.weights.precision import STORED, Dtype
 from alexnet.weights.reference import bin_matrix
 
 OPSET, IR_VERSION = 13, 8
 # Fields of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+_TYPES: dict[Dtype, str] = {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16"}
+_ENDS: dict[Dtype, str] = {"fp32": "", "fp16": ".fp16", "bf16": ".bf16"}  # of constants' names
 
 
-def write(file: BinaryIO, weights: Weights) -> None:
+def write(file: BinaryIO, weights: Weights, dtype: Dtype = "fp32") -> None:
     """Write a model that `onnx.checker` passes and ONNX Runtime runs.
+
+    Weights of half precision are cast to fp32 as it is loaded: inputs and outputs are fp32.
 
     Raises:
         UserError: where the package `onnx` is not installed.
@@ -51,20 +56,22 @@ def write(file: BinaryIO, weights: Weights) -> None:
         opset_import=[onnx.helper.make_opsetid("", OPSET)],
         metadata_props=[onnx.StringStringEntryProto(key=METADATA_KEY, value=_describe(weights))],
     )
-    graph = _graph(onnx, weights).SerializeToString()
-    heads, names = [], torch_keys(weights.spec)
+    graph = _graph(onnx, weights, dtype).SerializeToString()
+    heads, names, total = list[bytes](), torch_keys(weights.spec), len(graph)
     for array in to_torch(weights):
         tensor = onnx.TensorProto(
-            name=names[array.name], data_type=onnx.TensorProto.FLOAT, dims=array.shape
+            name=names[array.name] + _ENDS[dtype],
+            data_type=getattr(onnx.TensorProto, _TYPES[dtype]),
+            dims=array.shape,
         )
-        size = 4 * math.prod(array.shape)
+        size = STORED[dtype].itemsize * math.prod(array.shape)
         head = tensor.SerializeToString() + _field(_RAW_DATA, size)
         heads.append(_field(_INITIALIZER, len(head) + size) + head)
-    total = len(graph) + sum(map(len, heads)) + sum(a.nbytes for a in weights.arrays.values())
+        total += len(heads[-1]) + size
     file.write(model.SerializeToString() + _field(_GRAPH, total) + graph)
     for array, head in zip(to_torch(weights), heads, strict=True):
         file.write(head)
-        for block in blocks(array.values):
+        for block in blocks(array.values, dtype):
             file.write(block)
 
 
@@ -87,10 +94,12 @@ def _describe(weights: Weights) -> str:
     return json.dumps({"spec": spec, "preprocess": preprocess} | own)
 
 
-def _graph(onnx: Any, weights: Weights) -> Any:
+def _graph(onnx: Any, weights: Weights, dtype: Dtype) -> Any:
     """The onnx.GraphProto without the weights."""
     spec, helper = weights.spec, onnx.helper
     nodes, constants = list[Any](), list[Any]()
+    for name in torch_keys(spec).values() if dtype != "fp32" else ():
+        nodes.append(helper.make_node("Cast", [name + _ENDS[dtype]], [name], to=1))
     current = "image"
     for row in trace(spec):
         for op, inputs, attributes, values in _nodes(row):

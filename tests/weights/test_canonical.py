@@ -342,6 +342,14 @@ def test_metadata_of_a_wrong_type_with_right_digests_is_refused(field, value):
     assert len(str(error.value)) < 2000
 
 
+def test_endless_names_are_cut_rather_than_refused():
+    """A run writes its weights last, and must not lose them over a name."""
+    long = ("x" * 5000, *narrow("torchvision").class_names[1:])
+    weights = dataclasses.replace(narrow("torchvision"), class_names=long, source="y" * 5000)
+    found = load_data(written(weights, "safetensors"), "safetensors", "w")
+    assert (found.class_names[0], found.source) == ("x" * 1000, "y" * 1000)
+
+
 def test_names_that_utf_8_cannot_hold_are_escaped_before_they_are_written():
     weights = narrow("torchvision")
     odd = ("caf\udce9", *weights.class_names[1:])  # as Python reads a folder's Latin-1 name

@@ -20,11 +20,12 @@ from alexnet.weights.names import TORCHVISION_KEYS
 from alexnet.weights.precision import check_finite, stored, to_fp32
 
 from . import makers
-from .helpers import narrow, same, within
+from .helpers import close, forward, images, narrow, same, within
+from .test_onnx import run
 
 TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16}
 WORDS = {"fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
-FORMATS = ("safetensors", "torchvision", "torch", "torch-safetensors", "flax")
+FORMATS = ("safetensors", "torchvision", "torch", "torch-safetensors", "flax", "onnx")
 
 
 def state(weights, dtype):
@@ -132,10 +133,15 @@ def test_overflow_names_the_array(dtype, number, sign, tmp_path):
     assert np.isfinite(load(tmp_path / "w.pth").arrays["fc7.bias"]).all()
 
 
-def test_onnx_is_written_as_fp32_only(tmp_path):
-    with pytest.raises(UserError, match="fp32 only"):
-        save(tmp_path / "w.onnx", narrow("torchvision"), dtype="fp16")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("name", ["torchvision", "bn"])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_onnx_runtime_computes_with_the_rounded_weights(name, dtype, tmp_path):
+    weights = narrow(name)
+    save(tmp_path / "w.onnx", weights, dtype=dtype)
+    data = (tmp_path / "w.onnx").read_bytes()
+    makers.check_onnx(data)
+    x = images(weights.spec)
+    close(run(data, x), forward(nearest(weights, dtype), x))
 
 
 def test_a_flipped_bit_of_a_half_is_noticed():
