@@ -35,8 +35,8 @@ class Options:
     only: str | None = None
     # The number of a single case, to see it again.
     case: int | None = None
-    # Times a campaign's own number of cases.
-    times: float = 1.0
+    # Times each campaign's own number of cases; by default as many as there are 20 minutes.
+    times: float | None = None
     # Workers at once; as many as there are cores by default, 8 at the most.
     jobs: int | None = None
     # Print JSON in place of a table.
@@ -63,7 +63,8 @@ def campaigns(options: Options, folder: Path, console: Console) -> Iterator[Resu
     for name in list(shares):
         seconds = (end - time.monotonic()) * shares[name] / sum(shares.values())
         del shares[name]
-        cases = range(max(1, round(CAMPAIGNS[name].target * options.times)))
+        times = options.times or max(1, options.minutes / 20)
+        cases = range(max(1, round(CAMPAIGNS[name].target * times)))
         if options.case is not None:
             cases = range(options.case, options.case + 1)
         with console.status(name) as status:
