@@ -66,7 +66,7 @@ class ModelConfig:
         between(self, 1, LARGEST_IMAGE, "image_size")
         between(self, 1, MOST_CLASSES, "channels")
         require(0 < self.width <= 1, "width", self.width, "above 0 and at most 1")
-        _check_path("init_from", self.init_from)
+        _check_path("init_from", self.init_from, hub=True)
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ class DataConfig:
     mean: tuple[float, ...] = IMAGENET_MEAN
     # Standard deviation of each channel, divided by, in units of 0..255.
     std: tuple[float, ...] = IMAGENET_STD
-    # Weights whose preprocessing to take, where --mean, --std or --resize-rule don't say otherwise;
-    # by default those of --init-from.
+    # Weights whose preprocessing to take where options don't say it; by default --init-from's.
     preprocess_from: str | None = None
     # An image that can't be read: leave it out and count it, or stop.
     on_bad_image: Literal["skip", "raise"] = "raise"
@@ -110,7 +109,7 @@ class DataConfig:
         between(self, 0, None, "color_noise")
         require(all(s > 0 for s in self.std), "std", self.std, "above 0")
         _check_path("data_dir", self.data_dir)
-        _check_path("preprocess_from", self.preprocess_from)
+        _check_path("preprocess_from", self.preprocess_from, hub=True)
 
 
 @dataclass(frozen=True)
@@ -361,9 +360,10 @@ class TrainConfig:
         )
 
 
-def _check_path(name: str, text: str | None) -> None:
+def _check_path(name: str, text: str | None, hub: bool = False) -> None:
     try:
-        as_path(text or ".")
+        if text and not (hub and text.startswith("hf://")):  # that is fetched when it is read
+            as_path(text)
     except UserError as error:
         raise UserError(f"{flag(name)}: {error}") from error
 

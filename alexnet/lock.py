@@ -1,8 +1,9 @@
 """One writer for a work directory: a lock that ends with the process that holds it.
 
 On a disk it is the system's own lock on a file, `lock`, which says who holds it. On gs:// there is
-no such thing: `lock` is an object there that its holder renews, and that counts for nothing once
-it has not been renewed for a while.
+no such thing: `lock` is an object there that its holder renews. Whoever finds one waits: until it
+is renewed, for then its holder is alive, or until it has not been renewed for so long that it
+counts for nothing.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 
 from alexnet import files
 from alexnet.errors import RunError, UserError
+from alexnet.text import printable
 
 LOCK = "lock"
 RENEW_SECONDS = 20
@@ -50,11 +52,11 @@ def _myself() -> dict[str, Any]:
     return {"host": socket.gethostname(), "process": os.getpid()}
 
 
-def _refusal(path: Path, holder: dict[str, Any], more: str = "") -> UserError:
+def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
     """The sentence for the second of two."""
     process, host = holder.get("process", "?"), holder.get("host", "?")
     return UserError(
-        f"another run is writing to {path}: process {process!s:.20} on host {host!s:.80}{more}; "
+        f"another run is writing to {path}: process {process!s:.20} on host {host!s:.80}; "
         "wait for its end, stop it, or give another --workdir"
     )
 
@@ -144,17 +146,28 @@ class _RemoteLock(Lock):
         return {}
 
     def _refuse_if_held(self, path: Path) -> None:
-        holder = self._holder()
+        """Return once the holder is known to be gone; one that renews its lock is alive."""
+        first, waits = self._holder(), False
+        holder = first
+        while self._counts(holder):
+            if holder != first:
+                raise _refusal(path, holder)
+            if not waits:
+                words = f"process {holder.get('process')!s:.20} on {holder.get('host')!s:.80}"
+                sentence = f"waiting to see if {words}, which holds {path}, is alive"
+                print(printable(sentence), file=sys.stderr, flush=True)
+            waits = True
+            time.sleep(_READ_AGAIN)
+            holder = self._holder()
+
+    @staticmethod
+    def _counts(holder: dict[str, Any]) -> bool:
+        """Tell whether a holder may be alive: renewed a while ago, and no dead process here."""
         renewed, process = holder.get("renewed"), holder.get("process")
-        age = time.time() - renewed if isinstance(renewed, int | float) else EXPIRE_SECONDS
-        own_host = holder.get("host") == socket.gethostname()
-        gone = own_host and type(process) is int and not files.is_alive(process)
-        if age < EXPIRE_SECONDS and not gone:
-            more = (
-                f", which gave a sign of life {max(0, age):.0f} s ago (if it was killed, its lock "
-                f"ends {EXPIRE_SECONDS} s after the last one)"
-            )
-            raise _refusal(path, holder, more)
+        if not isinstance(renewed, int | float) or time.time() - renewed >= EXPIRE_SECONDS:
+            return False
+        here = holder.get("host") == socket.gethostname()
+        return not (here and isinstance(process, int) and not files.is_alive(process))
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_SECONDS):

@@ -122,6 +122,12 @@ def test_a_run_is_not_resumed_on_other_data(words, folder, tmp_path, capsys):
         assert f"--init-from {tmp_path / 'run'} with another --workdir" in said.err
 
 
+def test_weights_may_be_on_the_hub():
+    assert parse_train(["--init-from", "hf://org/name"]).model.init_from == "hf://org/name"
+    with pytest.raises(UserError, match="--workdir: hf://org/name is a URL that can't be read"):
+        parse_train(["--workdir", "hf://org/name"])
+
+
 def test_defaults_are_those_of_the_recipe():
     assert parse_train([]).data == recipe("digits").data
     assert DataConfig().preprocess_from is None

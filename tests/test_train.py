@@ -212,7 +212,7 @@ MISTAKES = {
     "--dataset tfds:cifar10 --data-dir /nowhere/at/all": "prepare",
     "--image-size 20": "smallest that works is 63",
     "--variant paper --image-size 60": "smallest that works is 67",
-    "--batch-size 5000": "only 1438 training examples",
+    "--batch-size 5000": "only 1,438 training examples: give --batch-size 1438 or less",
     "--resume": "--workdir",
     "--resume --workdir {tmp}/none": "no run",
     "--workdir {tmp}/file": "is a file",

@@ -46,7 +46,8 @@ def check_metadata(folder: Path) -> None:
     """Check the metadata in a prepared data set's folder.
 
     Raises:
-        UserError: for features of another package, and files that are malformed or too large.
+        UserError: for features of another package, and files that are malformed, too large or
+            none.
     """
     _read_object(folder / INFO)
     path = folder / FEATURES
@@ -60,9 +61,12 @@ def check_metadata(folder: Path) -> None:
             raise UserError(
                 f"{path} is in the form of an old tensorflow_datasets: prepare the data set again"
             )
-    for names in folder.glob("*.labels.txt"):
-        with open_file(names, MAX_BYTES):
-            pass
+    for other in folder.iterdir():
+        if other.name.endswith(".labels.txt"):
+            with open_file(other, MAX_BYTES):
+                pass
+        elif other.exists() and not (other.is_file() or other.is_dir()):  # a pipe, for one
+            raise UserError(f"can't read {other}: it is not a regular file")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

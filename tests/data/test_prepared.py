@@ -89,7 +89,10 @@ def test_malformed_files(folder, text, name):
     assert "1.0.0" in refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["features.json", "label.labels.txt"])
+SHARD = "cifar10_jpeg-train.array_record-00000-of-00001"
+
+
+@pytest.mark.parametrize("name", ["features.json", "label.labels.txt", SHARD])
 def test_files_that_are_none(folder, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
