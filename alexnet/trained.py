@@ -16,7 +16,7 @@ from alexnet.layers import Spec
 from alexnet.names import class_names, named
 from alexnet.porting import is_run, no_weights, read_run, run_config, run_weights
 from alexnet.preparation import PreparationConfig, prepared
-from alexnet.text import printable
+from alexnet.text import printable, storable
 from alexnet.weights import Weights
 from alexnet.weights.formats import agreeing
 
@@ -159,7 +159,10 @@ def data_of(
 
 def _with_labels_of(whole: Weights, data: Dataset) -> tuple[Dataset, list[str]]:
     """The data set with the network's labels: by name where it knows the names, else by number."""
-    own, theirs = class_names(whole), named(data.class_names, "the data").identities
+    own = class_names(whole)
+    theirs = named(
+        [*map(storable, data.class_names)], "the data"
+    ).identities  # as weights have them
     if theirs == own.identities:
         return data, []
     places = {name: label for label, name in enumerate(own.identities)}
@@ -175,9 +178,11 @@ def _with_labels_of(whole: Weights, data: Dataset) -> tuple[Dataset, list[str]]:
         )
     if not whole.class_names:
         return data, []
+    pairs = zip(theirs, own.identities, strict=True)
+    other, name = next((a, b) for a, b in pairs if a != b)
     return data, [
-        f"the data's classes have other names than the network's ({printable(theirs[0]):.60} for "
-        f"{printable(own.names[0]):.60}, ...): they are compared by number"
+        f"the data's classes have other names than the network's ({printable(other):.60} for "
+        f"{printable(name):.60}, ...): they are compared by number"
     ]
 
 

@@ -64,7 +64,7 @@ def test_of_models(weights):
 
 
 def test_of_weights(weights, tmp_path):
-    with pytest.raises(UserError, match="unknown dtype 'fp8': did you mean 'fp32'"):
+    with pytest.raises(UserError, match="unknown dtype 'fp8': known are fp32, fp16, bf16"):
         save(tmp_path / "w.pth", weights, dtype="fp8")
     with pytest.raises(UserError, match="arrays by name are needed, not list"):
         check([1], weights.spec)

@@ -1,7 +1,6 @@
 """Runs damaged by hand, with right digests; conversions of runs that meet, or are killed."""
 
 import dataclasses
-import json
 import os
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from alexnet import cli, porting
+from alexnet import cli, metrics, porting, sealed
 from alexnet.checkpoints import STATE, _digests
 from alexnet.config import ModelConfig, OptimConfig, TrainConfig
 from alexnet.errors import RunError, UserError
@@ -47,9 +46,8 @@ def run(whole, tmp_path):
 def edited(run, **fields):
     """The run with other fields in its checkpoint's `meta.json`, and digests of what is there."""
     checkpoint = run / "checkpoints/00000003"
-    meta = json.loads((checkpoint / "meta.json").read_text())
-    meta |= {"files": _digests(checkpoint / STATE)} | fields
-    (checkpoint / "meta.json").write_text(json.dumps(meta))
+    meta = sealed.read(checkpoint / "meta.json")
+    sealed.write(checkpoint / "meta.json", meta | {"files": _digests(checkpoint / STATE)} | fields)
 
 
 @pytest.mark.parametrize(
@@ -78,22 +76,18 @@ def test_a_damaged_state_with_right_digests_is_a_sentence(damage, run):
         porting.read_run(run)
 
 
-@pytest.mark.parametrize("value", [None, "x", [1], {"a": 1}, float("nan"), True, 10**400])
-def test_a_model_card_leaves_out_what_is_no_measurement(value, run, tmp_path):
-    line = {"step": 3, "split": "eval", "loss": 1.0, "top1": value, "top5": 1.0}
-    (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+@pytest.mark.parametrize("record", [{}, {"top1": 1e300}, {"top1": 10**200}])
+def test_a_model_card_leaves_out_what_is_no_measurement(record, run, tmp_path):
+    metrics.write_all(run, [{"step": 3, "split": "eval", "loss": 1.0, "top5": 1.0} | record])
     porting.convert(run, tmp_path / "folder", target_format="hf-folder")
     assert "Not measured." in (tmp_path / "folder/README.md").read_text()
 
 
-@pytest.mark.parametrize("names", ["abcd", 5, {"a": 1}, ["a"], ["\ud800"] * 4])
-def test_odd_class_names_of_a_run(names, run, tmp_path):
-    edited(run, class_names=names)
+def test_class_names_of_other_classes_are_left_out_and_said(run, tmp_path):
+    edited(run, class_names=["a"])
     whole, lines = porting.convert(run, tmp_path / "w.safetensors")
-    if names == ["a"]:
-        assert "its 1 class names are left out: it has 4 classes" in lines
-    assert whole.class_names is None or len(whole.class_names) == 4
-    assert open_weights(tmp_path / "w.safetensors").arrays.keys() == whole.arrays.keys()
+    assert "its 1 class names are left out: it has 4 classes" in lines
+    assert whole.class_names is None
 
 
 def test_of_several_conversions_to_one_run_one_wins_whole(whole, tmp_path):

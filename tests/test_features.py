@@ -12,6 +12,8 @@ from alexnet import cli
 from alexnet.commands.evaluate import _save
 from alexnet.data.dataset import ArraySource, Dataset
 from alexnet.features import feature_file
+from alexnet.trained import data_of
+from alexnet.weights import load, save
 from tests.weights.helpers import narrow
 
 
@@ -61,3 +63,19 @@ def test_class_names_that_utf_8_cannot_hold_are_escaped_in_a_table(tmp_path):
     found = alexnet.evaluate(weights, Dataset("d", images, images, names), framework="torch")
     _save(str(tmp_path / "table.csv"), found)
     assert r"caf\udce9" in (tmp_path / "table.csv").read_text()
+
+
+def test_names_of_data_are_compared_as_weights_hold_them(tmp_path):
+    names = ("a", "caf\udce9", "c", "d", "e", "f", "g")  # one is a folder's Latin-1 name
+    images = ArraySource("d", np.zeros((7, 9, 9, 3), np.uint8), np.arange(7))
+    save(tmp_path / "w.safetensors", dataclasses.replace(narrow("torchvision"), class_names=names))
+    data, notes = data_of(
+        load(tmp_path / "w.safetensors"), None, Dataset("d", images, images, names)
+    )
+    assert not notes
+    assert data.eval[1][1] == 1
+    other = ("a", "tea", *names[2:])
+    _, (note,) = data_of(
+        load(tmp_path / "w.safetensors"), None, Dataset("d", images, images, other)
+    )
+    assert r"(tea for caf\udce9, ...): they are compared by number" in note
