@@ -24,10 +24,12 @@ from alexnet import sealed
 from alexnet.errors import RunError
 from alexnet.files import as_path, list_files, remove_tree, sync, walk
 from alexnet.processes import Processes
+from alexnet.text import is_text
 
 STATE = "state"
 _META, _UNFINISHED = "meta.json", "unfinished"
 _NAME = re.compile("[0-9]{8,18}")
+_LONGEST = 1 << 20  # characters of a class's name: any length
 _SLOW = 30  # seconds that a checkpoint may take before it is said that training waits for it
 
 
@@ -306,11 +308,12 @@ def _check_meta(meta: dict[str, Any], path: Path) -> None:
     fits = {
         "step": type(meta.get("step")) is int and f"{meta['step']:08d}" == path.name,
         "evals": has_evals,
-        "class_names": names is None or (isinstance(names, list) and all(map(_is_text, names))),
+        "class_names": names is None
+        or (isinstance(names, list) and all(is_text(name, _LONGEST) for name in names)),
         "score": score is None or (isinstance(score, list) and all(map(_is_number, score))),
         "num_classes": type(meta.get("num_classes", 1)) is int and meta.get("num_classes", 1) > 0,
         "files": isinstance(meta.get("files"), dict),
-        "log": meta.get("log") is None or _is_text(meta["log"]),
+        "log": meta.get("log") is None or is_text(meta["log"], _LONGEST),
         "data": meta.get("data") is None or isinstance(meta["data"], dict),
     }
     if unknown := [name for name in meta if name not in fits]:
@@ -321,11 +324,6 @@ def _check_meta(meta: dict[str, Any], path: Path) -> None:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < math.inf
-
-
-def _is_text(value: Any) -> bool:
-    """Tell whether it is text that can be written down: JSON allows halves of characters."""
-    return isinstance(value, str) and value == value.encode(errors="replace").decode()
 
 
 def _digests(directory: Path) -> dict[str, str]:

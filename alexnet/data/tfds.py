@@ -58,7 +58,7 @@ class TfdsSource:
         try:
             return self.records[index]
         except Exception as error:  # on damaged shards the readers raise nearly anything
-            reason = f"{type(error).__name__}: {error}"[:200]
+            reason = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
             raise RunError(f"example {index} of {self.name} can't be read: {reason}") from error
 
 
@@ -86,7 +86,7 @@ def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
     except UserError:
         raise
     except Exception as error:  # on malformed metadata tfds raises nearly anything
-        reason = f"{type(error).__name__}: {error}"[:200]
+        reason = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
         raise UserError(f"{folder} is not a data set that tfds can open: {reason}") from error
 
 
