@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal, get_args
@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet.config import DevicesConfig
 from alexnet.data.dataset import Dataset, Source
-from alexnet.data.pipeline import BadImages, Loading, eval_batches
+from alexnet.data.pipeline import BadImages, Batches, Loading, eval_batches
 from alexnet.engine import Batch, Engine, load_engine
 from alexnet.errors import RunError, check_count, choose
 from alexnet.evaluate import evaluate
@@ -240,38 +240,22 @@ def _evaluate(
 ) -> Evaluation:
     """One protocol's evaluation."""
     view, source = views(protocol, weights.preprocess), data.eval
-    bad, parts = BadImages(), list[Predictions]()
-    order = weights.preprocess.normalize.channel_order
+    bad, start = BadImages(), time.perf_counter()
     batches = eval_batches(
         source,
         view.geometry,
         loading,
         bad,
         num_classes=data.num_classes,
-        channel_order=order,
+        channel_order=weights.preprocess.normalize.channel_order,
         ten_crop=view.ten_crop,
     )
     progress = functools.partial(observer.progress, protocol, len(source))
-
-    def take(batch: Batch, logits: np.ndarray) -> None:
-        parts.append(predictions_of(batch, log_softmax(logits)))
-
-    start, found = time.perf_counter(), None
     with contextlib.closing(batches):
         if view.ten_crop:
-            for batch, outputs in probabilities(engine, batches, ten_crop=True):
-                parts.append(predictions_of(batch, outputs))
-                progress(min(len(source), len(parts) * loading.batch_size))
+            parts, found = _over_ten_views(engine, batches, loading, progress, len(source)), None
         else:
-            found = evaluate(
-                engine,
-                batches,
-                len(source),
-                bad_images=bad,
-                processes=processes,
-                on_progress=progress,
-                on_logits=take,
-            )
+            parts, found = _of_the_center(engine, batches, bad, processes, progress, len(source))
     predictions = join(parts, processes, len(parts) * len(loading.own_rows))
     left_out = int(processes.gather([len(bad)]).sum())
     observer.left_out(bad.sentences)
@@ -296,6 +280,42 @@ def _evaluate(
         apart=engine.apart if isinstance(engine, Pair) else None,
         **numbers,
     )
+
+
+def _over_ten_views(
+    engine: Any, batches: Batches, loading: Loading, progress: Callable[[int], None], examples: int
+) -> list[Predictions]:
+    parts = []
+    for batch, outputs in probabilities(engine, batches, ten_crop=True):
+        parts.append(predictions_of(batch, outputs))
+        progress(min(examples, len(parts) * loading.batch_size))
+    return parts
+
+
+def _of_the_center(
+    engine: Any,
+    batches: Batches,
+    bad: BadImages,
+    processes: Processes,
+    progress: Callable[[int], None],
+    examples: int,
+) -> tuple[list[Predictions], dict[str, float] | None]:
+    """Predictions, and the means that a run's own evaluation gives."""
+    parts = list[Predictions]()
+
+    def take(batch: Batch, logits: np.ndarray) -> None:
+        parts.append(predictions_of(batch, log_softmax(logits)))
+
+    means = evaluate(
+        engine,
+        batches,
+        examples,
+        bad_images=bad,
+        processes=processes,
+        on_progress=progress,
+        on_logits=take,
+    )
+    return parts, means
 
 
 def probabilities(
