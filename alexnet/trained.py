@@ -159,10 +159,8 @@ def data_of(
 
 def _with_labels_of(whole: Weights, data: Dataset) -> tuple[Dataset, list[str]]:
     """The data set with the network's labels: by name where it knows the names, else by number."""
-    own = class_names(whole)
-    theirs = named(
-        [*map(storable, data.class_names)], "the data"
-    ).identities  # as weights have them
+    own, texts = class_names(whole), [storable(name) for name in data.class_names]
+    theirs = named(texts, "the data").identities
     if theirs == own.identities:
         return data, []
     places = {name: label for label, name in enumerate(own.identities)}
