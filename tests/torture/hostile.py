@@ -5,9 +5,10 @@ tells if code from a file ran.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from alexnet.errors import UserError
+from alexnet.errors import RunError, UserError
 from alexnet.weights import load
 from tests.torture import hostile_archives as archives
 from tests.torture import hostile_folders as folders
@@ -15,7 +16,8 @@ from tests.torture import hostile_graphs as graphs
 from tests.torture.cases import Case
 from tests.torture.examine import no_longer_than
 from tests.torture.hostile_pickles import pickled
-from tests.torture.memory import ONNX, SPARE, bounded
+from tests.torture.memory import LIBRARIES, ONNX, SPARE, bounded
+from tests.torture.runs import FRAMEWORKS, make_references, reference
 
 SECONDS = 15
 FILES: tuple[Callable, ...] = (
@@ -26,22 +28,28 @@ FILES: tuple[Callable, ...] = (
 )  # fmt: skip
 FOLDERS: tuple[Callable, ...] = (folders.tfds, folders.hugging_face)
 
+prepare = make_references
+
 
 def begin(folder: Path):
     """A function that makes one such file and reads it."""
-    families = FILES + FOLDERS
+    families = {family.__name__: family for family in FILES + FOLDERS}
+    for framework in FRAMEWORKS:
+        whole = reference(folder, framework)
+        families[f"forged_{framework}"] = partial(folders.forged_run, whole)
+    names = [*(family.__name__ for family in FILES), *families]
 
     def attempt(case: Case) -> str:
-        family = families[case.random.integers(len(families))]
+        name = names[case.random.integers(len(names))]
         here = case.folder / "files"
         here.mkdir()
         canary = case.folder / "ran"
         try:
-            word = _try(case, family, here, canary)
+            word = _try(case, families[name], here, canary)
             assert not canary.exists(), "code from the file ran"
             assert not (case.folder.parent / "ran").exists(), "a file appeared outside"
         except Exception as error:
-            error.add_note(family.__name__)
+            error.add_note(name)
             raise
         return word
 
@@ -49,8 +57,8 @@ def begin(folder: Path):
 
 
 def _try(case: Case, family: Callable, here: Path, canary: Path) -> str:
-    if family in FOLDERS:
-        return _refused(lambda: family(case.random, here, canary), 0)
+    if family not in FILES:
+        return _refused(lambda: family(case.random, here, canary), 0, LIBRARIES)
     path, format = family(case.random, here, canary)
     size = sum(one.stat().st_size for one in here.iterdir() if one.is_file())
     told = case.random.random() < 0.5
@@ -62,7 +70,7 @@ def _refused(read: Callable, size: int, spare: int = SPARE) -> str:
     with no_longer_than(SECONDS), bounded(size, spare):
         try:
             read()
-        except UserError as error:
+        except (UserError, RunError) as error:
             text = str(error)
             assert len(text.splitlines()) == 1, f"an error of several lines: {text!r}"
             assert len(text) < 5000, f"an error of {len(text)} characters"

@@ -1,5 +1,6 @@
 """Folders made to harm: prepared TFDS data sets and Hugging Face folders."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet import hub
+from alexnet import hub, metrics, sealed, workdir
+from alexnet.checkpoints import Checkpoints
 from alexnet.data.sources import open_dataset
+from alexnet.trained import open_weights
 from tests.hub.helpers import published
 from tests.torture.odd import replaced_inside
 from tests.weights.helpers import narrow
@@ -79,6 +82,41 @@ def hugging_face(random: np.random.Generator, folder: Path, canary: Path) -> Non
     else:
         make[random.integers(len(make))]()
     hub.read_folder(path)
+
+
+def forged_run(whole: Path, random: np.random.Generator, folder: Path, canary: Path) -> None:
+    """A run whose files say other things, with digests that are right."""
+    path = folder / "run"
+    shutil.copytree(whole, path)
+    checkpoint = max((path / workdir.CHECKPOINTS).iterdir())
+    match random.integers(3):
+        case 0:
+            _forged(random, path / workdir.CONFIG)
+        case 1:
+            _forged(random, checkpoint / "meta.json")
+        case 2:
+            records = replaced_inside(random, metrics.read(path))
+            lines = [json.dumps(one) for one in records] if isinstance(records, list) else ["1"]
+            (path / metrics.METRICS).write_text("\n".join(lines) + "\n")
+            (path / metrics.DIGESTS).unlink()
+    metrics.read(path)
+    config = workdir.read_config(path)
+    meta = Checkpoints(path / workdir.CHECKPOINTS, 2, lambda *_: None).restore(
+        lambda state: None, lambda text: None
+    )
+    assert meta
+    metrics.kept(path, meta["step"], meta.get("log"))
+    config.spec(meta.get("num_classes", 10))
+    open_weights(path)
+
+
+def _forged(random: np.random.Generator, file: Path) -> None:
+    values = replaced_inside(random, sealed.read(file))
+    if isinstance(values, dict):
+        with contextlib.suppress(ValueError):  # no digest is of NaN
+            sealed.write(file, values)
+            return
+    file.write_text(json.dumps(values))
 
 
 def _as_link(path: Path, target: str) -> None:

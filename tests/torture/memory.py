@@ -7,6 +7,7 @@ from pathlib import Path
 
 TIMES = 3.5  # a conversion may take so many times the file
 SPARE = 64 << 20  # bytes besides, for tiny files
+LIBRARIES = 320 << 20  # where TFDS or JAX may start
 ONNX = 320 << 20  # the same where a graph is run, on images of its size
 
 

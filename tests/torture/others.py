@@ -188,7 +188,7 @@ def main(count: int = OTHERS.target) -> None:
         for fault in FAULTS:
             counts = [fates[(name, fault, fate)] for fate in FATES]
             table.add_row(name, fault, f"{sum(counts):,}", *(f"{n:,}" for n in counts))
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":
