@@ -36,7 +36,9 @@ def starting_weights(
     fresh = initial_weights(spec, config.run.seed)
     if config.model.init_from is None or config.run.resume:
         return fresh, []
-    path, loaded = config.model.init_from, _opened(config.model.init_from, spec)
+    from alexnet.trained import open_alike  # with all readers, which other runs don't load
+
+    path, loaded = config.model.init_from, open_alike(config.model.init_from, spec)
     if loaded.spec.name != spec.name:
         raise UserError(
             f"--init-from {path} holds variant '{loaded.spec.name}', not '{spec.name}': "
@@ -47,7 +49,7 @@ def starting_weights(
     if bad := [n for n in differ if not n.startswith(last)]:
         shapes = ", ".join(f"{n} {found[n].shape} instead of {fresh[n].shape}" for n in bad)
         raise UserError(f"--init-from {path} has other sizes: {shapes}; see --image-size, --width")
-    notes = _preprocessing_notes(config, loaded)
+    notes = [*_preprocessing_notes(config, loaded), *loaded.notes]
     if differ:
         note = (
             f"weights from {path}, but {last} is initialized anew: the file has "
@@ -56,15 +58,6 @@ def starting_weights(
         return {n: fresh[n] if n.startswith(last) else found[n] for n in fresh}, [note, *notes]
     arrays, of_classes = _by_class(found, last, loaded.class_names or (), classes)
     return arrays, [f"weights from {path}", *of_classes, *notes]
-
-
-def _opened(path: str, spec: Spec) -> Weights:
-    from alexnet.trained import open_weights  # with all readers, which other runs don't load
-
-    try:
-        return open_weights(path)
-    except UserError:  # some files leave the network open: perhaps it is this one
-        return open_weights(path, variant=spec.name, image_size=spec.image_size)
 
 
 def _by_class(
@@ -115,7 +108,9 @@ def with_preprocessing_of(
     Raises:
         UserError: where there are no weights to read.
     """
-    loaded = _opened(source, config.spec(1000))
+    from alexnet.trained import open_alike
+
+    loaded = open_alike(source, config.spec(1000))
     normalize, protocol = loaded.preprocess.normalize, loaded.preprocess.protocol
     found: dict[str, Any] = {"resize_rule": protocol.resize_rule}
     if protocol.crop == config.image_size:
