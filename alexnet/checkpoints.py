@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import sealed
-from alexnet.errors import RunError
+from alexnet.errors import RunError, UserError
 from alexnet.files import as_path, list_files, remove_tree, sync, walk
 from alexnet.processes import Processes
 from alexnet.text import is_text
@@ -153,7 +153,12 @@ class Checkpoints:
         if self._leads:
             self._forget_old()  # that a killed run had come to, and had not done
         path = checkpoint_path(self.directory, step)
-        read(path / STATE)
+        try:
+            read(path / STATE)
+        except (*_MISTAKES, UserError, RunError):
+            raise
+        except Exception as error:  # of a state that was written so, frameworks raise any kind
+            raise RunError(f"checkpoint {path} can't be read: {_reason(error)}") from error
         return read_meta(path, check_files=False)
 
     def _latest_whole(self, warn: Callable[[str], None]) -> int:

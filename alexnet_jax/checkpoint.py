@@ -34,7 +34,7 @@ def write(directory: Path, tree: dict[str, Any]) -> None:
 def read(directory: Path, like: TrainState) -> TrainState:
     """The state that `write` wrote, with the shapes and shardings of `like`."""
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
-    with _checkpointer() as checkpointer:
+    with _quiet(), _checkpointer() as checkpointer:
         tree = checkpointer.restore(_place(directory), target)
     nnx.replace_by_pure_dict(like.params, tree["params"])
     if "statistics" in tree:
@@ -47,7 +47,7 @@ def read(directory: Path, like: TrainState) -> TrainState:
 def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
     """`params`, with statistics among them, and, if there is any, `momentum`; on the host."""
     path = _place(directory)
-    with _checkpointer() as checkpointer:
+    with _quiet(), _checkpointer() as checkpointer:
         shapes = checkpointer.metadata(path).item_metadata
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         target = jax.tree.map(
@@ -107,15 +107,16 @@ def _quiet() -> Iterator[None]:
     """
     logger = logging.getLogger("absl")
     logger.addFilter(_above_error)
-    sys.unraisablehook = _without_closed_loops  # to the end: TensorStore's threads write on
+    sys.unraisablehook = _without_consequences  # to the end: TensorStore's threads write on
     try:
         yield
     finally:
         logger.removeFilter(_above_error)
 
 
-def _without_closed_loops(unraisable: Any) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
+def _without_consequences(unraisable: Any) -> None:
+    text = str(unraisable.exc_value)
+    if text != "Event loop is closed" and "TensorStore" not in text:
         sys.__unraisablehook__(unraisable)
 
 

@@ -47,7 +47,9 @@ def random_bytes(random: np.random.Generator, path: Path, file: Path) -> None:
 
 def extra(random: np.random.Generator, path: Path, file: Path) -> None:
     """A file that nobody wrote, beside another."""
-    (file.parent / random.choice(["new", ".hidden", "x.tmp", "0", "state"])).write_bytes(b"x")
+    names = ["new", ".hidden", "x.tmp", "0", "state"]
+    free = [name for name in names if not (file.parent / name).exists()]
+    (file.parent / random.choice(free)).write_bytes(b"x")
 
 
 def swap(random: np.random.Generator, path: Path, file: Path) -> None:
