@@ -287,3 +287,19 @@ def test_the_same_step_can_be_saved_again(checkpoints):
     assert restored(checkpoints)[1] == [b"new"]
     files = json.loads((checkpoints.directory / "00000004/meta.json").read_text())["files"]
     assert list(files) == ["state/data"]
+
+
+def test_a_state_that_its_framework_cannot_read_is_a_sentence(checkpoints):
+    """Whatever it raises; a mistake of this project's own stays a traceback."""
+    save(checkpoints, 4)
+
+    def raises(error):
+        def read(path):
+            raise error
+
+        return read
+
+    with pytest.raises(RunError, match="00000004 can't be read: odd words"):
+        checkpoints.restore(raises(Exception("odd words\nand more")), print)
+    with pytest.raises(TypeError):
+        checkpoints.restore(raises(TypeError()), print)
