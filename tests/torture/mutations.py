@@ -9,7 +9,7 @@ import numpy as np
 from alexnet.errors import UserError
 from alexnet.weights import Weights, check
 from tests.torture.cases import Case
-from tests.torture.memory import bounded
+from tests.torture.memory import ONNX, SPARE, bounded
 from tests.weights.mutants import SUBJECTS, Subject, mutate, structure_of
 
 
@@ -19,9 +19,9 @@ def _subject(name: str) -> tuple[Subject, np.ndarray]:
     return subject, structure_of(subject.data, subject.weights)
 
 
-def read_bounded(read: Callable[[], Weights], size: int) -> Weights | None:
+def read_bounded(read: Callable[[], Weights], size: int, spare: int) -> Weights | None:
     """Weights, or None where they are refused as they should be, in bounded memory."""
-    with bounded(size):
+    with bounded(size, spare):
         try:
             weights = read()
             check(weights.arrays, weights.spec)
@@ -42,7 +42,8 @@ def begin(folder: Path):
         subject, structure = _subject(name)
         bad = mutate(case.random, subject.data, structure)
         try:
-            found = read_bounded(lambda: subject.read(bad), len(bad))
+            spare = ONNX if subject.format == "onnx" else SPARE
+            found = read_bounded(lambda: subject.read(bad), len(bad), spare)
         except Exception as error:
             error.add_note(name)
             raise
