@@ -96,7 +96,10 @@ def _run(
     arrays, source = engine.weights(), f"run {path.name}"
     if processes.index == 0:
         saved = weights.Weights(arrays, spec, config.preprocess, dataset.class_names, source)
-        weights.save(path / workdir.WEIGHTS, saved)
+        try:
+            weights.save(path / workdir.WEIGHTS, saved)
+        except UserError as error:  # the directory is gone: that is no wrong use of the command
+            raise RunError(f"{error}; {checkpoints.last_good()}") from error
         print(f"weights, metrics and {workdir.CURVE} are in {printable(str(path))}")
         print(summary(trainer.evals[-1], dataset.num_classes))
     return 0
