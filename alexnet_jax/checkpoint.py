@@ -107,7 +107,9 @@ def _quiet() -> Iterator[None]:
     """
     logger = logging.getLogger("absl")
     logger.addFilter(_above_error)
-    sys.unraisablehook = _without_consequences  # to the end: TensorStore's threads write on
+    # To the end: TensorStore's threads write on, and Python finds what nobody waited for.
+    sys.unraisablehook = _without_consequences
+    logging.getLogger("asyncio").addFilter(_above_error)
     try:
         yield
     finally:
