@@ -62,7 +62,7 @@ def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
-    """What a lock says of its holder; nothing where it is unreadable, or not written yet."""
+    """A lock's words on its holder; nothing where it is unreadable, or not written yet."""
     with contextlib.suppress(ValueError, RecursionError):
         values = json.loads(text[:_MOST])
         return values if isinstance(values, dict) else {}
@@ -135,7 +135,7 @@ class _RemoteLock(Lock):
         return json.dumps(values).ljust(_LENGTH).encode()  # a reader has asked for the size before
 
     def _holder(self) -> dict[str, Any]:
-        """What the object says; nothing where it is gone, or can't be read again and again."""
+        """The object's words; nothing where it is gone, or can't be read again and again."""
         for _ in range(_READS):
             try:
                 if values := _parsed(self._path.read_bytes()):

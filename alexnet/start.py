@@ -11,7 +11,7 @@ from alexnet.errors import UserError
 from alexnet.init import initial_weights
 from alexnet.layers import Spec
 from alexnet.preprocess import describe
-from alexnet.text import printable
+from alexnet.text import printable, storable
 from alexnet.weights import Weights
 
 Arrays = dict[str, np.ndarray]
@@ -68,11 +68,13 @@ def _by_class(
 
     if not theirs or not own:
         return arrays, []
-    theirs, own = named(theirs, "").identities, named(own, "").identities
+    theirs = named(theirs, "").identities
+    own = named([storable(name) for name in own], "").identities  # as weights hold them
     if theirs == own:
         return arrays, []
     if set(theirs) == set(own) and len(set(own)) == len(own):
-        places = [theirs.index(name) for name in own]
+        place = {name: index for index, name in enumerate(theirs)}
+        places = [place[name] for name in own]
         moved = {n: a[..., places] if n.startswith(last) else a for n, a in arrays.items()}
         return moved, [f"the outputs of {last} are put in the order of the data's classes"]
     first = next(i for i, (a, b) in enumerate(zip(theirs, own, strict=True)) if a != b)
