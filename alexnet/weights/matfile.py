@@ -13,7 +13,7 @@ import numpy as np
 
 from alexnet.errors import UserError
 
-_SLACK, _MAX_RATIO = 8 << 20, 4  # the most that is unpacked, in bytes and in times the file
+_SLACK, _MAX_RATIO = 8 << 20, 3  # the most that is unpacked, in bytes and in times the file
 _MAX_PARTS = 20_000  # matrices and field names; a model with names for 1000 classes has some 3000
 _MAX_VARIABLES, _MAX_DEPTH = 100, 8
 _MAX_FIELDS, _MAX_NAME = 100, 64  # of a struct, and bytes of a name with the zero at its end

@@ -46,10 +46,12 @@ def run(graph: Graph, batch: int) -> tuple[Run, tuple[str, ...]]:
     """
     live, from_image, unused = _follow(graph)
     random = np.random.default_rng(0)
-    images = random.random((batch, graph.channels, graph.side, graph.side), np.float32)
-    images = (images - np.float32(0.5)) * np.float32(2 * _IMAGES)
+    images = np.empty((batch, graph.channels, graph.side, graph.side), np.float32)
     found = Run(graph, images, BUDGET, _WORK, random, from_image, {graph.image: images})
-    found.spend(images.nbytes)
+    found.spend(images.nbytes)  # before the pages of `images` are touched
+    random.random(out=images, dtype=np.float32)
+    images -= np.float32(0.5)
+    images *= np.float32(2 * _IMAGES)
     output = graph.output
     if live and live[-1].op_type in _ENDS and live[-1].output[0] == output:
         softmax = live.pop()

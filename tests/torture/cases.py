@@ -34,7 +34,7 @@ CAMPAIGNS = {
     for name, module, about, *numbers in (
         ("flips", "flips", "one bit of a run's or a weights file is flipped", 1000, 3, 60),
         ("damage", "damage", "files cut short, zeroed, missing, extra or swapped", 500, 2, 40),
-        ("kills", "kills", "SIGKILL at any point of a run, several times over", 60, 5, 2),
+        ("kills", "kills", "SIGKILL at any point of a run, several times over", 105, 6, 2),
         ("signals", "signals", "SIGINT, SIGTERM and SIGHUP at any time, once or twice", 60, 4, 2),
         ("disk", "disk", "a disk that is full, read-only or gone", 40, 2, 4, 120, True),
         ("mutations", "mutations", "damaged files for every reader", 100_000, 3, 1500, 20),
