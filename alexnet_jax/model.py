@@ -29,6 +29,8 @@ from alexnet.layers import (
     variables,
 )
 from alexnet_jax import ops
+from alexnet_jax.conv import conv
+from alexnet_jax.lrn import lrn
 
 if TYPE_CHECKING:
     from alexnet.preprocess import Preprocess
@@ -227,7 +229,7 @@ class AlexNet(nnx.Module):
             own: Any = getattr(self, row.name, None)
             match row.layer:
                 case Conv():
-                    x = ops.conv(x, *self._kernel_and_bias(own), row.layer)
+                    x = conv(x, *self._kernel_and_bias(own), row.layer)
                 case Dense():
                     x = dense(row.name, x, *self._kernel_and_bias(own))
                 case BatchNorm():
@@ -235,7 +237,7 @@ class AlexNet(nnx.Module):
                 case ReLU():
                     x = nnx.relu(x)
                 case LRN():
-                    x = ops.lrn(x, row.layer)
+                    x = lrn(x, row.layer)
                 case MaxPool():
                     x = ops.max_pool(x, row.layer)
                 case AdaptiveAvgPool():

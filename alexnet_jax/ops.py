@@ -13,60 +13,12 @@ from jax import lax
 from jax.extend.random import threefry2x32_p
 
 from alexnet import layers as spec
-
-
-def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> jax.Array:
-    """Convolve NHWC images with an HWIO kernel, symmetric zero padding.
-
-    Groups are split by hand: with `feature_group_count`, XLA gathers the whole batch on every
-    device when the batch is sharded (openxla/xla#47945), and is slow on CPU.
-    """
-    one = functools.partial(
-        lax.conv_general_dilated,
-        window_strides=(layer.stride, layer.stride),
-        padding=((layer.padding, layer.padding),) * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=_precision(x),
-    )
-    if layer.groups == 1:
-        return one(x, kernel) + bias
-    inputs = jnp.split(x, layer.groups, axis=3)
-    kernels = jnp.split(kernel, layer.groups, axis=3)
-    return jnp.concatenate([one(i, k) for i, k in zip(inputs, kernels, strict=True)], axis=3) + bias
+from alexnet_jax.conv import precision
 
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """Multiply (batch, in) rows by an (in, out) kernel."""
-    return jnp.matmul(x, kernel, precision=_precision(x)) + bias
-
-
-def _precision(x: jax.Array) -> lax.Precision:
-    """fp32 means fp32: TPUs and recent GPUs would otherwise round the factors to fewer bits."""
-    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
-
-
-def lrn(x: jax.Array, layer: spec.LRN) -> jax.Array:
-    """Local response normalization over channels; `layers.LRN` has the formula. fp32 inside."""
-    wide = x.astype(jnp.float32)
-    shape = (*x.shape[:-1], layer.groups, x.shape[-1] // layer.groups)
-    sums = lax.reduce_window(
-        jnp.square(wide).reshape(shape),
-        np.float32(0),
-        lax.add,
-        window_dimensions=(1,) * (len(shape) - 1) + (layer.size,),
-        window_strides=(1,) * len(shape),
-        padding=((0, 0),) * (len(shape) - 1) + ((layer.size // 2, (layer.size - 1) // 2),),
-    ).reshape(x.shape)
-    scale = np.float32(layer.k) + np.float32(layer.alpha / layer.size) * sums
-    return (wide * _inverse_power(scale, layer.beta)).astype(x.dtype)
-
-
-def _inverse_power(x: jax.Array, beta: float) -> jax.Array:
-    """x ** -beta; for the usual 3/4 by square roots, which cost half as much as a power."""
-    if beta == 0.75:
-        root = lax.rsqrt(x)
-        return root * jnp.sqrt(root)
-    return x ** np.float32(-beta)
+    return jnp.matmul(x, kernel, precision=precision(x)) + bias
 
 
 def batch_statistics(
@@ -186,7 +138,7 @@ def adaptive_avg_pool(x: jax.Array, layer: spec.AdaptiveAvgPool) -> jax.Array:
     if x.shape[1:3] == (layer.size, layer.size):
         return x
     rows, columns = (jnp.asarray(_bins(n, layer.size), x.dtype) for n in x.shape[1:3])
-    return jnp.einsum("oh,nhwc,pw->nopc", rows, x, columns, precision=_precision(x))
+    return jnp.einsum("oh,nhwc,pw->nopc", rows, x, columns, precision=precision(x))
 
 
 def _bins(n: int, size: int) -> np.ndarray:

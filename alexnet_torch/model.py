@@ -26,7 +26,7 @@ from alexnet.layers import (
 )
 from alexnet.threefry import Key
 from alexnet.weights import check, layout
-from alexnet_torch import ops
+from alexnet_torch import lrn, ops
 
 if TYPE_CHECKING:
     from alexnet.preprocess import Preprocess
@@ -184,7 +184,7 @@ def _module(row: Row) -> nn.Module:
         case ReLU():
             return nn.ReLU()
         case LRN():
-            return ops.LRN(layer)
+            return lrn.LRN(layer)
         case BatchNorm():
             return ops.BatchNorm(layer, row.in_shape[-1])
         case MaxPool():

@@ -7,52 +7,9 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn import functional
 
 from alexnet import layers as spec
 from alexnet import threefry
-
-
-class LRN(nn.Module):
-    """Local response normalization over channels; `layers.LRN` has the formula. fp32 inside.
-
-    `nn.LocalResponseNorm` is the same function with one group, but pools over channels, which
-    is several times slower on CPU than adding shifted slices.
-    """
-
-    def __init__(self, layer: spec.LRN):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize (batch, channels, height, width)."""
-        layer, channels = self.layer, x.shape[1] // self.layer.groups
-        wide = x.float()
-        squares = wide.square().unflatten(1, (layer.groups, channels))
-        before, after = layer.size // 2, (layer.size - 1) // 2
-        padded = functional.pad(squares, (0, 0, 0, 0, before, after))
-        sums = padded[:, :, :channels]
-        for i in range(1, layer.size):
-            sums = sums + padded[:, :, i : i + channels]
-        scale = layer.k + layer.alpha / layer.size * sums.flatten(1, 2)
-        return (wide * _inverse_power(scale, layer.beta)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """The layer's numbers."""
-        return repr(self.layer)
-
-
-def _inverse_power(x: torch.Tensor, beta: float) -> torch.Tensor:
-    """x ** -beta; for the usual 3/4 by square roots, which cost half as much as a power.
-
-    `Tensor.sqrt` is not used: in one process of six its first call on two threads was wrong by
-    3e-4 of the value in one thread's half (torch 2.13.0 on CPU, JAX loaded beside it; a second
-    call on the same tensor was right, and `rsqrt` always was).
-    """
-    if beta == 0.75:
-        root = x.rsqrt()
-        return root * root * root.rsqrt()
-    return x**-beta
 
 
 class BatchNorm(nn.Module):

@@ -1,5 +1,7 @@
 """Each operation against its formula in NumPy, or against torch's own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +17,11 @@ from alexnet.layers import (
     Conv,
     MaxPool,
 )
+from alexnet_jax import conv as forms
 from alexnet_jax import ops
-from alexnet_torch import ops as torch_ops
+from alexnet_jax.conv import conv
+from alexnet_jax.lrn import lrn
+from alexnet_torch.lrn import LRN as TorchLRN
 
 
 def maps(seed, *shape, levels=None):
@@ -60,15 +65,46 @@ def test_lrn_is_the_formula(seed, size, groups, beta, k):
     layer = LRN(size=size, alpha=0.3, beta=beta, k=k, groups=groups)
     x = 3 * maps(seed, 2, 3, 3, 8)
     expected = lrn_by_formula(x, layer)
-    np.testing.assert_allclose(ops.lrn(jnp.asarray(x), layer), expected, rtol=2e-6)
-    np.testing.assert_allclose(nhwc(torch_ops.LRN(layer)(nchw(x))), expected, rtol=2e-6)
+    np.testing.assert_allclose(lrn(jnp.asarray(x), layer), expected, rtol=2e-6)
+    np.testing.assert_allclose(nhwc(TorchLRN(layer)(nchw(x))), expected, rtol=2e-6)
+
+
+@given(
+    seed=st.integers(0, 99),
+    size=st.integers(1, 6),
+    groups=st.sampled_from([1, 2]),
+    beta=st.sampled_from([0.5, 0.75]),
+)
+@settings(max_examples=15, deadline=None)
+def test_the_gradient_of_lrn_is_that_of_the_formula(seed, size, groups, beta):
+    layer = LRN(size=size, alpha=0.3, beta=beta, k=1.0, groups=groups)
+    x, grad, step = 3 * maps(seed, 1, 2, 2, 6), maps(seed + 1, 1, 2, 2, 6), 1e-6
+    differences = np.zeros(x.shape)
+    for place in np.ndindex(x.shape):
+        moved = np.zeros(x.shape)
+        moved[place] = step
+        ahead, behind = (lrn_by_formula(x + sign * moved, layer) for sign in (1, -1))
+        differences[place] = ((ahead - behind) * grad).sum() / (2 * step)
+    _, vjp = jax.vjp(lambda x: lrn(x, layer), jnp.asarray(x))
+    np.testing.assert_allclose(vjp(jnp.asarray(grad))[0], differences, rtol=1e-5, atol=2e-6)
+    images = nchw(x).requires_grad_()
+    TorchLRN(layer)(images).backward(nchw(grad))
+    np.testing.assert_allclose(nhwc(images.grad), differences, rtol=1e-5, atol=2e-6)
+
+
+def test_lrn_in_exported_files_is_the_same():
+    layer, x = LRN(groups=2), nchw(20 * maps(0, 2, 5, 5, 96))
+    module = TorchLRN(layer)
+    traced = torch.jit.trace(module, x)
+    assert "_Normalize" not in str(traced.graph)
+    np.testing.assert_allclose(traced(x), module(x), rtol=2e-6)
 
 
 def test_lrn_is_torchs_own():
     layer, x = LRN(), 20 * maps(0, 2, 5, 5, 96)
     expected = nhwc(functional.local_response_norm(nchw(x), 5, 1e-4, 0.75, 2.0))
-    np.testing.assert_allclose(ops.lrn(jnp.asarray(x), layer), expected, rtol=2e-6)
-    undivided = ops.lrn(jnp.asarray(x), LRN(alpha=5e-4))  # the paper's formula to the letter
+    np.testing.assert_allclose(lrn(jnp.asarray(x), layer), expected, rtol=2e-6)
+    undivided = lrn(jnp.asarray(x), LRN(alpha=5e-4))  # the paper's formula to the letter
     assert np.abs(undivided - expected).max() > 0.1
 
 
@@ -80,6 +116,24 @@ def test_max_pool_is_torchs(path, seed, size, ceil):
     expected = nhwc(functional.max_pool2d(nchw(x), 3, 2, ceil_mode=ceil))
     np.testing.assert_array_equal(path(jnp.asarray(x), layer=layer), expected)
     assert (layer.out(size), layer.out(size + 1)) == expected.shape[1:3]
+
+
+@pytest.mark.parametrize("geometry", [(1, 0), (1, 1), (1, 3), (2, 1), (3, 1), (4, 0), (4, 2)])
+@given(seed=st.integers(0, 99), size=st.integers(11, 20), side=st.sampled_from([1, 3, 5, 11]))
+@settings(max_examples=5, deadline=None)
+def test_every_form_of_a_convolution_is_xlas(geometry, seed, size, side):
+    geometry = forms.Geometry(*geometry)
+    x, kernel = jnp.asarray(maps(seed, 2, size, size + 1, 3)), maps(seed + 1, side, side, 3, 5)
+    expected, vjp = jax.vjp(functools.partial(forms.plain, geometry), x, jnp.asarray(kernel))
+    grad = jnp.asarray(maps(seed + 2, *expected.shape))
+    to_input, to_kernel = vjp(grad)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4)
+    close(forms.blocked(geometry, x, kernel), expected)
+    close(forms.flipped(geometry, x, kernel, grad), to_input)
+    close(forms.by_row(geometry, x, kernel, grad), to_kernel)
+    if geometry.stride == 1:
+        close(forms.by_position(geometry, x, kernel, grad), to_kernel)
+    close(jax.vjp(lambda *own: forms.convolve(*own, geometry), x, kernel)[1](grad)[1], to_kernel)
 
 
 @given(seed=st.integers(0, 99), size=st.integers(5, 12), ceil=st.booleans())
@@ -107,7 +161,7 @@ def test_adaptive_pool_is_torchs(seed, height, width):
 def test_grouped_convolution_is_torchs(groups):
     layer = Conv("conv", 8, kernel=3, stride=2, padding=1, groups=groups)
     x, kernel, bias = maps(0, 2, 9, 9, 4), maps(1, 3, 3, 4 // groups, 8), maps(2, 8)
-    ours = ops.conv(jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(bias), layer)
+    ours = conv(jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(bias), layer)
     weight = torch.tensor(kernel).permute(3, 2, 0, 1)
     theirs = functional.conv2d(nchw(x), weight, torch.tensor(bias), 2, 1, groups=groups)
     np.testing.assert_allclose(ours, nhwc(theirs), atol=1e-5)

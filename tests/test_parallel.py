@@ -220,7 +220,7 @@ def test_only_gradients_cross_devices(variant):
 
 
 def test_control_grouped_convolution_would_gather_the_batch():
-    """Why `ops.conv` splits groups by hand (openxla/xla#47945); if this fails, it need not."""
+    """Why `conv` splits groups by hand (openxla/xla#47945); if this fails, it need not."""
     mesh = parallel.device_mesh(jax.devices(), 8, 1)
 
     def grouped(x, kernel):

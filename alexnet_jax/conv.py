@@ -1,0 +1,187 @@
+"""Convolutions in JAX, each backend's in the form that is fastest there; all compute the same.
+
+XLA's own convolution is the reference. `_FORWARD`, `_INPUT` and `_KERNEL` below choose what runs
+instead, by backend: the results differ by rounding alone, which tests/test_conv.py holds.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet import layers as spec
+
+
+def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> jax.Array:
+    """Convolve NHWC images with an HWIO kernel, symmetric zero padding.
+
+    Groups are split by hand: with `feature_group_count`, XLA gathers the whole batch on every
+    device when the batch is sharded (openxla/xla#47945), and is slow on CPU.
+    """
+    geometry = Geometry(layer.stride, layer.padding)
+    inputs = jnp.split(x, layer.groups, axis=3)
+    kernels = jnp.split(kernel, layer.groups, axis=3)
+    parts = [convolve(i, k, geometry) for i, k in zip(inputs, kernels, strict=True)]
+    return (parts[0] if layer.groups == 1 else jnp.concatenate(parts, axis=3)) + bias
+
+
+class Geometry(NamedTuple):
+    """A convolution's stride and its zero padding on each side."""
+
+    stride: int
+    padding: int
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """Convolve (batch, height, width, in) with (rows, columns, in, out), without groups or bias."""
+    return _chosen(_FORWARD, geometry, x, kernel)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> tuple:
+    return convolve(x, kernel, geometry), (x, kernel)
+
+
+def _backward(geometry: Geometry, saved: tuple, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # A gradient that nobody takes, as that of conv1's input, is not computed under jit.
+    return _chosen(_INPUT, geometry, *saved, grad), _chosen(_KERNEL, geometry, *saved, grad)
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def precision(x: jax.Array) -> lax.Precision:
+    """fp32 means fp32: TPUs and recent GPUs would otherwise round the factors to fewer bits."""
+    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
+
+
+# --- the forms: each takes a geometry and the operands ----------------------------------------
+
+
+def plain(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """XLA's convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(geometry.stride,) * 2,
+        padding=((geometry.padding,) * 2,) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision(x),
+    )
+
+
+def blocked(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution with a stride as one without, over blocks of stride x stride pixels.
+
+    conv1's 3 channels, which use a small part of any matrix unit, become 48.
+    """
+    if geometry.stride == 1:
+        return plain(geometry, x, kernel)
+    return plain(Geometry(1, 0), _blocks(geometry, x, kernel), _block_kernel(geometry, kernel))
+
+
+def _blocks(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """(batch, rows, columns, stride * stride * in) blocks, those that windows reach."""
+    stride, padding = geometry
+    batch, *sizes, channels = x.shape
+    reach = -(-kernel.shape[0] // stride)  # a window's side, in blocks
+    counts = [(n + 2 * padding - kernel.shape[0]) // stride + reach for n in sizes]
+    edges = [(padding, c * stride - n - padding, 0) for n, c in zip(sizes, counts, strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    x = x.reshape(batch, counts[0], stride, counts[1], stride, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *counts, stride * stride * channels)
+
+
+def _block_kernel(geometry: Geometry, kernel: jax.Array) -> jax.Array:
+    """The kernel for blocks: (reach, reach, stride * stride * in, out), zeros at its end."""
+    stride = geometry.stride
+    side, _, channels, features = kernel.shape
+    reach = -(-side // stride)
+    kernel = jnp.pad(kernel, ((0, reach * stride - side),) * 2 + ((0, 0),) * 2)
+    kernel = kernel.reshape(reach, stride, reach, stride, channels, features)
+    return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(reach, reach, -1, features)
+
+
+def flipped(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array) -> jax.Array:
+    """The input's gradient as a convolution of the output's with the kernel turned around.
+
+    XLA's own does the same, but turns the kernel around inside its loops.
+    """
+    if geometry.stride > 1:
+        return _input_of(plain, geometry, x, kernel, grad)
+    turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2))
+    return plain(Geometry(1, kernel.shape[0] - 1 - geometry.padding), grad, turned)
+
+
+def by_position(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array) -> jax.Array:
+    """The kernel's gradient as a matrix product for each of its positions, stride 1."""
+    rows, columns = grad.shape[1:3]
+    padded = _pad(x, geometry.padding)
+    products = [
+        _product("bhwi,bhwo->io", padded[:, i : i + rows, j : j + columns], grad)
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+    return jnp.stack(products).reshape(kernel.shape)
+
+
+def by_row(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array) -> jax.Array:
+    """The kernel's gradient as a product for each of its rows and each image, over blocks.
+
+    The products are long and thin; one for each image gives every core some.
+    """
+    blocks = _blocks(geometry, x, kernel)
+    small, back = jax.vjp(functools.partial(_block_kernel, geometry), kernel)
+    rows, columns = grad.shape[1:3]
+    sides = [blocks[:, :, j : j + columns] for j in range(small.shape[1])]
+    wide = jnp.concatenate(sides, axis=3)
+    parts = [
+        _product("bhwi,bhwo->bio", wide[:, i : i + rows], grad).sum(0)
+        for i in range(small.shape[0])
+    ]
+    return back(jnp.stack(parts).reshape(small.shape))[0]
+
+
+def _pad(x: jax.Array, padding: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+
+def _product(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(subscripts, x, y, precision=precision(x))
+
+
+def _input_of(forward: Callable, geometry: Geometry, x: Any, kernel: Any, grad: Any) -> jax.Array:
+    """The input's gradient by JAX's own derivative of a form."""
+    return jax.vjp(lambda x: forward(geometry, x, kernel), x)[1](grad)[0]
+
+
+def _kernel_of(forward: Callable, geometry: Geometry, x: Any, kernel: Any, grad: Any) -> jax.Array:
+    """The kernel's gradient by JAX's own derivative of a form."""
+    return jax.vjp(lambda kernel: forward(geometry, x, kernel), kernel)[1](grad)[0]
+
+
+# --- the choice -------------------------------------------------------------------------------
+
+
+def _cpu_kernel(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array) -> jax.Array:
+    if geometry.stride > 1:
+        return by_row(geometry, x, kernel, grad)
+    return by_position(geometry, x, kernel, grad)
+
+
+_FORWARD = {"default": plain, "tpu": blocked}
+_INPUT = {"default": functools.partial(_input_of, plain), "cpu": flipped}
+_KERNEL = {
+    "default": functools.partial(_kernel_of, plain),
+    "tpu": functools.partial(_kernel_of, blocked),
+    "cpu": _cpu_kernel,
+}
+
+
+def _chosen(forms: dict[str, Callable], geometry: Geometry, *operands: jax.Array) -> jax.Array:
+    """Apply the form of the backend that the program is compiled for."""
+    branches = {backend: functools.partial(form, geometry) for backend, form in forms.items()}
+    return lax.platform_dependent(*operands, **branches)

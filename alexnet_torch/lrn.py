@@ -1,0 +1,96 @@
+"""Local response normalization in torch, with a gradient of its own.
+
+`nn.LocalResponseNorm` pools over channels, which takes several times as long on CPU as the matrix
+products here (docs/performance.md).
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from alexnet import layers as spec
+from alexnet.band import band
+
+
+class LRN(nn.Module):
+    """Local response normalization over channels; `layers.LRN` has the formula. fp32 inside."""
+
+    def __init__(self, layer: spec.LRN):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize (batch, channels, height, width)."""
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            return _by_slices(x, self.layer)
+        return cast(torch.Tensor, _Normalize.apply(x, self.layer))
+
+    def extra_repr(self) -> str:
+        """The layer's numbers."""
+        return repr(self.layer)
+
+
+class _Normalize(torch.autograd.Function):
+    """LRN on rows of channels: NHWC memory is read as it is, NCHW memory is copied first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: spec.LRN) -> torch.Tensor:
+        rows = _rows(x)
+        near = torch.from_numpy(band(layer, x.shape[1])).to(x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            scale = torch.addmm(
+                rows.new_tensor(layer.k), rows.square(), near, alpha=layer.alpha / layer.size
+            )
+        power = _inverse_power(scale, layer.beta)
+        ctx.save_for_backward(x, scale, power, near)
+        ctx.layer = layer
+        return _maps(rows * power, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """dx = g s^-b - 2 b alpha/n x (sum of g x s^(-b-1) over those that x is a neighbor of)."""
+        x, scale, power, near = ctx.saved_tensors
+        layer, rows, grad = ctx.layer, _rows(x), _rows(grads[0])
+        direct = grad * power
+        factor = -2 * layer.beta * layer.alpha / layer.size
+        with torch.autocast(x.device.type, enabled=False):
+            others = (direct * rows / scale) @ near.T
+        return _maps(torch.addcmul(direct, rows, others, value=factor), x), None
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """(places, channels) in fp32 of NCHW maps."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).float()
+
+
+def _maps(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Rows as NCHW maps again, in NHWC memory, of another's shape and type."""
+    batch, channels, height, width = like.shape
+    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2).to(like.dtype)
+
+
+def _by_slices(x: torch.Tensor, layer: spec.LRN) -> torch.Tensor:
+    """The same in operators that exported files are written in, and are recognized by."""
+    channels, wide = x.shape[1] // layer.groups, x.float()
+    squares = wide.square().unflatten(1, (layer.groups, channels))
+    padded = functional.pad(squares, (0, 0, 0, 0, layer.size // 2, (layer.size - 1) // 2))
+    sums = padded[:, :, :channels]
+    for i in range(1, layer.size):
+        sums = sums + padded[:, :, i : i + channels]
+    scale = layer.k + layer.alpha / layer.size * sums.flatten(1, 2)
+    return (wide * _inverse_power(scale, layer.beta)).to(x.dtype)
+
+
+def _inverse_power(x: torch.Tensor, beta: float) -> torch.Tensor:
+    """x ** -beta; for the usual 3/4 by square roots, which cost half as much as a power.
+
+    `Tensor.sqrt` is not used: in one process of six its first call on two threads was wrong by
+    3e-4 of the value in one thread's half (torch 2.13.0 on CPU, JAX loaded beside it; a second
+    call on the same tensor was right, and `rsqrt` always was).
+    """
+    if beta == 0.75:
+        root = x.rsqrt()
+        return root * root * root.rsqrt()
+    return x**-beta
