@@ -1,7 +1,7 @@
 """Convolutions in JAX, each backend's in the form that is fastest there; all compute the same.
 
-XLA's own convolution is the reference. `_FORWARD`, `_INPUT` and `_KERNEL` below choose what runs
-instead, by backend: the results differ by rounding alone, which tests/test_conv.py holds.
+XLA's own convolution is the reference. `_INPUT` and `_KERNEL`, at the end, say by backend what
+computes the gradients instead: the results differ by rounding alone.
 """
 
 import functools
@@ -38,7 +38,7 @@ class Geometry(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Convolve (batch, height, width, in) with (rows, columns, in, out), without groups or bias."""
-    return _chosen(_FORWARD, geometry, x, kernel)
+    return plain(geometry, x, kernel)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> tuple:
@@ -73,16 +73,6 @@ def plain(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-def blocked(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution with a stride as one without, over blocks of stride x stride pixels.
-
-    conv1's 3 channels, which use a small part of any matrix unit, become 48.
-    """
-    if geometry.stride == 1:
-        return plain(geometry, x, kernel)
-    return plain(Geometry(1, 0), _blocks(geometry, x, kernel), _block_kernel(geometry, kernel))
-
-
 def _blocks(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """(batch, rows, columns, stride * stride * in) blocks, those that windows reach."""
     stride, padding = geometry
@@ -111,7 +101,7 @@ def flipped(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array
     XLA's own does the same, but turns the kernel around inside its loops.
     """
     if geometry.stride > 1:
-        return _input_of(plain, geometry, x, kernel, grad)
+        return _plain_input(geometry, x, kernel, grad)
     turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2))
     return plain(Geometry(1, kernel.shape[0] - 1 - geometry.padding), grad, turned)
 
@@ -153,14 +143,14 @@ def _product(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, x, y, precision=precision(x))
 
 
-def _input_of(forward: Callable, geometry: Geometry, x: Any, kernel: Any, grad: Any) -> jax.Array:
-    """The input's gradient by JAX's own derivative of a form."""
-    return jax.vjp(lambda x: forward(geometry, x, kernel), x)[1](grad)[0]
+def _plain_input(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: Any) -> jax.Array:
+    """XLA's own gradient of the input."""
+    return jax.vjp(lambda x: plain(geometry, x, kernel), x)[1](grad)[0]
 
 
-def _kernel_of(forward: Callable, geometry: Geometry, x: Any, kernel: Any, grad: Any) -> jax.Array:
-    """The kernel's gradient by JAX's own derivative of a form."""
-    return jax.vjp(lambda kernel: forward(geometry, x, kernel), kernel)[1](grad)[0]
+def _plain_kernel(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: Any) -> jax.Array:
+    """XLA's own gradient of the kernel."""
+    return jax.vjp(lambda kernel: plain(geometry, x, kernel), kernel)[1](grad)[0]
 
 
 # --- the choice -------------------------------------------------------------------------------
@@ -172,13 +162,8 @@ def _cpu_kernel(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.A
     return by_position(geometry, x, kernel, grad)
 
 
-_FORWARD = {"default": plain, "tpu": blocked}
-_INPUT = {"default": functools.partial(_input_of, plain), "cpu": flipped}
-_KERNEL = {
-    "default": functools.partial(_kernel_of, plain),
-    "tpu": functools.partial(_kernel_of, blocked),
-    "cpu": _cpu_kernel,
-}
+_INPUT = {"default": _plain_input, "cpu": flipped}
+_KERNEL = {"default": _plain_kernel, "cpu": _cpu_kernel}
 
 
 def _chosen(forms: dict[str, Callable], geometry: Geometry, *operands: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim.sgd import sgd
 
 from alexnet.config import OptimConfig
 from alexnet.layers import Variable
@@ -68,16 +69,29 @@ class Momentum(torch.optim.Optimizer):
     def _update(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:
         optim, rate, wd = self.optim, group["lr"], group["weight_decay"]
         gradient = cast(torch.Tensor, parameter.grad)
+        buffer = self.state[parameter]["momentum_buffer"] if optim.momentum else None
+        if optim.rule == "sgd":  # torch's own, in one pass over the memory
+            if buffer is not None:
+                self.state[parameter]["momentum_buffer"] = buffer = _laid_out(buffer, parameter)
+            sgd(
+                [parameter], [_laid_out(gradient, parameter)], [buffer], fused=True,
+                weight_decay=wd, lr=rate, momentum=optim.momentum, dampening=0.0,
+                nesterov=optim.nesterov, maximize=False,
+            )  # fmt: skip
+            return
         change = gradient.add(parameter, alpha=wd) if wd else gradient
         if group["trust"]:
             change = change * trust_ratio(optim, wd, parameter, gradient, change)
-        if optim.rule != "sgd":
-            change = change * rate
-        if optim.momentum:
-            buffer = self.state[parameter]["momentum_buffer"]
+        change = change * rate
+        if buffer is not None:
             buffer.mul_(optim.momentum).add_(change)
             change = change.add(buffer, alpha=optim.momentum) if optim.nesterov else buffer
-        parameter.add_(change, alpha=-rate if optim.rule == "sgd" else -1.0)
+        parameter.sub_(change)
+
+
+def _laid_out(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A tensor in another's strides: torch's fused step goes through memory without a look."""
+    return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
 def trust_ratio(

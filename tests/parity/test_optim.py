@@ -204,7 +204,8 @@ def test_the_rules_part_only_when_the_rate_drops():
 def test_sgd_is_torchs_own():
     start, grads = problem()
     parameters = {n: torch.nn.Parameter(torch.tensor(a)) for n, a in start.items()}
-    sgd = torch.optim.SGD(parameters.values(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    numbers = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
+    sgd = torch.optim.SGD(parameters.values(), fused=True, **numbers)
     for g, rate in zip(grads, DROPS, strict=True):
         for name, parameter in parameters.items():
             parameter.grad = torch.tensor(g[name])
@@ -284,3 +285,23 @@ def test_something_must_be_left_to_learn():
 def test_groups_that_mean_nothing_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         decays(OptimConfig(**options), variables(VARIANTS["bn"]))
+
+
+@pytest.mark.parametrize("odd", ["gradient", "momentum"])
+def test_memory_in_another_order_changes_nothing(odd):
+    """torch's fused step would go wrong without a word."""
+    start, (gradient,) = problem(steps=1)
+    order = {
+        "gradient": (torch.channels_last, torch.contiguous_format),
+        "momentum": (torch.channels_last, torch.channels_last),
+    }[odd]
+    kernel, gradient = (torch.tensor(a["conv1.kernel"]).clone() for a in (start, gradient))
+    expected = kernel - 0.1 * (0.9 * 1 + gradient + 0.1 * kernel)
+    parameter = torch.nn.Parameter(kernel.to(memory_format=order[0]))
+    optimizer = Momentum({"conv1.kernel": parameter}, config("sgd"), VARIABLES)
+    optimizer.set_rates({"conv1.kernel": 0.1})
+    parameter.grad = gradient.clone(memory_format=order[1])
+    ones = torch.ones_like(gradient, memory_format=torch.contiguous_format)
+    optimizer.state[parameter]["momentum_buffer"] = ones
+    optimizer.step()
+    torch.testing.assert_close(parameter.detach(), expected)
