@@ -1,0 +1,93 @@
+"""`alexnet bench`: its numbers as tables."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_LOG_WIDTH = 200
+_MIB = 1 << 20
+
+
+def print_comparison(whole: Mapping[str, Any]) -> None:
+    """Print contenders as a table, and below it the ratios and the conditions."""
+    from rich.table import Table
+
+    table = Table(title=title(whole), title_justify="left")
+    table.add_column("contender")
+    for name in ("images/s", "ms a step", "least", "most", "of peak", "user s", "system s"):
+        table.add_column(name, justify="right")
+    table.add_column("page faults", justify="right")
+    table.add_column("peak MiB", justify="right")
+    for row in whole["contenders"]:
+        table.add_row(*_cells(row))
+    console = _console()
+    console.print(table)
+    for line in [*sentences(whole["contenders"]), *conditions_lines(whole)]:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def title(whole: Mapping[str, Any]) -> str:
+    """The work in words."""
+    job = whole["job"]
+    pixels = f", {job['image_size']} pixels" if job["image_size"] else ""
+    width = f", width {job['width']:g}" if job["width"] != 1 else ""
+    return (
+        f"{job['what']}, '{job['variant']}'{pixels}{width}, batch {job['batch_size']}, "
+        f"{job['precision']}: median of {job['blocks']} blocks of {job['block_seconds']:g} s"
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    name = row["name"] + (f" ({row['note']})" if row["note"] else "")
+    if row.get("unavailable"):
+        return [name, row["unavailable"]]
+    memory = row["peak_memory_bytes"] / _MIB
+    device = row["peak_device_memory_bytes"]
+    return [
+        name,
+        f"{row['images_per_second']:,.1f}",
+        f"{row['milliseconds_per_step']:,.2f}",
+        f"{row['milliseconds_min']:,.2f}",
+        f"{row['milliseconds_max']:,.2f}",
+        f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else "",
+        f"{row['user_seconds_per_step']:.3f}",
+        f"{row['system_seconds_per_step']:.3f}",
+        f"{row['page_faults_per_step']:,.0f}",
+        f"{memory:,.0f}" + (f" + {device / _MIB:,.0f}" if device else ""),
+    ]
+
+
+def sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each of ours and each plain network."""
+    return [
+        f"{row['name']} is {ratio['median']:.2f} times as fast as {name} "
+        f"({ratio['min']:.2f} to {ratio['max']:.2f} over the blocks)"
+        for row in rows
+        for name, ratio in row.get("times_as_fast_as", {}).items()
+    ]
+
+
+def conditions_lines(whole: Mapping[str, Any]) -> list[str]:
+    """The machine, its state and the versions, in words."""
+    found, lines = whole["conditions"], []
+    memory = f", {found['memory_bytes'] / 2**30:.0f} GiB" if found["memory_bytes"] else ""
+    lines.append(
+        f"{found['processor']}, {found['cores']} cores{memory}, load {found['load_before']:.1f} "
+        f"before, Python {found['python']}, "
+        + ", ".join(f"{name} {number}" for name, number in found["packages"].items())
+    )
+    seen = set()
+    for row in whole["contenders"]:
+        framework, device = row["framework"], row["device"]
+        if framework and device and framework not in seen:
+            seen.add(framework)
+            peak = row.get("peak_matmul_gflops")
+            rate = f", matrix products at {peak:,.0f} GFLOP/s" if peak else ""
+            lines.append(f"{framework} on {device['device']}, {device['threads']} threads{rate}")
+    return lines
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
