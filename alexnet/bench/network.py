@@ -48,6 +48,8 @@ def network_step(job: Job) -> tuple[Step, Wait, str]:
     Raises:
         UserError: where the framework is missing, or its devices can't do it.
     """
+    step: Step
+    wait: Wait
     spec, made = job.spec, itertools.cycle(batches(job))
     arrays = initial_weights(spec, job.seed)
     if job.kind != "ours":

@@ -17,7 +17,6 @@ _SHARED = (  # by all contenders
     "what", "variant", "image_size", "num_classes", "width", "batch_size", "precision", "seed",
     "dataset", "data_dir", "loader_threads", "layers",
 )  # fmt: skip
-_LENGTH = ("blocks", "block_seconds")
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ class Options:
     layers: bool = False
     # Blocks that are timed; their median counts.
     blocks: int = 5
-    # Length of a block.
-    block_seconds: float = 3.0
+    # Length of a block; by default 3 s, of --layers 0.2 s.
+    block_seconds: float | None = None
     # Height and width of the network's input; by default the variant's own.
     image_size: int | None = None
     # Outputs of the last layer.
@@ -69,8 +68,8 @@ class Options:
         between(self, 1, MOST_CLASSES, "num_classes")
         between(self, 1, 1024, "loader_threads")
         between(self, 0, 2**63 - 1, "seed")
-        length = self.block_seconds
-        require(0 < length <= 3600, "block_seconds", length, "above 0 and at most 3600")
+        need = "above 0 and at most 3600"
+        require(0 < self.length <= 3600, "block_seconds", self.block_seconds, need)
         require(0 < self.width <= 1, "width", self.width, "above 0 and at most 1")
         if self.what not in _NETWORK and (self.against or self.layers):
             name = "--against" if self.against else "--layers"
@@ -79,6 +78,13 @@ class Options:
             raise UserError(
                 "--dataset and --data-dir are for --what input: networks are timed on random images"
             )
+
+    @property
+    def length(self) -> float:
+        """Seconds of a block."""
+        if self.block_seconds is None:
+            return 0.2 if self.layers else 3.0
+        return self.block_seconds
 
 
 def main(options: Options) -> int:
@@ -89,22 +95,28 @@ def main(options: Options) -> int:
     jobs = _jobs(options)
     with Console(stderr=True).status("starting") as status:  # on a terminal only
         whole = _measured(options, jobs, lambda text: status.update(Text(text)))
-    whole = {"job": {name: getattr(options, name) for name in (*_SHARED, *_LENGTH)}, **whole}
+    job = {name: getattr(options, name) for name in (*_SHARED, "blocks")}
+    whole = {"job": job | {"block_seconds": options.length}, **whole}
     if options.json:
         print(json.dumps(whole, indent=2))
     else:
-        from alexnet.report.bench import print_comparison
+        from alexnet.report.bench import print_benchmark
 
-        print_comparison(whole)
+        print_benchmark(whole)
     return 0
 
 
 def _measured(
     options: Options, jobs: "list[Job]", progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    from alexnet.bench.run import compare
+    from alexnet.bench.run import compare, time_conversions, time_layers
 
-    return compare(jobs, options.blocks, options.block_seconds, progress)
+    length = (options.blocks, options.length)
+    if options.layers:
+        return time_layers(jobs, *length, progress)
+    if options.what == "convert":
+        return time_conversions(jobs[0], *length, progress)
+    return compare(jobs, *length, progress)
 
 
 def _jobs(options: Options) -> "list[Job]":

@@ -4,26 +4,71 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alexnet.text import counted
+
 _LOG_WIDTH = 200
 _MIB = 1 << 20
 
 
-def print_comparison(whole: Mapping[str, Any]) -> None:
-    """Print contenders as a table, and below it the ratios and the conditions."""
-    from rich.table import Table
-
-    table = Table(title=title(whole), title_justify="left")
-    table.add_column("contender")
-    for name in ("images/s", "ms a step", "least", "most", "of peak", "user s", "system s"):
-        table.add_column(name, justify="right")
-    table.add_column("page faults", justify="right")
-    table.add_column("peak MiB", justify="right")
-    for row in whole["contenders"]:
-        table.add_row(*_cells(row))
+def print_benchmark(whole: Mapping[str, Any]) -> None:
+    """Print what was timed as a table, and below it the ratios and the conditions."""
     console = _console()
-    console.print(table)
+    if "layers" in whole:
+        console.print(_layers_table(whole))
+    elif "conversions" in whole:
+        console.print(_conversions_table(whole))
+    else:
+        console.print(_contenders_table(whole))
     for line in [*sentences(whole["contenders"]), *conditions_lines(whole)]:
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _table(whole: Mapping[str, Any], words: Sequence[str], numbers: Sequence[str]) -> Any:
+    """An empty table with columns of words, then of numbers."""
+    from rich.table import Table
+
+    table = Table(*words, title=title(whole), title_justify="left")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _contenders_table(whole: Mapping[str, Any]) -> Any:
+    table = _table(whole, ["contender"], (
+        "images/s", "ms a step", "least", "most", "of peak", "user s", "system s", "page faults",
+        "peak MiB",
+    ))  # fmt: skip
+    for row in whole["contenders"]:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _layers_table(whole: Mapping[str, Any]) -> Any:
+    names = [row["name"] for row in whole["contenders"]]
+    table = _table(whole, ["layer", "pass"], [f"{name}, ms" for name in names])
+    for row in whole["layers"]:
+        times = [row["contenders"][name]["milliseconds_per_step"] for name in names]
+        table.add_row(row["layer"], row["pass"], *(f"{time:,.3f}" for time in times))
+    sums = [
+        sum(row["contenders"][name]["milliseconds_per_step"] for row in whole["layers"])
+        for name in names
+    ]
+    table.add_section()
+    table.add_row("sum", "", *(f"{time:,.3f}" for time in sums))
+    return table
+
+
+def _conversions_table(whole: Mapping[str, Any]) -> Any:
+    table = _table(whole, ["conversion"], ("s", "least", "most", "MB/s", "peak MiB"))
+    for row in whole["conversions"]:
+        times = (row[f"milliseconds_{name}"] for name in ("per_step", "min", "max"))
+        table.add_row(
+            row["conversion"],
+            *(f"{time / 1e3:.2f}" for time in times),
+            f"{row['bytes_per_second'] / 1e6:,.0f}",
+            f"{row['peak_memory_bytes'] / _MIB:,.0f}",
+        )
+    return table
 
 
 def title(whole: Mapping[str, Any]) -> str:
@@ -31,9 +76,14 @@ def title(whole: Mapping[str, Any]) -> str:
     job = whole["job"]
     pixels = f", {job['image_size']} pixels" if job["image_size"] else ""
     width = f", width {job['width']:g}" if job["width"] != 1 else ""
-    return (
-        f"{job['what']}, '{job['variant']}'{pixels}{width}, batch {job['batch_size']}, "
-        f"{job['precision']}: median of {job['blocks']} blocks of {job['block_seconds']:g} s"
+    length = f"median of {counted(job['blocks'], 'block')} of {job['block_seconds']:g} s"
+    if job["what"] == "convert":
+        return f"convert, '{job['variant']}'{width}, fp32: {length}"
+    what = f"input, {job['dataset']}," if job["what"] == "input" else f"{job['what']},"
+    return f"{what} '{job['variant']}'{pixels}{width}, batch {job['batch_size']}, " + (
+        f"{job['loader_threads']} threads: {length}"
+        if job["what"] == "input"
+        else f"{job['precision']}: {length}"
     )
 
 
