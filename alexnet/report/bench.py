@@ -90,7 +90,7 @@ def title(whole: Mapping[str, Any]) -> str:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     name = row["name"] + (f" ({row['note']})" if row["note"] else "")
     if row.get("unavailable"):
-        return [name, row["unavailable"]]
+        return [name, "none"]
     memory = row["peak_memory_bytes"] / _MIB
     device = row["peak_device_memory_bytes"]
     return [
@@ -108,8 +108,9 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each of ours and each plain network."""
-    return [
+    """A line for each contender that can't be, and for each of ours and each plain network."""
+    absent = [f"{row['name']}: {row['unavailable']}" for row in rows if row.get("unavailable")]
+    return absent + [
         f"{row['name']} is {ratio['median']:.2f} times as fast as {name} "
         f"({ratio['min']:.2f} to {ratio['max']:.2f} over the blocks)"
         for row in rows
