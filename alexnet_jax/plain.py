@@ -59,7 +59,7 @@ class Network(nnx.Module):
 
 
 def _layer(row: Row, precision: str, rngs: nnx.Rngs) -> Any:
-    """Flax's layer for a row; None for one that is a function."""
+    """Flax's layer for a row, its weights to be set; None for one that is a function."""
     options: dict[str, Any] = {"dtype": DTYPES[precision], "rngs": rngs}
     exact = lax.Precision.HIGHEST if precision == "fp32" else lax.Precision.DEFAULT
     match layer := row.layer:
@@ -72,10 +72,17 @@ def _layer(row: Row, precision: str, rngs: nnx.Rngs) -> Any:
                 padding=[(layer.padding, layer.padding)] * 2,
                 feature_group_count=layer.groups,
                 precision=exact,
+                kernel_init=nnx.initializers.zeros_init(),
                 **options,
             )
         case Dense():
-            return nnx.Linear(row.in_shape[0], row.out_shape[0], precision=exact, **options)
+            return nnx.Linear(
+                row.in_shape[0],
+                row.out_shape[0],
+                precision=exact,
+                kernel_init=nnx.initializers.zeros_init(),
+                **options,
+            )
         case BatchNorm():
             return nnx.BatchNorm(
                 row.in_shape[-1],
