@@ -94,14 +94,14 @@ def test_plain_training_takes_the_same_steps(framework, plain, one_device):
     weights = narrow("paper", image_size=67)
     layers = tuple(layer for layer in weights.spec if not isinstance(layer, Dropout))
     spec = Spec("paper", layers, 67, 7)  # what is dropped differs
-    options = dataclasses.replace(job.plain, rate=0.01)
+    options = dataclasses.replace(job.plain, rate=0.01, weight_decay=0.1)
     batch = batches(job)[0]
     engine = load_engine(framework)(
         spec,
         weights.arrays,
         preprocess=job.config.preprocess,
         batch_size=2,
-        optim=job.optim,
+        optim=dataclasses.replace(job.optim, weight_decay=0.1),
     )
     rates = dict.fromkeys(weights.arrays, options.rate)
     other = plain(spec, weights.arrays, options)
