@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: train test test-slow torture setup lint docs one-curve parity-table golden
+.PHONY: train test test-slow torture setup lint docs one-curve parity-table golden gpu-report
 
 train: .venv/jax-installed  ## set up the JAX side and run the default job
 	$(BIN)/python train.py --framework jax
@@ -34,6 +34,10 @@ one-curve: setup  ## the default job's first 50 steps in both frameworks, losses
 
 parity-table: setup  ## the measured numbers of docs/porting.md
 	$(BIN)/python -m tests.parity.table
+
+GPU_PAGE ?= docs/gpu.md
+gpu-report: setup  ## parity and speed on a GPU, into a page: MINUTES=60 GPU_PAGE=gpu.md VARIANTS="paper bn"
+	$(BIN)/python -m tests.gpu_report $(GPU_PAGE) --minutes $(MINUTES) $(if $(VARIANTS),--variants $(VARIANTS))
 
 golden: setup  ## write the first losses of every recipe anew
 	$(BIN)/python -m tests.golden.losses

@@ -20,6 +20,7 @@ COMMANDS = {
     "summary": "Print a network's layers: output shapes, parameters, multiply-adds.",
     "recipes": "List the training recipes, with their sources and results.",
     "report": "Show runs in one HTML page: curves, filters, confusions, predictions.",
+    "bench": "Measure speed and memory, beside plain code in the same framework.",
     "compile": "Compile the training step for a Cloud TPU slice, with no TPU present.",
     "doctor": "Check versions, devices, data, disk and memory for a run, before it starts.",
 }

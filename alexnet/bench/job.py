@@ -1,0 +1,98 @@
+"""The work that `alexnet bench` hands to one child process, as plain data."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from alexnet.bench.plain import PlainOptions
+from alexnet.config import Framework, OptimConfig, TrainConfig
+from alexnet.layers import Spec
+from alexnet.recipes import RECIPES
+from alexnet.spec import variant
+
+What = Literal["train", "infer", "input", "convert"]
+Kind = Literal["ours", "plain", "plain, compiled"]
+# Small, since the batches are always the same: of what is learned by heart, gradients become too
+# small for fast arithmetic.
+RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One contender: what it runs, on which network, in which batches."""
+
+    what: What
+    kind: Kind = "ours"
+    framework: Framework | None = None  # None for work that needs neither
+    variant: str = "torchvision"
+    image_size: int | None = None
+    num_classes: int = 1000
+    width: float = 1.0
+    batch_size: int = 32
+    precision: str = "fp32"
+    seed: int = 0
+    dataset: str = "synthetic"
+    data_dir: str | None = None
+    loader_threads: int = 2
+    directory: str = ""  # for files that are written
+    layers: bool = False  # each layer by itself instead of whole steps
+
+    @property
+    def name(self) -> str:
+        """The contender in words: `jax`, `plain torch, compiled`."""
+        if self.framework is None:
+            return self.what
+        plain, comma, rest = self.kind.partition(",")
+        return self.framework if self.kind == "ours" else f"{plain} {self.framework}{comma}{rest}"
+
+    @property
+    def spec(self) -> Spec:
+        """The network."""
+        return variant(
+            self.variant,
+            num_classes=self.num_classes,
+            image_size=self.image_size,
+            width=self.width,
+        )
+
+    @property
+    def config(self) -> TrainConfig:
+        """The recipe of the variant, of the paper where it has none, at this job's sizes."""
+        base = RECIPES.get(self.variant, RECIPES["paper"]).config
+        model = dataclasses.replace(
+            base.model,
+            variant=self.variant,
+            image_size=self.image_size,
+            width=self.width,
+            precision=self.precision,  # type: ignore[arg-type]
+        )
+        data = dataclasses.replace(
+            base.data,
+            batch_size=self.batch_size,
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            loader_threads=self.loader_threads,
+            resize_to=None,
+        )
+        run = dataclasses.replace(base.run, seed=self.seed)
+        return dataclasses.replace(base, model=model, data=data, run=run)
+
+    @property
+    def optim(self) -> OptimConfig:
+        """Gradient descent with the recipe's momentum and weight decay, at a constant rate."""
+        return dataclasses.replace(self.config.optim, learning_rate=RATE, schedule="constant")
+
+    @property
+    def plain(self) -> PlainOptions:
+        """The same for a plain network."""
+        normalize, optim = self.config.preprocess.normalize, self.optim
+        return PlainOptions(
+            normalize.mean,
+            tuple(normalize.std),
+            precision=self.precision,
+            train=self.what == "train",
+            compiled=self.kind == "plain, compiled",
+            rate=optim.learning_rate,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+        )

@@ -1,0 +1,104 @@
+"""Contenders timed block by block in alternation, and what their times come to."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from alexnet.bench.child import Child
+
+_WARM, _MOST_WARM = 3, 12  # steps of warm-up, at least and at most
+_STEADY = 1.1  # a step is as fast as the fastest so far, within this factor
+
+
+@dataclass
+class Timing:
+    """The blocks of one contender's part: seconds, processor time and page faults of each."""
+
+    steps: int  # in a block
+    blocks: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds a step, block by block."""
+        return [block["seconds"] / self.steps for block in self.blocks]
+
+    def median(self, name: str = "seconds") -> float:
+        """The median over blocks of a number, a step."""
+        return statistics.median(block[name] / self.steps for block in self.blocks)
+
+
+def measure(
+    children: Sequence[Child],
+    part: str,
+    *,
+    blocks: int,
+    block_seconds: float,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Timing]:
+    """Time a part of every contender, all idle but one; by the contenders' names.
+
+    After warm-up each runs a block in turn, and in the opposite order in every other round, so
+    that whatever drifts in the machine meets all alike.
+    """
+    timings = {}
+    for child in children:
+        progress(f"{child.name}: warm-up")
+        timings[child.name] = Timing(_steps(child, part, block_seconds))
+    for number in range(blocks):
+        for child in list(children)[:: -1 if number % 2 else 1]:
+            progress(f"{child.name}: block {number + 1} of {blocks}")
+            timing = timings[child.name]
+            timing.blocks.append(child.run(part, timing.steps))
+    return timings
+
+
+def _steps(child: Child, part: str, block_seconds: float) -> int:
+    """Warm up until steps are as fast as they get, and tell how many fill a block."""
+    fastest, done = math.inf, 0
+    while done < _MOST_WARM:
+        seconds = child.run(part, 1)["seconds"]
+        done, steady = done + 1, seconds < _STEADY * fastest
+        fastest = min(fastest, seconds)
+        if done >= _WARM and steady:
+            break
+    return max(1, round(block_seconds / fastest))
+
+
+def ratios(ours: Timing, other: Timing) -> dict[str, float]:
+    """How many times as fast one is as another: the median over rounds, the least, the most."""
+    found = [b / a for a, b in zip(ours.seconds, other.seconds, strict=True)]
+    return {"median": statistics.median(found), "min": min(found), "max": max(found)}
+
+
+def summary(timing: Timing, items: int, unit: str) -> dict[str, Any]:
+    """What a contender's times come to, as JSON values.
+
+    Args:
+        timing: its blocks.
+        items: images, or bytes, in a step.
+        unit: of them.
+    """
+    step = timing.median()
+    return {
+        f"{unit}_per_second": items / step,
+        "milliseconds_per_step": 1e3 * step,
+        "milliseconds_min": 1e3 * min(timing.seconds),
+        "milliseconds_max": 1e3 * max(timing.seconds),
+        "steps_per_block": timing.steps,
+        "blocks": [1e3 * seconds for seconds in timing.seconds],
+        "user_seconds_per_step": timing.median("user"),
+        "system_seconds_per_step": timing.median("system"),
+        "page_faults_per_step": timing.median("faults"),
+    }
+
+
+def with_memory(found: Mapping[str, Any], child: Child) -> dict[str, Any]:
+    """A summary with the most memory that the contender's process had."""
+    memory = child.ask({"memory": True})
+    return {
+        **found,
+        "peak_memory_bytes": memory["host"],
+        "peak_device_memory_bytes": memory["device"],
+    }

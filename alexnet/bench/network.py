@@ -1,0 +1,95 @@
+"""Whole training steps and forward passes as contenders, ours and plain ones."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from alexnet.bench.job import Job
+from alexnet.engine import import_framework, load_engine
+from alexnet.init import initial_weights
+from alexnet.layers import Spec, trace, variables
+from alexnet.schedule import rates
+
+Step = Callable[[], Any]
+Wait = Callable[[Any], Any]
+_BATCHES = 2  # different ones, in turn
+
+
+def floating_point_operations(spec: Spec, what: str) -> int:
+    """Operations that a step needs for one image, a multiply-add counted as two.
+
+    Training is three times the forward pass, less the gradient of the images, which nobody needs.
+    """
+    rows = trace(spec)
+    forward = sum(row.multiply_adds for row in rows)
+    first = next(row.multiply_adds for row in rows if row.multiply_adds)
+    return 2 * (3 * forward - first if what == "train" else forward)
+
+
+def batches(job: Job) -> list[dict[str, np.ndarray]]:
+    """Random images with random labels, as the pipeline hands them over."""
+    random, spec = np.random.default_rng(job.seed), job.spec
+    shape = (job.batch_size, spec.image_size, spec.image_size, spec.channels)
+    return [
+        {
+            "image": random.integers(0, 256, shape, np.uint8),
+            "label": random.integers(0, spec.num_classes, job.batch_size, np.int32),
+            "mask": np.ones(job.batch_size, np.float32),
+        }
+        for _ in range(_BATCHES)
+    ]
+
+
+def network_step(job: Job) -> tuple[Step, Wait, str]:
+    """A step with its first call done, a function that waits for its result, and a note on it.
+
+    Raises:
+        UserError: where the framework is missing, or its devices can't do it.
+    """
+    step: Step
+    wait: Wait
+    spec, made = job.spec, itertools.cycle(batches(job))
+    arrays = initial_weights(spec, job.seed)
+    if job.kind != "ours":
+        plain = import_framework(str(job.framework), "plain").Plain(spec, arrays, job.plain)
+        if job.what == "infer":
+            step, wait = _on_next(plain.logits, made), _nothing
+        else:
+            step, wait = _on_next(plain.train_step, made), plain.fetch
+        plain.settle(step, wait)
+        return step, wait, plain.note
+    step, wait = _ours(job, spec, arrays, made)
+    wait(step())
+    return step, wait, ""
+
+
+def _ours(job: Job, spec: Spec, arrays: dict[str, np.ndarray], made: Any) -> tuple[Step, Wait]:
+    """A step of the engine, and the function that waits for it."""
+    engine = load_engine(str(job.framework))(
+        spec,
+        arrays,
+        preprocess=job.config.preprocess,
+        batch_size=job.batch_size,
+        precision=job.precision,
+        seed=job.seed,
+        optim=job.optim if job.what == "train" else None,
+    )
+    if job.what == "infer":
+        return _on_next(engine.logits, made), _nothing
+    numbers, optim = itertools.count(), job.optim
+    given = rates(optim, variables(spec), optim.learning_rate)
+
+    def train_step(batch: Any) -> Any:
+        return engine.train_step(batch, step=next(numbers), rates=given)
+
+    return _on_next(train_step, made), engine.fetch
+
+
+def _on_next(work: Callable[[Any], Any], made: Any) -> Step:
+    return lambda: work(next(made))
+
+
+def _nothing(_: Any) -> Any:
+    """Wait for logits that are on the host already."""

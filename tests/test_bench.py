@@ -1,0 +1,330 @@
+"""`alexnet bench`: contenders that do the same work, their processes, and what is made of times."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import alexnet_torch
+from alexnet import cli
+from alexnet.bench import measure, peak, worker
+from alexnet.bench.child import Child
+from alexnet.bench.convert import conversions
+from alexnet.bench.job import Job
+from alexnet.bench.layers import layer_parts
+from alexnet.bench.measure import Timing
+from alexnet.bench.network import batches, floating_point_operations, network_step
+from alexnet.bench.run import compare
+from alexnet.engine import load_engine
+from alexnet.errors import RunError, UserError
+from alexnet.layers import Dropout, Spec
+from alexnet.spec import PAPER, VARIANTS
+from alexnet_jax import parallel
+from alexnet_jax.plain import Network
+from alexnet_jax.plain import Plain as PlainJax
+from alexnet_torch.plain import Plain as PlainTorch
+from alexnet_torch.plain import network
+from tests.weights.helpers import close, images, narrow
+
+SMALL = {"image_size": 67, "width": 1 / 16, "batch_size": 2}
+OPTIONS = [
+    "--image-size", "67", "--width", "0.0625", "--batch-size", "2", "--blocks", "1",
+    "--block-seconds", "0.02",
+]  # fmt: skip
+REST = sorted({*VARIANTS} - {"torchvision", "paper"})
+READING = Job("input", batch_size=2, image_size=67)
+
+
+# --- the same work --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_plain_torch_gives_the_same_logits(name):
+    weights = narrow(name, image_size=99)
+    close(of_plain_torch(weights), of_ours(weights))
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision", "paper", *(pytest.param(n, marks=pytest.mark.slow) for n in REST)]
+)
+def test_plain_jax_gives_the_same_logits(name):
+    weights = narrow(name, image_size=67)
+    plain = Network(weights.spec, weights.arrays)
+    plain.eval()
+    close(np.asarray(jax.jit(plain)(images(weights.spec))), of_ours(weights))
+
+
+def of_ours(weights):
+    """Logits of this project's torch model; tests/parity holds that JAX's are the same."""
+    model = alexnet_torch.AlexNet(weights.spec, weights=weights.arrays).eval()
+    return logits(model, weights.spec)
+
+
+def of_plain_torch(weights):
+    return logits(network(weights.spec, weights.arrays).eval(), weights.spec)
+
+
+@torch.no_grad()
+def logits(model, spec):
+    return model(torch.from_numpy(images(spec)).movedim(-1, 1)).numpy()
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """JAX sees one device, as in a contender's process."""
+    mesh = parallel.device_mesh(jax.devices()[:1], 1, 1)
+    monkeypatch.setattr(parallel, "run_mesh", lambda config: mesh)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+@pytest.mark.parametrize(
+    ("framework", "plain"),
+    [pytest.param("jax", PlainJax, marks=pytest.mark.slow), ("torch", PlainTorch)],
+)
+def test_plain_training_takes_the_same_steps(framework, plain, one_device):
+    """Three losses: the second and third tell updates with momentum and decay apart from others."""
+    job = Job("train", framework=framework, variant="paper", num_classes=7, **SMALL)
+    weights = narrow("paper", image_size=67)
+    layers = tuple(layer for layer in weights.spec if not isinstance(layer, Dropout))
+    spec = Spec("paper", layers, 67, 7)  # what is dropped differs
+    options = dataclasses.replace(job.plain, rate=0.01, weight_decay=0.1)
+    batch = batches(job)[0]
+    engine = load_engine(framework)(
+        spec,
+        weights.arrays,
+        preprocess=job.config.preprocess,
+        batch_size=2,
+        optim=dataclasses.replace(job.optim, weight_decay=0.1),
+    )
+    rates = dict.fromkeys(weights.arrays, options.rate)
+    other = plain(spec, weights.arrays, options)
+    for step in range(3):
+        ours = engine.fetch(engine.train_step(batch, step=step, rates=rates))["loss"]
+        assert other.fetch(other.train_step(batch)) == pytest.approx(ours, rel=1e-4), step
+
+
+def test_plain_jax_needs_one_device():
+    weights = narrow("paper", image_size=67)
+    with pytest.raises(UserError, match="JAX has 8 here"):
+        PlainJax(weights.spec, weights.arrays, Job("infer", framework="jax").plain)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["ours", "plain"])
+def test_torch_infers(kind, precision):
+    job = Job("infer", kind, "torch", precision=precision, **SMALL)
+    step, wait, note = network_step(job)
+    assert step().shape == (2, 1000)
+    wait(step())
+    assert note in (("",) if kind == "ours" else ("NCHW", "channels_last"))
+
+
+def test_operations_of_the_paper():
+    """724.4 million multiply-adds forward; training is three times that, less conv1's dX."""
+    forward = floating_point_operations(PAPER, "infer")
+    assert forward == pytest.approx(2 * 724.4e6, rel=1e-4)
+    conv1 = 2 * 55 * 55 * 96 * 11 * 11 * 3
+    assert floating_point_operations(PAPER, "train") == 3 * forward - conv1
+
+
+@pytest.mark.parametrize("kind", ["ours", "plain"])
+@pytest.mark.parametrize("variant", ["torchvision", "paper", "bn"])
+def test_every_layer_of_torch_runs_by_itself(kind, variant):
+    parts = layer_parts(Job("train", kind, "torch", variant, layers=True, **SMALL))
+    assert {"conv1: weight gradient", "conv2: input gradient", "fc8: weight gradient"} < set(parts)
+    assert "conv1: input gradient" not in parts
+    for run in parts.values():
+        run(1)
+
+
+@pytest.mark.parametrize("kind", ["ours", pytest.param("plain", marks=pytest.mark.slow)])
+def test_layers_of_jax_run_by_themselves(kind):
+    parts = layer_parts(Job("train", kind, "jax", "paper", layers=True, **SMALL))
+    for name in ("lrn1: forward", "lrn1: input gradient"):
+        parts[name](1)
+
+
+def test_conversions(tmp_path):
+    job = Job("convert", directory=str(tmp_path), variant="paper", image_size=67, width=1 / 16)
+    found = conversions(job)
+    assert list(found) == ["torch to safetensors", "safetensors to flax", "flax to torch"]
+    for run in found.values():
+        run(1)
+    for suffix in (".pth", ".safetensors", ".msgpack"):
+        source, target = (tmp_path / f"{name}{suffix}" for name in ("source", "target"))
+        assert source.stat().st_size == pytest.approx(target.stat().st_size, rel=0.01)
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def test_a_child_that_dies_is_told_of():
+    with Child(READING) as child:
+        assert child.run("step", 1)["seconds"] > 0
+        os.kill(child.process_id, signal.SIGKILL)
+        with pytest.raises(RunError, match="'input' was ended by SIGKILL, as the system does"):
+            child.run("step", 1)
+
+
+def test_a_child_that_fails_leaves_its_last_words():
+    with Child(READING) as child, pytest.raises(RunError, match="ended with code 1: KeyError: 'x'"):
+        child.run("x", 1)
+
+
+def test_a_child_ends_with_its_input_in_the_middle_of_a_step():
+    child = Child(READING)
+    process = child._process
+    process.stdin.write('{"part": "step", "steps": 1000000000}\n')
+    child.close()
+    assert process.returncode == 0  # not killed
+
+
+def test_mistakes_reach_the_parent():
+    with pytest.raises(UserError, match="1,024 training examples"):
+        Child(dataclasses.replace(READING, batch_size=5000))
+
+
+def test_what_does_not_compile_is_no_failure(monkeypatch):
+    def fail(job):
+        raise RuntimeError("no C++ compiler\nmore")
+
+    monkeypatch.setattr(worker, "_parts", fail)
+    job = Job("train", "plain, compiled", "torch")
+    assert worker._prepare(job) == (
+        {},
+        {"unavailable": "torch.compile failed: no C++ compiler"},
+    )
+    with pytest.raises(RuntimeError):
+        worker._prepare(dataclasses.replace(job, kind="plain"))
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A contender that takes the same time for each step; `log` has who ran when."""
+
+    def __init__(self, name, seconds, log):
+        self.name, self.seconds, self.log = name, seconds, log
+
+    def run(self, part, steps):
+        self.log.append((self.name, steps))
+        seconds = steps * self.seconds
+        return {"seconds": seconds, "user": 2 * seconds, "system": 0.0, "faults": steps}
+
+
+def test_contenders_take_turns():
+    log = []
+    children = [Clock("a", 0.5, log), Clock("b", 0.25, log)]
+    timings = measure.measure(children, "step", blocks=3, block_seconds=2.0)
+    assert log == [("a", 1)] * 3 + [("b", 1)] * 3 + [
+        ("a", 4), ("b", 8), ("b", 8), ("a", 4), ("a", 4), ("b", 8),
+    ]  # fmt: skip
+    assert measure.ratios(timings["b"], timings["a"]) == {"median": 2, "min": 2, "max": 2}
+    found = measure.summary(timings["a"], 32, "images")
+    assert (found["images_per_second"], found["milliseconds_per_step"]) == (64, 500)
+    assert (found["user_seconds_per_step"], found["page_faults_per_step"]) == (1, 1)
+
+
+SECONDS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=9)
+
+
+@given(SECONDS, st.integers(1, 100))
+def test_a_median_lies_between_the_least_and_the_most(seconds, steps):
+    timing = Timing(steps, [{"seconds": s, "user": s, "system": s, "faults": 0} for s in seconds])
+    found = measure.summary(timing, 8, "images")
+    low, middle, high = (found[f"milliseconds_{name}"] for name in ("min", "per_step", "max"))
+    assert low <= middle <= high
+    assert found["images_per_second"] == pytest.approx(8e3 / middle)
+    alike = measure.ratios(timing, timing)
+    assert alike == {"median": 1, "min": 1, "max": 1}
+
+
+def test_the_peak_is_that_of_the_best_size(monkeypatch):
+    """A machine of 1 GFLOP/s, but for products of 1024, where it has 2."""
+    seen = []
+
+    def matrix_product(size, precision):
+        seen.append(size)
+        return lambda count: size
+
+    def seconds(run, count):
+        size = run(count)
+        return count * 2 * size**3 / (2e9 if size == 1024 else 1e9)
+
+    monkeypatch.setattr(peak, "_seconds", seconds)
+    assert peak.peak_rate(matrix_product, "fp32", budget=3.0) == pytest.approx(2e9)
+    assert seen == [256, 512, 1024]  # one product of 1024 takes over a quarter of the budget
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+KEYS = {
+    "images_per_second", "milliseconds_per_step", "blocks", "peak_matmul_gflops", "share_of_peak",
+    "peak_memory_bytes", "conditions", "contenders", "job",
+}  # fmt: skip
+
+
+def test_ours_beside_plain():
+    job = Job("infer", "ours", "torch", **SMALL)
+    said = []
+    found = compare([job, dataclasses.replace(job, kind="plain")], 2, 0.02, said.append)
+    ours, plain = found["contenders"]
+    assert (ours["name"], plain["name"]) == ("torch", "plain torch")
+    assert found["images_per_second"] == ours["images_per_second"] > 0
+    assert set(ours["times_as_fast_as"]) == {"plain torch"}
+    assert len(found["blocks"]) == 2
+    assert said[:2] == ["torch: preparing", "plain torch: preparing"]
+
+
+def test_json_of_jax(capsys):
+    assert cli.main(["bench", "--framework", "jax", *OPTIONS, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == KEYS
+    (row,) = found["contenders"]
+    assert (row["name"], row["kind"], row["device"]["platform"]) == ("jax", "ours", "cpu")
+    assert found["share_of_peak"] > 0
+    assert found["peak_memory_bytes"] > 1e8  # JAX itself
+    assert found["conditions"]["packages"]["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("input --dataset digits", ["input, digits", "images/s"]),
+        ("convert", ["torch to safetensors", "MB/s"]),
+    ],
+)
+def test_tables(what, words, capsys):
+    assert cli.main(["bench", "--what", *what.split(), *OPTIONS]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in [*words, "cores", "numpy"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["train", "infer"])
+def test_all_five_contenders(what, capsys):
+    options = ["--framework", "both", "--against", "plain", "--what", what]
+    assert cli.main(["bench", *options, *OPTIONS]) == 0
+    printed = capsys.readouterr().out
+    for plain in ("plain jax", "plain torch", "plain torch, compiled"):
+        for ours in ("jax", "torch"):
+            assert f"{ours} is " in printed
+            assert f" times as fast as {plain} (" in printed
+
+
+@pytest.mark.slow
+def test_layers_of_both_side_by_side(capsys):
+    options = ["--framework", "both", "--against", "plain", "--layers", "--variant", "paper"]
+    assert cli.main(["bench", *options, *OPTIONS, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = {"jax", "torch", "plain jax", "plain torch"}
+    assert {row["name"] for row in found["contenders"]} == names
+    assert all(row["contenders"].keys() == names for row in found["layers"])
