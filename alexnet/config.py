@@ -73,7 +73,7 @@ class ModelConfig:
 class DataConfig:
     """Dataset and preprocessing."""
 
-    # digits, tfds:NAME, folder:PATH or synthetic.
+    # digits, tfds:NAME, folder:PATH, cache:PATH or synthetic.
     dataset: str = "digits"
     # Directory of prepared TFDS data sets.
     data_dir: str | None = None
@@ -328,7 +328,12 @@ class TrainConfig:
 
         data = self.data
         return Loading(
-            data.batch_size, self.model.channels, data.loader_threads, data.on_bad_image, rows
+            data.batch_size,
+            self.model.channels,
+            data.loader_threads,
+            data.on_bad_image,
+            rows,
+            whole=True,
         )
 
     def open_dataset(self) -> "Dataset":

@@ -204,7 +204,7 @@ def evaluate_weights(
     engine = open_engine(whole, framework, batch_size, precision=precision, devices=devices)
     observer.begin(whole, data, engine.describe(), [*whole.notes, *notes])
     channels, rows = whole.spec.channels, engine.rows
-    loading = Loading(batch_size, channels, loader_threads, on_bad_image, rows=rows)
+    loading = Loading(batch_size, channels, loader_threads, on_bad_image, rows=rows, whole=True)
     return [
         _evaluate(engine, whole, data, loading, protocol, processes, observer)
         for protocol in protocols

@@ -12,11 +12,18 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from alexnet.data.augment import Augmentation, eval_view, ten_views, train_view
+from alexnet.data.augment import (
+    Augmentation,
+    eval_numbers,
+    eval_view,
+    ten_views,
+    train_numbers,
+    train_view,
+)
 from alexnet.data.dataset import Dataset, Source, checked_label
 from alexnet.data.images import BadImage, decode
 from alexnet.draws import order
@@ -37,6 +44,7 @@ class Loading:
     threads: int = 2
     on_bad_image: Literal["skip", "raise"] = "raise"
     rows: np.ndarray | None = None  # of the global batch, this process's; by default all
+    whole: bool = False  # hand over whole images, for the device to crop, where all are alike
 
     @property
     def own_rows(self) -> np.ndarray:
@@ -104,7 +112,9 @@ def train_batches(
     A batch has image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B], 0 where an image
     was left out), example (int32 [B], its number in `dataset.train`) and, with color noise,
     color_shift (float32 [B, 3], in units of 0..255). B is the number of `loading.rows`, and only
-    their images are read.
+    their images are read. With `loading.whole`, images of `augmentation.resize_to` pixels a side
+    are handed over as they are, with crop (int32 [B, 2]) and flip (uint8 [B]), which say how the
+    step is to cut them: its input is the same.
 
     Raises:
         UserError: at once for a batch larger than the training set; while iterating for a label
@@ -115,15 +125,24 @@ def train_batches(
     per_epoch = steps_per_epoch(dataset, size)
     bad_images = BadImages() if bad_images is None else bad_images
     epoch_order = functools.lru_cache(maxsize=2)(functools.partial(order, len(source), seed))
+    load = functools.partial(_load, loading, bad_images, dataset.num_classes)
+    whole = augmentation.crop == "random" and _are_alike(source, loading, augmentation.resize_to)
+    side = augmentation.resize_to if whole else augmentation.size
 
     def batch_at(step: int) -> Batch:
         epoch, place = divmod(step, per_epoch)
         indices = epoch_order(epoch)[place * size + loading.own_rows]
-        batch = _empty_batch(indices, augmentation.size, loading.channels)
+        batch = _empty_batch(indices, side, loading.channels)
+        if whole:
+            _fill(batch, source, load)
+            numbers = train_numbers(augmentation, seed, epoch, indices)
+            if "color_shift" in numbers:
+                numbers["color_shift"][batch["mask"] == 0] = 0
+            return batch | numbers
         if augmentation.color_noise > 0:
             batch["color_shift"] = np.zeros((len(indices), 3), np.float32)
         for row, index in enumerate(indices.tolist()):
-            example = _load(source, index, loading, bad_images, dataset.num_classes)
+            example = load(source, index)
             if example is None:
                 continue
             crop, shift = train_view(example[0], augmentation, seed, epoch, index)
@@ -149,23 +168,30 @@ def eval_batches(
 
     Batches are those of `train_batches`, without color_shift; `example` is -1 in padding. The sum
     of all masks and `len(bad_images)`, over all rows, make `len(source)`. With `ten_crop`, `image`
-    is uint8 [10, B, S, S, C]: a batch for each of the ten views. Without `num_classes` labels are
-    not checked.
+    is uint8 [10, B, S, S, C], a batch for each of the ten views, and never whole. Without
+    `num_classes` labels are not checked.
 
     Raises:
         UserError: while iterating, as `train_batches`.
     """
     bad_images = BadImages() if bad_images is None else bad_images
     view = ten_views if ten_crop else eval_view
+    load = functools.partial(_load, loading, bad_images, num_classes)
+    plain = not ten_crop and channel_order != "BGR"
+    whole = plain and _are_alike(source, loading, protocol.resize_to)
+    side = protocol.resize_to if whole else protocol.crop
 
     def batch_at(step: int) -> Batch:
         indices = step * loading.batch_size + loading.own_rows
         indices = np.where(indices < len(source), indices, -1)
-        batch = _empty_batch(indices, protocol.crop, loading.channels, (10,) if ten_crop else ())
+        batch = _empty_batch(indices, side, loading.channels, (10,) if ten_crop else ())
+        if whole:
+            _fill(batch, source, load)
+            return batch | eval_numbers(protocol, len(indices))
         for row, index in enumerate(indices.tolist()):
             if index < 0:
                 continue
-            example = _load(source, index, loading, bad_images, num_classes)
+            example = load(source, index)
             if example is not None:
                 _set_row(batch, row, view(example[0], protocol, channel_order), example[1])
         return batch
@@ -185,6 +211,19 @@ def _empty_batch(
     }
 
 
+def _are_alike(source: Source, loading: Loading, side: int) -> bool:
+    """Tell whether images are handed over whole: an `AlikeSource` has squares of `side` pixels."""
+    own = getattr(source, "side", None), getattr(source, "channels", None)
+    return loading.whole and own == (side, loading.channels)
+
+
+def _fill(batch: Batch, source: Source, load: Callable) -> None:
+    """Read whole images into a batch's rows."""
+    for row, index in enumerate(batch["example"].tolist()):
+        if index >= 0 and (example := load(source, index, batch["image"][row])) is not None:
+            batch["label"][row], batch["mask"][row] = example[1], 1
+
+
 def _set_row(batch: Batch, row: int, crop: np.ndarray, label: int) -> None:
     """Fill in a row: its crop, or its crops where the batch has several views."""
     batch["image"][..., row, :, :, :] = crop
@@ -193,15 +232,22 @@ def _set_row(batch: Batch, row: int, crop: np.ndarray, label: int) -> None:
 
 
 def _load(
-    source: Source,
-    index: int,
     loading: Loading,
     bad_images: BadImages,
     num_classes: int | None,
+    source: Any,
+    index: int,
+    into: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int] | None:
-    """Decoded image and label; None for an unreadable image that is to be skipped."""
+    """Decoded image and label; None for an unreadable image that is to be skipped.
+
+    With `into`, which is uint8 [side, side, channels], an `AlikeSource` fills that.
+    """
     try:
-        image, label = source[index]
+        if into is None:
+            image, label = source[index]
+        else:
+            image, label = into, source.read(index, into)
         if num_classes is not None:
             label = checked_label(source, index, label, num_classes)
         return decode(image, loading.channels), label

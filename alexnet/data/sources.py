@@ -6,7 +6,7 @@ from alexnet.data.dataset import Dataset
 from alexnet.errors import UserError, unknown
 from alexnet.files import as_path
 
-KINDS = ("digits", "tfds:NAME", "folder:PATH", "synthetic")
+KINDS = ("digits", "tfds:NAME", "folder:PATH", "cache:PATH", "synthetic")
 
 
 def open_dataset(
@@ -42,6 +42,10 @@ def open_dataset(
         from alexnet.data.folder import open_folder
 
         return open_folder(as_path(rest).expanduser(), name, seed)
+    if kind == "cache" and rest:
+        from alexnet.data.cache import open_cache
+
+        return open_cache(as_path(rest).expanduser(), name)
     if kind == "tfds" and rest:
         from alexnet.data.tfds import open_tfds
 
