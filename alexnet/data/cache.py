@@ -166,7 +166,7 @@ class CacheSource:
         )
 
 
-def checksum(data: np.ndarray) -> int:
+def checksum(data: np.ndarray | bytes) -> int:
     """CRC-32C of a contiguous array's bytes."""
     import google_crc32c
 

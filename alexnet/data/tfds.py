@@ -12,11 +12,29 @@ import numpy as np
 
 from alexnet.data.dataset import Dataset
 from alexnet.data.prepared import INFO, check_metadata
+from alexnet.data.tfrecord import RecordFiles
 from alexnet.errors import RunError, UserError, unknown
 from alexnet.text import printable
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 OTHER_FILES = 256  # files a run has open besides shards: libraries, devices, sockets
+
+
+@dataclass(frozen=True, eq=False)
+class TfrecordExamples:
+    """One split in TFRecord, in the place of tfds's own data sources, which refuse that."""
+
+    dataset_info: Any
+    split: str
+    decoders: Any
+    records: RecordFiles
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        features = self.dataset_info.features
+        return features.deserialize_example_np(self.records[index], decoders=self.decoders)
 
 
 @dataclass(frozen=True)
@@ -93,11 +111,12 @@ def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
 def _open(tfds: Any, builder: Any, name: str, root: Path) -> Dataset:
     image_key, label_key = _keys(tfds, builder.info, name)
     decoders = {image_key: tfds.decode.SkipDecoding()}
+    _allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
 
     def source(split: str) -> TfdsSource:
         return TfdsSource(
             f"tfds:{name}, {split}",
-            builder.as_data_source(split=split, decoders=decoders),
+            _examples(builder, split, decoders),
             image_key,
             label_key,
             "file_name" if "file_name" in builder.info.features else None,  # as imagenet2012 has
@@ -111,9 +130,26 @@ def _open(tfds: Any, builder: Any, name: str, root: Path) -> Dataset:
             f"tfds:{name} has {builder.info.file_format.value} files, which can't be read in "
             f"random order without TensorFlow; {_how_to_prepare(name, elsewhere)}"
         ) from error
-    _allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
     names = builder.info.features[label_key].names
     return Dataset(f"tfds:{name}", train, held_out, tuple(names))
+
+
+def _examples(builder: Any, split: str, decoders: Any) -> Any:
+    """The examples of a split, by number.
+
+    Raises:
+        NotImplementedError: for a format that can't be read in random order.
+    """
+    try:
+        return builder.as_data_source(split=split, decoders=decoders)
+    except NotImplementedError:
+        if builder.info.file_format.value != "tfrecord":
+            raise
+    parts = [
+        (Path(part.filename), part.skip, part.take)
+        for part in builder.info.splits[split].file_instructions
+    ]
+    return TfrecordExamples(builder.info, split, decoders, RecordFiles(parts))
 
 
 def _local(data_dir: str) -> Path:
