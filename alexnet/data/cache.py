@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from alexnet import sealed
-from alexnet.config import LARGEST_IMAGE, MOST_CLASSES
 from alexnet.data.dataset import Dataset, fingerprint
 from alexnet.data.images import MAX_BYTES, BadImage
 from alexnet.errors import RunError, UserError
@@ -35,6 +34,7 @@ RECORD = np.dtype(
 )
 MISSING, WHOLE, UNREADABLE = range(3)
 Format = Literal["raw", "jpeg"]
+_LARGEST = 1 << 13  # pixels a side
 _LONGEST_NAME = 4096  # characters of a class's name
 _FIELDS = {"kind", "version", "layout", "name", "source", "class_names", "splits"}
 
@@ -236,7 +236,7 @@ def _is_valid(meta: Mapping[str, Any]) -> bool:
         isinstance(meta["source"], dict)
         and _is_layout(meta["layout"])
         and isinstance(names, list)
-        and 1 <= len(names) <= MOST_CLASSES
+        and len(names) > 0
         and all(is_text(name, _LONGEST_NAME) for name in names)
         and isinstance(splits, dict)
         and set(splits) == set(SPLITS)
@@ -252,7 +252,7 @@ def _is_layout(values: Any) -> bool:
         values["format"] in get_args(Format)
         and values["resize_rule"] in get_args(ResizeRule)
         and all(_is_count(values[name]) for name in ("size", "channels", "quality"))
-        and 1 <= values["size"] <= 2 * LARGEST_IMAGE
+        and 1 <= values["size"] <= _LARGEST
         and values["channels"] in (1, 3)
     )
 
