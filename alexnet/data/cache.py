@@ -65,6 +65,8 @@ class CacheSource:
     """One split of a cache; safe to share between threads."""
 
     name: str  # for messages
+    folder: Path
+    split: str
     layout: Layout
     images: int  # descriptor of the file of images, closed with the source
     records: np.ndarray  # RECORD [N]
@@ -79,6 +81,10 @@ class CacheSource:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Opened anew where it is unpickled."""
+        return open_split, (self.folder, self.split, self.name)
 
     @property
     def side(self) -> int:
@@ -183,13 +189,8 @@ def open_cache(folder: Path, name: str) -> Dataset:
     Raises:
         UserError: where there is none, or it is unfinished, damaged or malformed.
     """
-    meta = read_meta(folder)
-    layout = Layout(**meta["layout"])
-    train, held_out = (
-        _open_split(folder, split, meta["splits"][split], layout, f"{name}, {split}")
-        for split in SPLITS
-    )
-    names = tuple(meta["class_names"])
+    train, held_out = (open_split(folder, split, f"{name}, {split}") for split in SPLITS)
+    names = tuple(read_meta(folder)["class_names"])
     for source in (train, held_out):
         labels = source.records["label"][source.records["state"] == WHOLE]
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
@@ -261,10 +262,14 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**40
 
 
-def _open_split(
-    folder: Path, split: str, said: Mapping[str, Any], layout: Layout, name: str
-) -> CacheSource:
-    """A split, where its files have the sizes and its index the digest that are told."""
+def open_split(folder: Path, split: str, name: str) -> CacheSource:
+    """Open one split of a cache, called `name` in messages.
+
+    Raises:
+        UserError: where its files are not of the size, or its index not of the digest told.
+    """
+    meta = read_meta(folder)
+    said, layout = meta["splits"][split], Layout(**meta["layout"])
     records = read_index(folder, split, said["examples"])
     found = index_digest(records)
     if found != said.get("index"):
@@ -273,7 +278,8 @@ def _open_split(
     with open_file(path, 2**62) as file:  # refuses what is no file
         size = os.fstat(file.fileno()).st_size
         images = os.dup(file.fileno())
-    source = CacheSource(name, layout, images, records, np.cumsum(lengths) - lengths, found)
+    offsets = np.cumsum(lengths) - lengths
+    source = CacheSource(name, folder, split, layout, images, records, offsets, found)
     raw = layout.format == "raw"
     whole = (lengths == layout.raw_bytes if raw else lengths <= MAX_BYTES).all()
     if size != int(lengths.sum()) or not whole:

@@ -208,7 +208,8 @@ def _fill(request: Request, plan: dict[str, Any], workers: int, observer: Observ
         observer.note(f"going on: {counted(done, 'example')} of {total:,} are there")
     tasks = [(split, first) for split in SPLITS for first in todo[split]]
     work = functools.partial(_make, request)
-    with contextlib.closing(in_processes(work, tasks, workers)) as blocks:
+    alone = (work(task) for task in tasks)
+    with contextlib.closing(in_processes(work, tasks, workers) if workers > 1 else alone) as blocks:
         for block in blocks:
             for sentence in block.left_out:
                 observer.note(f"left out: {sentence}")

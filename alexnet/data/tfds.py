@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.dataset import Dataset
+from alexnet.data.dataset import Dataset, Source
 from alexnet.data.prepared import INFO, check_metadata
 from alexnet.data.tfrecord import RecordFiles
 from alexnet.errors import RunError, UserError, unknown
@@ -45,10 +45,15 @@ class TfdsSource:
     records: Any  # a tfds data source
     image_key: str
     label_key: str
-    file_key: str | None = None  # of the name of the file that an image came from
+    file_key: str | None  # of the name of the file that an image came from
+    reopen: tuple[str, PurePath, str]  # the data set's name, its folder, and train or eval
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Opened anew where it is unpickled: shards can't be sent."""
+        return _reopened, self.reopen
 
     def digest(self) -> str:
         """Digest of the data set's version, its splits' sizes and shards, and this split's name."""
@@ -113,17 +118,19 @@ def _open(tfds: Any, builder: Any, name: str, root: Path) -> Dataset:
     decoders = {image_key: tfds.decode.SkipDecoding()}
     _allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
 
-    def source(split: str) -> TfdsSource:
+    def source(part: str, split: str) -> TfdsSource:
         return TfdsSource(
             f"tfds:{name}, {split}",
             _examples(builder, split, decoders),
             image_key,
             label_key,
             "file_name" if "file_name" in builder.info.features else None,  # as imagenet2012 has
+            (name, root, part),
         )
 
     try:
-        train, held_out = (source(split) for split in _splits(builder.info, name))
+        splits = zip(("train", "eval"), _splits(builder.info, name), strict=True)
+        train, held_out = (source(part, split) for part, split in splits)
     except NotImplementedError as error:
         elsewhere = root.with_name(f"{root.name}_array_record")  # in `root` tfds would do nothing
         raise UserError(
@@ -132,6 +139,10 @@ def _open(tfds: Any, builder: Any, name: str, root: Path) -> Dataset:
         ) from error
     names = builder.info.features[label_key].names
     return Dataset(f"tfds:{name}", train, held_out, tuple(names))
+
+
+def _reopened(name: str, root: PurePath, part: str) -> Source:
+    return getattr(open_tfds(name, root), part)
 
 
 def _examples(builder: Any, split: str, decoders: Any) -> Any:

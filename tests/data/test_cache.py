@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -23,7 +21,6 @@ from alexnet.data.cache_writer import Request, prepare
 from alexnet.data.dataset import fingerprint
 from alexnet.data.images import BadImage, decode
 from alexnet.data.sources import open_dataset
-from alexnet.data.workers import in_processes
 from alexnet.errors import RunError, UserError
 
 SIZE = 20
@@ -182,17 +179,6 @@ def test_processes_make_the_same(photos, tmp_path, form):
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
     assert content(tmp_path / "one") == content(tmp_path / "two")
-
-
-def _die(task):
-    if task == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return task
-
-
-def test_a_worker_that_dies_is_a_sentence():
-    with pytest.raises(RunError, match="a worker process has died"):
-        list(in_processes(_die, range(8), 2))
 
 
 def test_one_writer(photos, tmp_path):
@@ -405,32 +391,3 @@ def test_wrong_use(words, message, tmp_path, monkeypatch, capsys):
     assert main(["prepare", *words.split()]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_a_killed_parent_takes_its_workers_along(photos, tmp_path):
-    code = (
-        "import time, sys, multiprocessing\n"
-        "from alexnet.data.workers import in_processes\n"
-        "found = in_processes(time.sleep, [0, 100, 100, 100, 100], 2)\n"
-        "next(found)\n"
-        "print(*[p.pid for p in multiprocessing.active_children()], flush=True)\n"
-        "next(found)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    workers = [int(pid) for pid in process.stdout.readline().split()]
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and any(_runs(pid) for pid in workers):
-        time.sleep(0.05)
-    assert len(workers) == 2
-    assert not any(_runs(pid) for pid in workers)
-
-
-def _runs(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
