@@ -119,9 +119,7 @@ def pack(arrays: Mapping[str, np.ndarray]) -> Parcel:
     name = f"alexnet-{os.getppid()}-{secrets.token_hex(8)}"
     memory: Any = SharedMemory(name, create=True, size=max(size, 1))
     try:
-        os.posix_fallocate(
-            memory._fd, 0, memory.size
-        )  # else a lack of it would be a signal, SIGBUS
+        os.posix_fallocate(memory._fd, 0, memory.size)  # or a lack of it would be a SIGBUS
     except OSError as error:
         memory.close()
         memory.unlink()
