@@ -2,12 +2,18 @@
 
 import json as json_
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from alexnet.config import LARGEST_IMAGE
 from alexnet.errors import UserError
 from alexnet.files import as_path, is_remote
 from alexnet.options import POSITIONAL, between, check_values, require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alexnet.data.dataset import Dataset
+    from alexnet.report.preparing import Preparing
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Options:
     workers: int | None = None
     # Compare the checksums of a finished copy, and replace what is damaged in it.
     check: bool = False
+    # Compute the training images' mean image, means, deviations and the axes of their colors.
+    statistics: bool = False
     # An image that can't be read: leave it out, or stop.
     on_bad_image: Literal["skip", "raise"] = "raise"
     # Directory of prepared TFDS data sets.
@@ -72,15 +80,36 @@ def main(options: Options) -> int:
     )
     with Preparing() as observer:
         dataset = cache_writer.prepare(request, options.workers or cpus(), observer, options.check)
+        found = _statistics(dataset, folder, observer) if options.statistics else {}
     report: dict[str, Any] = {"cache": f"cache:{folder}", "classes": dataset.num_classes}
     for split, source in zip(SPLITS, (dataset.train, dataset.eval), strict=True):
         report[split] = len(source)
     report["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
     if options.json:
-        print(json_.dumps(report, indent=2))
-    else:
-        print(
-            f"{report['train']:,} training and {report['eval']:,} test examples, "
-            f"{report['bytes'] / 1e6:,.1f} MB: --dataset {report['cache']}"
-        )
+        print(json_.dumps(report | found, indent=2))
+        return 0
+    print(
+        f"{report['train']:,} training and {report['eval']:,} test examples, "
+        f"{report['bytes'] / 1e6:,.1f} MB: --dataset {report['cache']}"
+    )
+    if found:
+        words = [
+            f"--{name} {' '.join(f'{x:.3f}' for x in found[name])}" for name in ("mean", "std")
+        ]
+        print(f"{' '.join(words)}; the mean image and the axes of colors: {found['statistics']}")
     return 0
+
+
+def _statistics(dataset: "Dataset", folder: "Path", observer: "Preparing") -> dict[str, Any]:
+    """Write `statistics.npz` into the cache, and give what is in it but for the mean image."""
+    import numpy as np
+
+    from alexnet.data.statistics import statistics
+    from alexnet.files import atomic_write
+
+    total = len(dataset.train)
+    found = statistics(dataset.train, lambda done: observer.progress("adding up", done, total))
+    path = folder / "statistics.npz"
+    with atomic_write(path) as file:
+        np.savez(file, **vars(found))
+    return {"statistics": str(path), **found.to_json()}

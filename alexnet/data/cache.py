@@ -212,7 +212,7 @@ def read_meta(folder: Path, file: str = META) -> dict[str, Any]:
         raise UserError(f"{folder / file} can't be used: {error}") from error
     if meta.get("kind") == KIND and meta.get("version") != VERSION:
         raise UserError(
-            f"{folder} is a cache of version {meta.get('version')!s:.20}, and this program reads "
+            f"{folder} is a cache of version {meta.get('version')!r:.20}, and this program reads "
             f"version {VERSION}: prepare it again"
         )
     if set(meta) != _FIELDS or meta["kind"] != KIND or not _is_valid(meta):
