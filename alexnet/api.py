@@ -70,11 +70,11 @@ def evaluate(
     Args:
         weights: a run, a weights file, `weights.Weights`, or a model of either framework that came
             from a file.
-        dataset: digits, tfds:NAME, folder:PATH, or an open data set; a run is by default evaluated
-            on its own, and gives its own numbers.
+        dataset: digits, tfds:NAME, folder:PATH, cache:PATH, or an open data set; a run is by
+            default evaluated on its own, and gives its own numbers.
         protocol: center, ten-crop, caffe, torchvision or onnx-zoo.
         **options: framework, batch_size, precision, devices, data_dir, seed, step, variant,
-            image_size, preparation, on_bad_image and loader_threads, as for
+            image_size, preparation, on_bad_image, loader_threads and loader_workers, as for
             `evaluation.evaluate_weights`.
 
     Returns:

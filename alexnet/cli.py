@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "Measure accuracy on a data set, by any of the published protocols.",
     "predict": "Tell the classes of photographs.",
     "convert": "Convert weights between file formats, or a run between frameworks.",
+    "prepare": "Copy a data set into a cache that training reads many times faster.",
     "push": "Upload a Hugging Face folder to the hub.",
     "summary": "Print a network's layers: output shapes, parameters, multiply-adds.",
     "recipes": "List the training recipes, with their sources and results.",

@@ -73,7 +73,7 @@ class ModelConfig:
 class DataConfig:
     """Dataset and preprocessing."""
 
-    # digits, tfds:NAME, folder:PATH or synthetic.
+    # digits, tfds:NAME, folder:PATH, cache:PATH or synthetic.
     dataset: str = "digits"
     # Directory of prepared TFDS data sets.
     data_dir: str | None = None
@@ -99,12 +99,15 @@ class DataConfig:
     on_bad_image: Literal["skip", "raise"] = "raise"
     # Threads that read and decode images; changes the speed, never the samples.
     loader_threads: int = 2
+    # Processes that do it in place of threads: for many cores, where Python's lock is the limit.
+    loader_workers: int = 0
 
     def __post_init__(self) -> None:
         """Check each option."""
         check_values(self)
         between(self, 1, None, "batch_size")
         between(self, 1, 1024, "loader_threads")
+        between(self, 0, 1024, "loader_workers")
         between(self, 1, 2 * LARGEST_IMAGE, "resize_to")
         between(self, 0, None, "color_noise")
         require(all(s > 0 for s in self.std), "std", self.std, "above 0")
@@ -328,7 +331,13 @@ class TrainConfig:
 
         data = self.data
         return Loading(
-            data.batch_size, self.model.channels, data.loader_threads, data.on_bad_image, rows
+            data.batch_size,
+            self.model.channels,
+            data.loader_threads,
+            data.on_bad_image,
+            rows,
+            data.loader_workers,
+            whole=True,
         )
 
     def open_dataset(self) -> "Dataset":

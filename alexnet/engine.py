@@ -14,9 +14,12 @@ from alexnet.layers import Spec
 from alexnet.preprocess import Preprocess
 
 # image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B]), example (int32 [B]) and, with
-# color noise, color_shift (float32 [B, C]); B are this process's rows of the global batch.
+# color noise, color_shift (float32 [B, C]); B are this process's rows of the global batch. Images
+# larger than the network's input come with crop (int32 [B, 2], first row and column) and flip
+# (uint8 [B], 1 to mirror).
 Batch = Mapping[str, np.ndarray]
-ON_DEVICE = ("image", "label", "mask", "color_shift")  # what the steps take of a batch
+# What the steps take of a batch.
+ON_DEVICE = ("image", "label", "mask", "crop", "flip", "color_shift")
 
 
 class Engine(Protocol):

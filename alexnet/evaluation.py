@@ -162,6 +162,7 @@ def evaluate_weights(
     preparation: PreparationConfig | None = None,
     on_bad_image: Literal["skip", "raise"] = "skip",
     loader_threads: int = 2,
+    loader_workers: int = 0,
     processes: Processes | None = None,
     observer: Observer | None = None,
 ) -> list[Evaluation]:
@@ -184,6 +185,7 @@ def evaluate_weights(
         step, variant, image_size, preparation: as for `open_weights`.
         on_bad_image: leave images out that can't be read, and count them, or stop.
         loader_threads: that read and decode images.
+        loader_workers: processes that do it in place of threads.
         processes: that evaluate together.
         observer: told of weights and data, and of the progress.
 
@@ -197,6 +199,7 @@ def evaluate_weights(
     own = (config.data.batch_size, config.model.precision) if config else (_BATCH, "fp32")
     batch_size, precision = own[0] if batch_size is None else batch_size, precision or own[1]
     _check(framework, protocols, batch_size, precision, on_bad_image, loader_threads)
+    check_count("loader_workers", loader_workers, least=0, most=1024)
     whole = open_weights(
         source, step=step, variant=variant, image_size=image_size, preparation=preparation
     )
@@ -204,7 +207,9 @@ def evaluate_weights(
     engine = open_engine(whole, framework, batch_size, precision=precision, devices=devices)
     observer.begin(whole, data, engine.describe(), [*whole.notes, *notes])
     channels, rows = whole.spec.channels, engine.rows
-    loading = Loading(batch_size, channels, loader_threads, on_bad_image, rows=rows)
+    loading = Loading(
+        batch_size, channels, loader_threads, on_bad_image, rows, loader_workers, whole=True
+    )
     return [
         _evaluate(engine, whole, data, loading, protocol, processes, observer)
         for protocol in protocols

@@ -57,7 +57,7 @@ def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
     process, host = holder.get("process", "?"), holder.get("host", "?")
     return UserError(
         f"another run is writing to {path}: process {process!s:.20} on host {host!s:.80}; "
-        "wait for its end, stop it, or give another --workdir"
+        "wait for its end, stop it, or choose another directory"
     )
 
 

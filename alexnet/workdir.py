@@ -151,7 +151,7 @@ def read_config(path: Path) -> TrainConfig:
 # skipped from now on has not been seen before: the run would have stopped at it.
 _FREE_ON_RESUME = {
     "workdir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "log_every",
-    "loader_threads", "data_dir", "init_from", "preprocess_from", "on_bad_image",
+    "loader_threads", "loader_workers", "data_dir", "init_from", "preprocess_from", "on_bad_image",
 }  # fmt: skip
 _LENGTH = {"epochs", "steps"}
 _BY_TOTAL = ("cosine",)  # schedules whose every rate depends on the number of steps

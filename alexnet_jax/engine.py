@@ -145,7 +145,11 @@ def prepare(
     With `abstract`, the model and the state have shapes in place of arrays.
     """
     graphdef, params, statistics = split(model)
-    static: dict[str, Any] = {"graphdef": graphdef, "normalization": preprocess.normalize}
+    static: dict[str, Any] = {
+        "graphdef": graphdef,
+        "normalization": preprocess.normalize,
+        "image_size": model.spec.image_size,
+    }
     train, momentum = None, ()
     if optim is not None:
         arrays = variables(model.spec)

@@ -43,6 +43,7 @@ def train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformationExtraArgs,
     normalization: Normalize,
+    image_size: int,
     label_smoothing: float = 0.0,
     frozen: frozenset[str] = frozenset(),
     axis_name: str | None = None,
@@ -52,13 +53,15 @@ def train_step(
 
     Args:
         state: weights, statistics and momentum.
-        batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32 and, with
-            color noise, `color_shift` (B, C) float32; under `axis_name` this device's rows.
+        batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32; with color
+            noise `color_shift` (B, C) float32; where images are to be cut here, `crop` (B, 2)
+            int32 and `flip` (B,) uint8; under `axis_name` this device's rows.
         rates: (learned variables,) float32, of this step.
         dropout_keys: (dropout layers, 2) uint32.
         graphdef: the model's, from `split`.
         optimizer: from `optim.gradient_transformation`.
         normalization: mean and standard deviation of the input.
+        image_size: height and width of the input.
         label_smoothing: share of the target spread evenly over all classes.
         frozen: names of variables that are not learned: their gradients are not computed.
         axis_name: of `pmap` or `shard_map`; None under plain `jit`.
@@ -68,7 +71,7 @@ def train_step(
         The new state, and `loss`, `top1`, `top5`: means over the global batch.
     """
     count = jnp.maximum(_sum(batch["mask"].sum(), axis_name), 1.0)
-    images = normalize(batch, normalization)
+    images = normalize(batch, normalization, image_size)
     first_row = lax.axis_index(axis_name) * images.shape[0] if axis_name else 0
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
@@ -104,6 +107,7 @@ def eval_step(
     *,
     graphdef: nnx.GraphDef,
     normalization: Normalize,
+    image_size: int,
     axis_name: str | None = None,
     dense: DenseWork = whole_dense,
 ) -> tuple[Metrics, jax.Array]:
@@ -111,21 +115,35 @@ def eval_step(
 
     Args:
         weights: a state's params and statistics.
-        batch, graphdef, normalization, axis_name, dense: as for `train_step`.
+        batch, graphdef, normalization, image_size, axis_name, dense: as for `train_step`.
 
     Returns:
         Sums over the global batch, so that batches add up, of `loss`, `top1`, `top5` and `count`;
         and the logits (B, classes) of the rows given.
     """
-    logits = nnx.merge(graphdef, *weights)(normalize(batch, normalization), dense=dense)
+    images = normalize(batch, normalization, image_size)
+    logits = nnx.merge(graphdef, *weights)(images, dense=dense)
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
     return _sum(sums | _hits(logits, batch), axis_name), logits
 
 
-def normalize(batch: Batch, normalization: Normalize) -> jax.Array:
-    """(pixel + color shift - mean) / std in fp32, NHWC."""
-    images = batch["image"].astype(jnp.float32)
+def views(batch: Batch, size: int) -> jax.Array:
+    """The images (B, size, size, C) uint8: as they are, or cut out by `crop` and `flip`."""
+    images = batch["image"]
+    if "crop" not in batch:
+        return images
+
+    def view(image: jax.Array, corner: jax.Array, flip: jax.Array) -> jax.Array:
+        cut = lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, image.shape[2]))
+        return jnp.where(flip, cut[:, ::-1], cut)
+
+    return jax.vmap(view)(images, batch["crop"], batch["flip"])
+
+
+def normalize(batch: Batch, normalization: Normalize, image_size: int) -> jax.Array:
+    """(pixel + color shift - mean) / std of the views in fp32, NHWC."""
+    images = views(batch, image_size).astype(jnp.float32)
     if "color_shift" in batch:
         images += batch["color_shift"][:, None, None, :]
     scale = (1 / np.array(normalization.std)).astype(np.float32)

@@ -91,6 +91,7 @@ class Engine:
             rates,
             dropout_keys(self._seed, step, self._dropouts).tolist(),
             normalization=self._normalization,
+            image_size=self._spec.image_size,
             label_smoothing=self._optim.label_smoothing,
             first_row=int(self.rows[0]),
             processes=self._processes,
@@ -111,6 +112,7 @@ class Engine:
             self._model,
             self._put(batch),
             normalization=self._normalization,
+            image_size=self._spec.image_size,
             processes=self._processes,
         )
 

@@ -24,6 +24,7 @@ def train_step(
     dropout_keys: Sequence[Key],
     *,
     normalization: Normalize,
+    image_size: int,
     label_smoothing: float = 0.0,
     first_row: int = 0,
     processes: int = 1,
@@ -33,11 +34,13 @@ def train_step(
     Args:
         model, optimizer: weights and momentum; of several processes, an AlexNet in a
             `DistributedDataParallel`.
-        batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32 and, with
-            color noise, `color_shift` (B, C) float32; of several processes this one's rows.
+        batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32; with color
+            noise `color_shift` (B, C) float32; where images are to be cut here, `crop` (B, 2)
+            int32 and `flip` (B,) uint8; of several processes this one's rows.
         rates: of this step, for each learned variable.
         dropout_keys: one for each dropout layer.
         normalization: mean and standard deviation of the input.
+        image_size: height and width of the input.
         label_smoothing: share of the target spread evenly over all classes.
         first_row: where the batch's rows stand in the global batch.
         processes: how many share the global batch.
@@ -48,7 +51,7 @@ def train_step(
     model.train()
     count = _sum({"count": batch["mask"].sum()}, processes)["count"].clamp(min=1.0)
     logits = model(
-        normalize(batch, normalization),
+        normalize(batch, normalization, image_size),
         keys=dropout_keys,
         first_row=first_row,
         mask=batch["mask"],
@@ -66,7 +69,12 @@ def train_step(
 
 @torch.no_grad()
 def eval_step(
-    model: AlexNet, batch: Batch, *, normalization: Normalize, processes: int = 1
+    model: AlexNet,
+    batch: Batch,
+    *,
+    normalization: Normalize,
+    image_size: int,
+    processes: int = 1,
 ) -> tuple[Metrics, torch.Tensor]:
     """Evaluate a batch; the arguments are those of `train_step`.
 
@@ -74,7 +82,7 @@ def eval_step(
         Sums over the global batch, so that batches add up, of `loss`, `top1`, `top5` and `count`;
         and the logits (B, classes) of the rows given.
     """
-    logits = model.eval()(normalize(batch, normalization))
+    logits = model.eval()(normalize(batch, normalization, image_size))
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
     return _sum(sums | _hits(logits, batch), processes), logits
@@ -89,9 +97,22 @@ def _sum(values: Metrics, processes: int) -> Metrics:
     return dict(zip(values, stacked, strict=True))
 
 
-def normalize(batch: Batch, normalization: Normalize) -> torch.Tensor:
-    """(pixel + color shift - mean) / std in fp32, as an NCHW view of NHWC memory."""
-    images = batch["image"].float()
+def views(batch: Batch, size: int) -> torch.Tensor:
+    """The images (B, size, size, C) uint8: as they are, or cut out by `crop` and `flip`."""
+    images = batch["image"]
+    if "crop" not in batch:
+        return images
+    places = torch.arange(size, device=images.device)
+    mirrored = torch.where(batch["flip"].bool()[:, None], places.flip(0), places)
+    rows = batch["crop"][:, :1] + places
+    columns = batch["crop"][:, 1:] + mirrored
+    examples = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[examples, rows[:, :, None], columns[:, None, :]]
+
+
+def normalize(batch: Batch, normalization: Normalize, image_size: int) -> torch.Tensor:
+    """(pixel + color shift - mean) / std of the views in fp32, as an NCHW view of NHWC memory."""
+    images = views(batch, image_size).float()
     if "color_shift" in batch:
         images = images + batch["color_shift"][:, None, None, :]
     mean = torch.tensor(normalization.mean, device=images.device)

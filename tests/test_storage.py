@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,8 +20,11 @@ from PIL import Image
 
 from alexnet import cli, files, lock, metrics, workdir
 from alexnet.config import from_json, to_json
+from alexnet.data.cache import Layout
+from alexnet.data.cache_writer import Request, prepare
 from alexnet.data.folder import open_folder
 from alexnet.data.images import BadImage, decode
+from alexnet.data.sources import open_dataset
 from alexnet.errors import RunError, UserError
 from alexnet.init import initial_weights
 from alexnet.recipes import recipe
@@ -74,6 +78,30 @@ def asked(requests_log):
         return new
 
     return since
+
+
+def test_a_cache_is_copied_once(bucket, tmp_path, monkeypatch, asked, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    prepare(Request("digits", tmp_path / "c", Layout("jpeg", 8, 1)), 1)
+    for path in (tmp_path / "c").iterdir():
+        put(bucket / "c" / path.name, path.read_bytes())
+    data, local = (open_dataset(f"cache:{place}") for place in (bucket / "c", tmp_path / "c"))
+    assert data.train[7] == local.train[7]
+    (copy,) = (tmp_path / "home" / "alexnet" / "caches").iterdir()
+    assert {p.name: p.read_bytes() for p in copy.iterdir()} == {
+        p.name: p.read_bytes() for p in (tmp_path / "c").iterdir()
+    }
+    os.truncate(copy / "eval.images", 100)  # as a copy that was stopped
+    asked()
+    assert open_dataset(f"cache:{bucket / 'c'}").eval[7] == local.eval[7]
+    read = [line for line in asked() if "alt=media" in line]
+    assert sum("images" in line for line in read) == 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    os.truncate(copy / "eval.images", 100)
+    with pytest.raises(RunError, match="set XDG_CACHE_HOME to a larger disk"):
+        open_dataset(f"cache:{bucket / 'c'}")
+    with pytest.raises(UserError, match="there is no folder gs://bucket/none"):
+        open_dataset("cache:gs://bucket/none")
 
 
 def put(path, data=b"x"):

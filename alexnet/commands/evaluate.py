@@ -56,6 +56,8 @@ class Options:
     on_bad_image: Literal["skip", "raise"] = "skip"
     # Threads that read and decode images.
     loader_threads: int = 2
+    # Processes that do it in place of threads.
+    loader_workers: int = 0
     # Print JSON.
     json: bool = False
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
@@ -68,6 +70,7 @@ class Options:
         between(self, 1, LARGEST_IMAGE, "image_size")
         between(self, 0, None, "worst", "step", "seed")
         between(self, 1, 1024, "loader_threads")
+        between(self, 0, 1024, "loader_workers")
         if self.save and self.protocol == "all":
             raise UserError("--save writes one protocol's predictions: name it with --protocol")
 
@@ -118,6 +121,7 @@ def _evaluate(
             preparation=options.preparation,
             on_bad_image=options.on_bad_image,
             loader_threads=options.loader_threads,
+            loader_workers=options.loader_workers,
             processes=processes,
             observer=progress,
         )

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from alexnet.draws import VIEW, uniforms
+from alexnet.draws import VIEW, uniforms, uniforms_of_each
 from alexnet.preprocess import ChannelOrder, EvalProtocol, ResizeRule
 
 # Color noise of the authors' code, for RGB in 0..255: standard deviations along the principal axes
@@ -62,7 +62,36 @@ def train_view(
         crop = _position_crop(image, augmentation, draws)
     if augmentation.flip and draws[_FLIP] < 0.5:
         crop = crop[:, ::-1]
-    return crop, _color_shift(draws[_COLOR], augmentation.color_noise)
+    return crop, _color_shifts(draws[None, _COLOR], augmentation.color_noise)[0]
+
+
+def train_numbers(
+    augmentation: Augmentation, seed: int, epoch: int, indices: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The views of `train_view` as numbers, for images that the device crops.
+
+    That is for square images of `augmentation.resize_to` pixels and random places: `crop` (int32
+    [B, 2], the first row and column), `flip` (uint8 [B]) and, with color noise, `color_shift`
+    (float32 [B, 3]).
+    """
+    draws = uniforms_of_each(_COLOR.stop, VIEW, seed, epoch, indices)
+    places = augmentation.resize_to - augmentation.size + 1
+    found: dict[str, np.ndarray] = {
+        "crop": (draws[:, [_TOP, _LEFT]] * places).astype(np.int32),
+        "flip": ((draws[:, _FLIP] < 0.5) & augmentation.flip).astype(np.uint8),
+    }
+    if augmentation.color_noise > 0:
+        found["color_shift"] = _color_shifts(draws[:, _COLOR], augmentation.color_noise)
+    return found
+
+
+def eval_numbers(protocol: EvalProtocol, count: int) -> dict[str, np.ndarray]:
+    """The views of `eval_view` as numbers: `crop` and `flip`, as `train_numbers` gives them."""
+    corner = round((protocol.resize_to - protocol.crop) / 2)
+    return {
+        "crop": np.full((count, 2), corner, np.int32),
+        "flip": np.zeros(count, np.uint8),
+    }
 
 
 def eval_view(
@@ -173,12 +202,15 @@ def _resize(
     return resized[:, :, None] if gray else resized
 
 
-def _color_shift(draws: np.ndarray, strength: float) -> np.ndarray:
-    """PCA color noise from four uniform numbers: float32[3], RGB in units of 0..255."""
+def _color_shifts(draws: np.ndarray, strength: float) -> np.ndarray:
+    """PCA color noise from four uniform numbers each: float32 [B, 3], RGB in units of 0..255."""
     if strength == 0:
-        return np.zeros(3, np.float32)
+        return np.zeros((len(draws), 3), np.float32)
     # Box and Muller 1958: two uniform numbers give two normal ones; the fourth goes unused.
-    radius = np.sqrt(-2 * np.log1p(-draws[:2]))
-    angle = 2 * np.pi * draws[2:]
-    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:3]
-    return ((normal * COLOR_STD) @ COLOR_AXES.T * strength).astype(np.float32)
+    radius = np.sqrt(-2 * np.log1p(-np.ascontiguousarray(draws[:, :2])))
+    angle = 2 * np.pi * draws[:, 2:]
+    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    # Summed by hand: a library's matrix product depends on how many rows there are.
+    scaled = normal[:, :3] * COLOR_STD
+    shifts = np.sum([scaled[:, i, None] * COLOR_AXES[:, i] for i in range(3)], axis=0)
+    return (shifts * strength).astype(np.float32)

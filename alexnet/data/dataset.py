@@ -25,6 +25,24 @@ class Source(Protocol):
         ...
 
 
+class AlikeSource(Source, Protocol):
+    """Examples whose images are all square, of one size: the device can crop them."""
+
+    @property
+    def side(self) -> int:
+        """Height and width of all images."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Channels of all images."""
+        ...
+
+    def read(self, index: int, image: np.ndarray) -> int:
+        """Fill `image` (uint8 [side, side, channels], contiguous); gives the label."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A training and an evaluation source with the same classes."""

@@ -1,24 +1,33 @@
-"""Batches of examples, decoded and augmented by threads while the network trains.
+"""Batches of examples, decoded and augmented by threads or processes while the network trains.
 
 A training batch is a function of (seed, step): any step can be computed without the ones before
-it, so resuming needs no more state than the step's number, and threads change nothing.
+it, so resuming needs no more state than the step's number, and who computes it changes nothing.
 """
 
+import contextlib
 import functools
 import itertools
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from alexnet.data.augment import Augmentation, eval_view, ten_views, train_view
+from alexnet.data.augment import (
+    Augmentation,
+    eval_numbers,
+    eval_view,
+    ten_views,
+    train_numbers,
+    train_view,
+)
 from alexnet.data.dataset import Dataset, Source, checked_label
 from alexnet.data.images import BadImage, decode
+from alexnet.data.workers import Parcel, in_processes, pack, unpack
 from alexnet.draws import order
 from alexnet.errors import UserError
 from alexnet.preprocess import ChannelOrder, EvalProtocol
@@ -26,6 +35,8 @@ from alexnet.text import counted
 
 Batch = dict[str, np.ndarray]
 Batches = Generator[Batch, None, None]  # to be closed by those who leave it before its end
+LeftOut = tuple[int, str, str]  # an unreadable image's number, its name and the reason
+Found = tuple[Batch, list[LeftOut]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +48,16 @@ class Loading:
     threads: int = 2
     on_bad_image: Literal["skip", "raise"] = "raise"
     rows: np.ndarray | None = None  # of the global batch, this process's; by default all
+    workers: int = 0  # processes that load, in place of threads
+    whole: bool = False  # hand over whole images, for the device to crop, where all are alike
 
     @property
     def own_rows(self) -> np.ndarray:
         """Places in the global batch that are read here, integers."""
         return np.arange(self.batch_size) if self.rows is None else self.rows
+
+
+_epoch_order = functools.lru_cache(maxsize=4)(order)
 
 
 class BadImages:
@@ -104,35 +120,54 @@ def train_batches(
     A batch has image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B], 0 where an image
     was left out), example (int32 [B], its number in `dataset.train`) and, with color noise,
     color_shift (float32 [B, 3], in units of 0..255). B is the number of `loading.rows`, and only
-    their images are read.
+    their images are read. With `loading.whole`, images of `augmentation.resize_to` pixels a side
+    are handed over as they are, with crop (int32 [B, 2]) and flip (uint8 [B]), which say how the
+    step is to cut them: its input is the same.
 
     Raises:
         UserError: at once for a batch larger than the training set; while iterating for a label
             that is not a class's, or an image that can't be read, unless `loading` says to skip
             those.
     """
-    size, source = loading.batch_size, dataset.train
-    per_epoch = steps_per_epoch(dataset, size)
-    bad_images = BadImages() if bad_images is None else bad_images
-    epoch_order = functools.lru_cache(maxsize=2)(functools.partial(order, len(source), seed))
+    steps_per_epoch(dataset, loading.batch_size)
+    work = functools.partial(
+        _train_batch, dataset.train, augmentation, loading, seed, dataset.num_classes
+    )
+    return _ahead(work, itertools.count(start_step), loading, bad_images)
 
-    def batch_at(step: int) -> Batch:
-        epoch, place = divmod(step, per_epoch)
-        indices = epoch_order(epoch)[place * size + loading.own_rows]
-        batch = _empty_batch(indices, augmentation.size, loading.channels)
-        if augmentation.color_noise > 0:
-            batch["color_shift"] = np.zeros((len(indices), 3), np.float32)
-        for row, index in enumerate(indices.tolist()):
-            example = _load(source, index, loading, bad_images, dataset.num_classes)
-            if example is None:
-                continue
-            crop, shift = train_view(example[0], augmentation, seed, epoch, index)
-            _set_row(batch, row, crop, example[1])
-            if "color_shift" in batch:
-                batch["color_shift"][row] = shift
-        return batch
 
-    return _in_threads(batch_at, itertools.count(start_step), loading.threads)
+def _train_batch(
+    source: Source,
+    augmentation: Augmentation,
+    loading: Loading,
+    seed: int,
+    num_classes: int,
+    step: int,
+) -> Found:
+    """The batch of a training step."""
+    size, left_out = loading.batch_size, list[LeftOut]()
+    epoch, place = divmod(step, len(source) // size)
+    indices = _epoch_order(len(source), seed, epoch)[place * size + loading.own_rows]
+    whole = augmentation.crop == "random" and _are_alike(source, loading, augmentation.resize_to)
+    side = augmentation.resize_to if whole else augmentation.size
+    batch = _empty_batch(indices, side, loading.channels)
+    load = functools.partial(_load, source, loading, num_classes, left_out)
+    if whole:
+        _fill(batch, load)
+        numbers = train_numbers(augmentation, seed, epoch, indices)
+        if "color_shift" in numbers:
+            numbers["color_shift"][batch["mask"] == 0] = 0
+        return batch | numbers, left_out
+    if augmentation.color_noise > 0:
+        batch["color_shift"] = np.zeros((len(indices), 3), np.float32)
+    for row, index in enumerate(indices.tolist()):
+        if (example := load(index)) is None:
+            continue
+        crop, shift = train_view(example[0], augmentation, seed, epoch, index)
+        _set_row(batch, row, crop, example[1])
+        if "color_shift" in batch:
+            batch["color_shift"][row] = shift
+    return batch, left_out
 
 
 def eval_batches(
@@ -149,29 +184,45 @@ def eval_batches(
 
     Batches are those of `train_batches`, without color_shift; `example` is -1 in padding. The sum
     of all masks and `len(bad_images)`, over all rows, make `len(source)`. With `ten_crop`, `image`
-    is uint8 [10, B, S, S, C]: a batch for each of the ten views. Without `num_classes` labels are
-    not checked.
+    is uint8 [10, B, S, S, C], a batch for each of the ten views, and never whole. Without
+    `num_classes` labels are not checked.
 
     Raises:
         UserError: while iterating, as `train_batches`.
     """
-    bad_images = BadImages() if bad_images is None else bad_images
-    view = ten_views if ten_crop else eval_view
-
-    def batch_at(step: int) -> Batch:
-        indices = step * loading.batch_size + loading.own_rows
-        indices = np.where(indices < len(source), indices, -1)
-        batch = _empty_batch(indices, protocol.crop, loading.channels, (10,) if ten_crop else ())
-        for row, index in enumerate(indices.tolist()):
-            if index < 0:
-                continue
-            example = _load(source, index, loading, bad_images, num_classes)
-            if example is not None:
-                _set_row(batch, row, view(example[0], protocol, channel_order), example[1])
-        return batch
-
+    work = functools.partial(
+        _eval_batch, source, protocol, loading, num_classes, channel_order, ten_crop
+    )
     steps = range(math.ceil(len(source) / loading.batch_size))
-    return _in_threads(batch_at, iter(steps), loading.threads)
+    return _ahead(work, steps, loading, bad_images)
+
+
+def _eval_batch(
+    source: Source,
+    protocol: EvalProtocol,
+    loading: Loading,
+    num_classes: int | None,
+    channel_order: ChannelOrder,
+    ten_crop: bool,
+    step: int,
+) -> Found:
+    """The batch of an evaluation's step."""
+    left_out = list[LeftOut]()
+    indices = step * loading.batch_size + loading.own_rows
+    indices = np.where(indices < len(source), indices, -1)
+    plain = not ten_crop and channel_order != "BGR"
+    whole = plain and _are_alike(source, loading, protocol.resize_to)
+    side = protocol.resize_to if whole else protocol.crop
+    batch = _empty_batch(indices, side, loading.channels, (10,) if ten_crop else ())
+    load = functools.partial(_load, source, loading, num_classes, left_out)
+    if whole:
+        _fill(batch, load)
+        return batch | eval_numbers(protocol, len(indices)), left_out
+    view = ten_views if ten_crop else eval_view
+    for row, index in enumerate(indices.tolist()):
+        if index >= 0 and (example := load(index)) is not None:
+            _set_row(batch, row, view(example[0], protocol, channel_order), example[1])
+    return batch, left_out
 
 
 def _empty_batch(
@@ -185,6 +236,19 @@ def _empty_batch(
     }
 
 
+def _are_alike(source: Source, loading: Loading, side: int) -> bool:
+    """Tell whether images are handed over whole: an `AlikeSource` has squares of `side` pixels."""
+    own = getattr(source, "side", None), getattr(source, "channels", None)
+    return loading.whole and own == (side, loading.channels)
+
+
+def _fill(batch: Batch, load: Callable[[int, np.ndarray], Any]) -> None:
+    """Read whole images into a batch's rows."""
+    for row, index in enumerate(batch["example"].tolist()):
+        if index >= 0 and (example := load(index, batch["image"][row])) is not None:
+            batch["label"][row], batch["mask"][row] = example[1], 1
+
+
 def _set_row(batch: Batch, row: int, crop: np.ndarray, label: int) -> None:
     """Fill in a row: its crop, or its crops where the batch has several views."""
     batch["image"][..., row, :, :, :] = crop
@@ -193,15 +257,22 @@ def _set_row(batch: Batch, row: int, crop: np.ndarray, label: int) -> None:
 
 
 def _load(
-    source: Source,
-    index: int,
+    source: Any,
     loading: Loading,
-    bad_images: BadImages,
     num_classes: int | None,
+    left_out: list[LeftOut],
+    index: int,
+    into: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int] | None:
-    """Decoded image and label; None for an unreadable image that is to be skipped."""
+    """Decoded image and label; None for an unreadable image that is to be skipped.
+
+    With `into`, which is uint8 [side, side, channels], an `AlikeSource` fills that.
+    """
     try:
-        image, label = source[index]
+        if into is None:
+            image, label = source[index]
+        else:
+            image, label = into, source.read(index, into)
         if num_classes is not None:
             label = checked_label(source, index, label, num_classes)
         return decode(image, loading.channels), label
@@ -211,12 +282,49 @@ def _load(
                 f"{source.describe(index)} can't be read: {error}; "
                 "--on-bad-image skip leaves such images out"
             ) from error
-        bad_images.add(index, source.describe(index), str(error))
+        left_out.append((index, source.describe(index), str(error)))
         return None
 
 
-def _in_threads(batch_at: Callable[[int], Batch], steps: Iterator[int], threads: int) -> Batches:
-    """Yield `batch_at` of each step, in order, computed ahead by threads.
+def _ahead(
+    work: Callable[[int], Found],
+    steps: Iterable[int],
+    loading: Loading,
+    bad_images: BadImages | None,
+) -> Batches:
+    """Yield the batch of each step, in order, and note which images it left out."""
+    if loading.workers:
+        made = _in_processes(work, steps, loading.workers)
+    else:
+        made = _in_threads(work, iter(steps), loading.threads)
+    with contextlib.closing(made):
+        for batch, left_out in made:
+            if bad_images is not None:
+                for each in left_out:
+                    bad_images.add(*each)
+            yield batch
+
+
+def _in_processes(
+    work: Callable[[int], Found], steps: Iterable[int], workers: int
+) -> Generator[Found, None, None]:
+    """Yield `work` of each step, in order, computed ahead by processes."""
+    packed = functools.partial(_packed, work)
+    parcels = in_processes(packed, steps, workers, lambda found: unpack(found[0]))
+    with contextlib.closing(parcels):
+        for parcel, left_out in parcels:
+            yield unpack(parcel), left_out
+
+
+def _packed(work: Callable[[int], Found], step: int) -> tuple[Parcel, list[LeftOut]]:
+    batch, left_out = work(step)
+    return pack(batch), left_out
+
+
+def _in_threads(
+    work: Callable[[int], Found], steps: Iterator[int], threads: int
+) -> Generator[Found, None, None]:
+    """Yield `work` of each step, in order, computed ahead by threads.
 
     Whole batches are the unit of work: decoding and resizing release the interpreter lock, and
     nothing has to be copied together afterwards. An error is raised in its step's place. Closing
@@ -224,13 +332,13 @@ def _in_threads(batch_at: Callable[[int], Batch], steps: Iterator[int], threads:
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
     # One batch in work per thread and two ready: more would only cost memory.
-    ahead: deque[Future[Batch]] = deque(
-        pool.submit(batch_at, step) for step in itertools.islice(steps, threads + 2)
+    ahead: deque[Future[Found]] = deque(
+        pool.submit(work, step) for step in itertools.islice(steps, threads + 2)
     )
     try:
         while ahead:
-            batch = ahead.popleft().result()
-            ahead.extend(pool.submit(batch_at, step) for step in itertools.islice(steps, 1))
-            yield batch
+            found = ahead.popleft().result()
+            ahead.extend(pool.submit(work, step) for step in itertools.islice(steps, 1))
+            yield found
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -4,9 +4,9 @@ from pathlib import Path, PurePath
 
 from alexnet.data.dataset import Dataset
 from alexnet.errors import UserError, unknown
-from alexnet.files import as_path
+from alexnet.files import as_path, is_remote
 
-KINDS = ("digits", "tfds:NAME", "folder:PATH", "synthetic")
+KINDS = ("digits", "tfds:NAME", "folder:PATH", "cache:PATH", "synthetic")
 
 
 def open_dataset(
@@ -42,6 +42,12 @@ def open_dataset(
         from alexnet.data.folder import open_folder
 
         return open_folder(as_path(rest).expanduser(), name, seed)
+    if kind == "cache" and rest:
+        from alexnet.data.cache import open_cache
+        from alexnet.data.remote_cache import local_copy
+
+        path = as_path(rest)
+        return open_cache(local_copy(path) if is_remote(path) else path.expanduser(), name)
     if kind == "tfds" and rest:
         from alexnet.data.tfds import open_tfds
 

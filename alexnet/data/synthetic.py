@@ -29,6 +29,16 @@ class SyntheticSource:
         pixels = words[1:].view(np.uint8)[: np.prod(shape)].reshape(shape)
         return pixels, int(words[0] % CLASSES)
 
+    @property
+    def side(self) -> int:
+        """Height and width of all images."""
+        return self.size
+
+    def read(self, index: int, image: np.ndarray) -> int:
+        """Fill `image` (uint8 [side, side, channels]); gives the label."""
+        image[...], label = self[index]
+        return label
+
     def describe(self, index: int) -> str:
         """The example's number and split."""
         return f"synthetic example {index} of {('train', 'eval')[self.split]}"

@@ -10,13 +10,31 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.dataset import Dataset
+from alexnet.data.dataset import Dataset, Source
 from alexnet.data.prepared import INFO, check_metadata
+from alexnet.data.tfrecord import RecordFiles
 from alexnet.errors import RunError, UserError, unknown
 from alexnet.text import printable
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 OTHER_FILES = 256  # files a run has open besides shards: libraries, devices, sockets
+
+
+@dataclass(frozen=True, eq=False)
+class TfrecordExamples:
+    """One split in TFRecord, in the place of tfds's own data sources, which refuse that."""
+
+    dataset_info: Any
+    split: str
+    decoders: Any
+    records: RecordFiles
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        features = self.dataset_info.features
+        return features.deserialize_example_np(self.records[index], decoders=self.decoders)
 
 
 @dataclass(frozen=True)
@@ -27,10 +45,15 @@ class TfdsSource:
     records: Any  # a tfds data source
     image_key: str
     label_key: str
-    file_key: str | None = None  # of the name of the file that an image came from
+    file_key: str | None  # of the name of the file that an image came from
+    reopen: tuple[str, PurePath, str]  # the data set's name, its folder, and train or eval
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Opened anew where it is unpickled: shards can't be sent."""
+        return _reopened, self.reopen
 
     def digest(self) -> str:
         """Digest of the data set's version, its splits' sizes and shards, and this split's name."""
@@ -93,27 +116,51 @@ def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
 def _open(tfds: Any, builder: Any, name: str, root: Path) -> Dataset:
     image_key, label_key = _keys(tfds, builder.info, name)
     decoders = {image_key: tfds.decode.SkipDecoding()}
+    _allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
 
-    def source(split: str) -> TfdsSource:
+    def source(part: str, split: str) -> TfdsSource:
         return TfdsSource(
             f"tfds:{name}, {split}",
-            builder.as_data_source(split=split, decoders=decoders),
+            _examples(builder, split, decoders),
             image_key,
             label_key,
             "file_name" if "file_name" in builder.info.features else None,  # as imagenet2012 has
+            (name, root, part),
         )
 
     try:
-        train, held_out = (source(split) for split in _splits(builder.info, name))
+        splits = zip(("train", "eval"), _splits(builder.info, name), strict=True)
+        train, held_out = (source(part, split) for part, split in splits)
     except NotImplementedError as error:
         elsewhere = root.with_name(f"{root.name}_array_record")  # in `root` tfds would do nothing
         raise UserError(
             f"tfds:{name} has {builder.info.file_format.value} files, which can't be read in "
             f"random order without TensorFlow; {_how_to_prepare(name, elsewhere)}"
         ) from error
-    _allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
     names = builder.info.features[label_key].names
     return Dataset(f"tfds:{name}", train, held_out, tuple(names))
+
+
+def _reopened(name: str, root: PurePath, part: str) -> Source:
+    return getattr(open_tfds(name, root), part)
+
+
+def _examples(builder: Any, split: str, decoders: Any) -> Any:
+    """The examples of a split, by number.
+
+    Raises:
+        NotImplementedError: for a format that can't be read in random order.
+    """
+    try:
+        return builder.as_data_source(split=split, decoders=decoders)
+    except NotImplementedError:
+        if builder.info.file_format.value != "tfrecord":
+            raise
+    parts = [
+        (Path(part.filename), part.skip, part.take)
+        for part in builder.info.splits[split].file_instructions
+    ]
+    return TfrecordExamples(builder.info, split, decoders, RecordFiles(parts))
 
 
 def _local(data_dir: str) -> Path:

@@ -214,3 +214,35 @@ def test_eval_view_of_gray_is_that_of_rgb(photo):
     view = eval_view(gray, protocol, "L")
     rgb = eval_view(np.repeat(gray, 3, axis=2), protocol)
     np.testing.assert_array_equal(view, rgb[:, :, :1])
+
+
+# --- views as numbers, for the device ----------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 2**24 - 1), kind=st.integers(0, 4),
+       indices=st.lists(st.integers(0, 2**40 - 1), min_size=1, max_size=9),
+       count=st.integers(1, 30))  # fmt: skip
+def test_numbers_drawn_together_are_those_drawn_alone(seed, epoch, kind, indices, count):
+    together = draws.uniforms_of_each(count, kind, seed, epoch, np.array(indices))
+    alone = [draws.uniforms(count, kind, seed, epoch, index) for index in indices]
+    np.testing.assert_array_equal(together, alone)
+
+
+@settings(max_examples=60, deadline=None)
+@given(key=keys, side=st.integers(2, 40), less=st.integers(0, 9), flip=st.booleans(),
+       noise=st.sampled_from([0.0, 0.1]), rule=st.sampled_from(["short", "warp"]))  # fmt: skip
+def test_numbers_of_a_view_give_the_view(key, side, less, flip, noise, rule):
+    seed, epoch, index = key
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    size = max(1, side - less)
+    augmentation = Augmentation(size, side, rule, flip=flip, color_noise=noise)
+    numbers = augment.train_numbers(augmentation, seed, epoch, np.array([index, 5]))
+    (top, left), mirrored = numbers["crop"][0], numbers["flip"][0]
+    cut = image[top : top + size, left : left + size]
+    view, shift = train_view(image, augmentation, *key)
+    np.testing.assert_array_equal(view, cut[:, ::-1] if mirrored else cut)
+    np.testing.assert_array_equal(numbers.get("color_shift", np.zeros((2, 3)))[0], shift)
+    protocol = EvalProtocol(rule, side, size)
+    top, left = augment.eval_numbers(protocol, 1)["crop"][0]
+    cut = image[top : top + size, left : left + size]
+    np.testing.assert_array_equal(eval_view(image, protocol), cut)

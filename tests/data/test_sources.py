@@ -296,10 +296,10 @@ def test_tfds_takes_validation_before_test(tfds_dir):
     assert "validation" in data.eval.describe(0)
 
 
-def test_tfds_in_tfrecord_format(tfds_dir):
-    edit_info(tfds_dir / "cifar10_jpeg" / "1.0.0", fileFormat="tfrecord")
+def test_tfds_in_a_format_without_random_access(tfds_dir):
+    edit_info(tfds_dir / "cifar10_jpeg" / "1.0.0", fileFormat="riegeli")
     message = refusal("tfds:cifar10_jpeg", data_dir=tfds_dir)
-    assert "tfrecord files, which can't be read in random order" in message
+    assert "riegeli files, which can't be read in random order" in message
     assert f"data_dir='{tfds_dir}_array_record', file_format='array_record'" in message
 
 

@@ -70,7 +70,9 @@ def seed_without_close_calls(config: TrainConfig) -> TrainConfig:
         model = AlexNet(config.spec(10), seed=seed)
         batch = first_batches(config)[0]
         images = normalize(
-            {k: torch.from_numpy(v) for k, v in batch.items()}, config.preprocess.normalize
+            {k: torch.from_numpy(v) for k, v in batch.items()},
+            config.preprocess.normalize,
+            config.image_size,
         )
         keys = dropout_keys(seed, 0, 2).tolist()
         outputs = canonical_order(model.train().activations(images, keys=keys), model.spec)

@@ -26,7 +26,7 @@ FILES: tuple[Callable, ...] = (
     archives.no_file, graphs.onnx_, graphs.onnx_, graphs.second_file, graphs.tiny_onnx,
     graphs.caffe, graphs.constants,
 )  # fmt: skip
-FOLDERS: tuple[Callable, ...] = (folders.tfds, folders.hugging_face)
+FOLDERS: tuple[Callable, ...] = (folders.tfds, folders.cached, folders.hugging_face)
 
 prepare = make_references
 

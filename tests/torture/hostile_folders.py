@@ -1,16 +1,22 @@
 """Folders made to harm: prepared TFDS data sets and Hugging Face folders."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from alexnet import hub, metrics, sealed, workdir
 from alexnet.checkpoints import Checkpoints
+from alexnet.data import cache, cache_writer
+from alexnet.data.images import BadImage
 from alexnet.data.sources import open_dataset
 from alexnet.trained import open_weights
 from tests.hub.helpers import published
@@ -82,6 +88,45 @@ def hugging_face(random: np.random.Generator, folder: Path, canary: Path) -> Non
     else:
         make[random.integers(len(make))]()
     hub.read_folder(path)
+
+
+@functools.lru_cache(maxsize=2)
+def _cache(format: Literal["raw", "jpeg"]) -> Path:
+    """A whole cache of the digits, made once in a process."""
+    path = Path(tempfile.mkdtemp(prefix="alexnet-torture-cache-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    cache_writer.prepare(cache_writer.Request("digits", path, cache.Layout(format, 8, 1)), 1)
+    return path
+
+
+def cached(random: np.random.Generator, folder: Path, canary: Path) -> None:
+    """A cache that says other things, with digests that are right, or whose files are none."""
+    path = folder / "cache"
+    shutil.copytree(_cache(("raw", "jpeg")[random.integers(2)]), path)
+    split = cache.SPLITS[random.integers(2)]
+    index, images = cache.index_file(path, split), cache.images_file(path, split)
+    match random.integers(4):
+        case 0:
+            _forged(random, path / cache.META)
+        case 1:
+            file = (path / cache.META, index, images)[random.integers(3)]
+            _as_link(file, ("/dev/zero", file.name)[random.integers(2)])
+        case 2:
+            os.truncate((index, images)[random.integers(2)], int(random.integers(1 << 40)))
+        case 3:
+            meta = sealed.read(path / cache.META)
+            records = cache.read_index(path, split, meta["splits"][split]["examples"])
+            for _ in range(random.integers(1, 20)):
+                name = str(random.choice(["length", "crc", "label", "state"]))
+                records[name][random.integers(len(records))] = random.integers(1 << 31)
+            index.write_bytes(records.tobytes())
+            meta["splits"][split]["index"] = cache.index_digest(records)
+            sealed.write(path / cache.META, meta)
+    data, image = cache.open_cache(path, "c"), np.empty((8, 8, 1), np.uint8)
+    for source in (data.train, data.eval):
+        for number in range(len(source)):
+            with contextlib.suppress(BadImage):
+                source.read(number, image)
 
 
 def forged_run(whole: Path, random: np.random.Generator, folder: Path, canary: Path) -> None:

@@ -1,0 +1,315 @@
+"""Making a cache: blocks of examples by several processes, each complete on disk or done again.
+
+A block's images are on disk before its records are. So the records that are there when a killed
+command is called again are of whole blocks, and all others are made anew: the cache ends bit for
+bit as if nothing had happened.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from alexnet import lock, sealed
+from alexnet.data.augment import eval_view
+from alexnet.data.cache import (
+    META,
+    MISSING,
+    PLAN,
+    RECORD,
+    SPLITS,
+    UNREADABLE,
+    WHOLE,
+    Layout,
+    checksum,
+    description,
+    images_file,
+    index_digest,
+    index_file,
+    open_cache,
+    read_index,
+    read_meta,
+)
+from alexnet.data.dataset import Dataset, Source, checked_label
+from alexnet.data.images import BadImage, decode
+from alexnet.data.sources import open_dataset
+from alexnet.data.workers import in_processes
+from alexnet.errors import RunError, UserError
+from alexnet.files import sync
+from alexnet.text import counted
+
+BLOCK = 256  # examples
+_NAME = RECORD["name"].itemsize
+
+
+@dataclass(frozen=True)
+class Request:
+    """A cache that is to be made."""
+
+    source: str  # what --dataset takes
+    folder: Path
+    layout: Layout
+    data_dir: str | None = None
+    seed: int = 0
+    on_bad_image: Literal["skip", "raise"] = "raise"
+
+    def open_source(self) -> Dataset:
+        """Open the data set that is cached."""
+        return open_dataset(
+            self.source,
+            data_dir=self.data_dir,
+            seed=self.seed,
+            channels=self.layout.channels,
+            size=self.layout.size,
+        )
+
+
+class Observer:
+    """Whoever shows the progress; this one shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Show a sentence."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Show how many examples of how many are done."""
+
+
+class Block(NamedTuple):
+    """Examples of a split, from `first` on, made: the images only where they aren't written yet."""
+
+    split: str
+    first: int
+    records: np.ndarray  # RECORD
+    images: bytes
+    left_out: list[str]
+
+
+def prepare(
+    request: Request, workers: int, observer: Observer | None = None, check: bool = False
+) -> Dataset:
+    """Make a cache, or go on with it, and open it; with `check`, replace what is damaged in it.
+
+    Raises:
+        UserError: where source or folder can't be used, or an image can't be read.
+        RunError: where the disk is full, or a worker dies.
+    """
+    observer, folder = observer or Observer(), request.folder
+    _source_of.cache_clear()
+    plan = description(request.layout, _source_of(request), request.source)
+    with _in_a_sentence(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock.acquire(folder)
+        try:
+            _begin(folder, plan, request.layout)
+            if (folder / META).is_file() and (not check or _is_whole(folder, observer)):
+                observer.note(f"the cache in {folder} is complete")
+            else:
+                _fill(request, plan, workers, observer)
+        finally:
+            held.release()
+    return open_cache(folder, f"cache:{folder}")
+
+
+@contextlib.contextmanager
+def _in_a_sentence(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"could not write {folder}: {error.strerror or error}; the same command goes on from "
+            "there"
+        ) from error
+
+
+def _begin(folder: Path, plan: dict[str, Any], layout: Layout) -> None:
+    """Check that the folder is new, or of this very plan; make the files of a new one."""
+    for file in (META, PLAN):
+        if (folder / file).is_file():
+            _check_same(folder, read_meta(folder, file), plan)
+            return
+    if any(inside.name != lock.LOCK for inside in folder.iterdir()):
+        raise UserError(f"{folder} has files in it but no cache: give another folder")
+    counts = {split: said["examples"] for split, said in plan["splits"].items()}
+    need, free = sum(counts.values()) * layout.raw_bytes, shutil.disk_usage(folder).free
+    if layout.format == "raw" and need > free:
+        raise RunError(
+            f"the cache takes {need / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} "
+            "GB free: --format jpeg takes about a tenth"
+        )
+    for split, examples in counts.items():
+        for path, size in (
+            (index_file(folder, split), examples * RECORD.itemsize),
+            (images_file(folder, split), examples * layout.raw_bytes * (layout.format == "raw")),
+        ):
+            path.touch()
+            os.truncate(path, size)
+    sync(folder)
+    sealed.write(folder / PLAN, plan)
+
+
+def _check_same(folder: Path, found: dict[str, Any], plan: dict[str, Any]) -> None:
+    for key, what in (
+        ("layout", "size, format, channels, resize rule or quality"),
+        ("source", "data set"),
+    ):
+        if found[key] != plan[key]:
+            raise UserError(
+                f"{folder} holds a cache of another {what}: give another folder, or delete it"
+            )
+
+
+def _is_whole(folder: Path, observer: Observer) -> bool:
+    """Compare all checksums of a finished cache; where some differ, it is unfinished again."""
+    cache, damaged = open_cache(folder, f"cache:{folder}"), dict[str, list[int]]()
+    done, total = 0, len(cache.train) + len(cache.eval)
+    for split, source in zip(SPLITS, (cache.train, cache.eval), strict=True):
+        damaged[split] = []
+        for index in range(len(source)):
+            try:
+                source[index]
+            except RunError as error:
+                observer.note(str(error).partition(";")[0])
+                damaged[split].append(index)
+            except BadImage:
+                pass
+            done += 1
+            observer.progress("checking", done, total)
+    if not any(damaged.values()):
+        return True
+    plan = read_meta(folder)
+    for split, examples in damaged.items():
+        records = read_index(folder, split, plan["splits"][split]["examples"])
+        for index in examples:
+            records[index // BLOCK * BLOCK : (index // BLOCK + 1) * BLOCK] = 0
+        with index_file(folder, split).open("r+b") as file:
+            file.write(records.data)
+        plan["splits"][split].pop("index")
+    sealed.write(folder / PLAN, plan)
+    (folder / META).unlink()
+    return False
+
+
+def _fill(request: Request, plan: dict[str, Any], workers: int, observer: Observer) -> None:
+    """Make the blocks that are missing, and finish the cache."""
+    folder, layout = request.folder, request.layout
+    total = sum(said["examples"] for said in plan["splits"].values())
+    records = {
+        split: read_index(folder, split, said["examples"]) for split, said in plan["splits"].items()
+    }
+    todo = {split: _missing(found, layout) for split, found in records.items()}
+    done = total - sum(min(BLOCK, len(records[s]) - first) for s in SPLITS for first in todo[s])
+    if done:
+        observer.note(f"going on: {counted(done, 'example')} of {total:,} are there")
+    tasks = [(split, first) for split in SPLITS for first in todo[split]]
+    work = functools.partial(_make, request)
+    alone = (work(task) for task in tasks)
+    with contextlib.closing(in_processes(work, tasks, workers) if workers > 1 else alone) as blocks:
+        for block in blocks:
+            for sentence in block.left_out:
+                observer.note(f"left out: {sentence}")
+            _keep(folder, block, records[block.split])
+            done += len(block.records)
+            observer.progress("preparing", done, total)
+    meta = plan | {
+        "splits": {
+            split: {"examples": len(found), "index": index_digest(found)}
+            for split, found in records.items()
+        }
+    }
+    sealed.write(folder / META, meta)
+    (folder / PLAN).unlink(missing_ok=True)
+
+
+def _missing(records: np.ndarray, layout: Layout) -> list[int]:
+    """The first examples of the blocks that are to be made.
+
+    JPEGs follow each other in their file: from the first block that is missing, all are made.
+    """
+    firsts = range(0, len(records), BLOCK)
+    found = [i for i in firsts if (records["state"][i : i + BLOCK] == MISSING).any()]
+    return (
+        list(range(found[0], len(records), BLOCK)) if found and layout.format == "jpeg" else found
+    )
+
+
+def _keep(folder: Path, block: Block, records: np.ndarray) -> None:
+    """Put a block's images on disk, and then its records."""
+    last = block.first + len(block.records)
+    if block.images:
+        place = int(records["length"][: block.first].sum(dtype=np.int64))
+        with images_file(folder, block.split).open("r+b") as file:
+            file.truncate(place)
+            _write(file.fileno(), block.images, place)
+    records[block.first : last] = block.records
+    with index_file(folder, block.split).open("r+b") as file:
+        _write(file.fileno(), block.records.tobytes(), block.first * RECORD.itemsize)
+
+
+def _write(descriptor: int, data: Any, place: int) -> None:
+    """Write all of the data at a place in a file, and wait until it is on disk."""
+    view = memoryview(data).cast("B")
+    while view:
+        count = os.pwrite(descriptor, view, place)
+        view, place = view[count:], place + count
+    os.fsync(descriptor)
+
+
+@functools.lru_cache(maxsize=1)
+def _source_of(request: Request) -> Dataset:
+    """The data set, opened once in each process."""
+    return request.open_source()
+
+
+def _make(request: Request, task: tuple[str, int]) -> Block:
+    """Make a block: raw images are written, JPEGs handed back, as their place is not known yet."""
+    (split, first), layout = task, request.layout
+    dataset = _source_of(request)
+    source = dataset.train if split == SPLITS[0] else dataset.eval
+    indices = range(first, min(first + BLOCK, len(source)))
+    records, images, left_out = np.zeros(len(indices), RECORD), list[bytes](), list[str]()
+    for record, index in zip(records, indices, strict=True):
+        record["name"] = source.describe(index).encode()[-_NAME:]
+        try:
+            pixels, record["label"] = _example(source, index, layout, dataset.num_classes)
+            record["state"], image = WHOLE, _encoded(pixels, layout)
+        except BadImage as error:
+            if request.on_bad_image == "raise":
+                raise UserError(
+                    f"{source.describe(index)} can't be read: {error}; --on-bad-image skip leaves "
+                    "such images out"
+                ) from error
+            left_out.append(f"{source.describe(index)}: {error}")
+            record["state"], record["label"] = UNREADABLE, 0
+            image = b"" if layout.format == "jpeg" else bytes(layout.raw_bytes)
+        record["length"], record["crc"] = len(image), checksum(np.frombuffer(image, np.uint8))
+        images.append(image)
+    data = b"".join(images)
+    if layout.format == "raw":
+        with _in_a_sentence(request.folder), images_file(request.folder, split).open("r+b") as file:
+            _write(file.fileno(), data, first * layout.raw_bytes)
+        data = b""
+    return Block(split, first, records, data, left_out)
+
+
+def _example(source: Source, index: int, layout: Layout, classes: int) -> tuple[np.ndarray, int]:
+    image, label = source[index]
+    label = checked_label(source, index, label, classes)
+    return eval_view(decode(image, layout.channels), layout.protocol), label
+
+
+def _encoded(pixels: np.ndarray, layout: Layout) -> bytes:
+    if layout.format == "raw":
+        return pixels.tobytes()
+    import simplejpeg
+
+    kind = "GRAY" if layout.channels == 1 else "RGB"
+    sampling = "Gray" if layout.channels == 1 else "420"
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels), layout.quality, kind, colorsubsampling=sampling
+    )
