@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from alexnet import memory
 from alexnet.config import DevicesConfig, OptimConfig
 from alexnet.engine import ON_DEVICE
 from alexnet.errors import UserError
@@ -43,6 +44,8 @@ class Engine:
     ):
         _be_reproducible()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self._device.type == "cpu":
+            memory.keep_freed()
         model = AlexNet(spec, weights=arrays, dtype=DTYPES[precision])
         self._model = cast(Any, model).to(self._device, memory_format=torch.channels_last)
         together = dist.is_initialized()
