@@ -273,7 +273,7 @@ KEYS = {
 
 
 def test_ours_beside_plain():
-    job = Job("infer", "ours", "torch", **SMALL)
+    job = Job("train", "ours", "torch", **SMALL)
     said = []
     found = compare([job, dataclasses.replace(job, kind="plain")], 2, 0.02, said.append)
     ours, plain = found["contenders"]
@@ -285,7 +285,7 @@ def test_ours_beside_plain():
 
 
 def test_json_of_jax(capsys):
-    assert cli.main(["bench", "--framework", "jax", *OPTIONS, "--json"]) == 0
+    assert cli.main(["bench", "--framework", "jax", "--what", "infer", *OPTIONS, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found.keys() == KEYS
     (row,) = found["contenders"]
