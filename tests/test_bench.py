@@ -146,7 +146,8 @@ def test_every_layer_of_torch_runs_by_itself(kind, variant):
         run(1)
 
 
-@pytest.mark.parametrize("kind", ["ours", pytest.param("plain", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ours", "plain"])
 def test_layers_of_jax_run_by_themselves(kind):
     parts = layer_parts(Job("train", kind, "jax", "paper", layers=True, **SMALL))
     for name in ("lrn1: forward", "lrn1: input gradient"):
