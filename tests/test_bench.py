@@ -16,6 +16,7 @@ import alexnet_torch
 from alexnet import cli
 from alexnet.bench import measure, peak, worker
 from alexnet.bench.child import Child
+from alexnet.bench.conditions import conditions
 from alexnet.bench.convert import conversions
 from alexnet.bench.job import Job
 from alexnet.bench.layers import layer_parts
@@ -25,6 +26,7 @@ from alexnet.bench.run import compare
 from alexnet.engine import load_engine
 from alexnet.errors import RunError, UserError
 from alexnet.layers import Dropout, Spec
+from alexnet.report.bench import print_benchmark
 from alexnet.spec import PAPER, VARIANTS
 from alexnet_jax import parallel
 from alexnet_jax.plain import Network
@@ -144,7 +146,8 @@ def test_every_layer_of_torch_runs_by_itself(kind, variant):
         run(1)
 
 
-@pytest.mark.parametrize("kind", ["ours", pytest.param("plain", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ours", "plain"])
 def test_layers_of_jax_run_by_themselves(kind):
     parts = layer_parts(Job("train", kind, "jax", "paper", layers=True, **SMALL))
     for name in ("lrn1: forward", "lrn1: input gradient"):
@@ -273,7 +276,7 @@ KEYS = {
 
 
 def test_ours_beside_plain():
-    job = Job("infer", "ours", "torch", **SMALL)
+    job = Job("train", "ours", "torch", **SMALL)
     said = []
     found = compare([job, dataclasses.replace(job, kind="plain")], 2, 0.02, said.append)
     ours, plain = found["contenders"]
@@ -285,7 +288,7 @@ def test_ours_beside_plain():
 
 
 def test_json_of_jax(capsys):
-    assert cli.main(["bench", "--framework", "jax", *OPTIONS, "--json"]) == 0
+    assert cli.main(["bench", "--framework", "jax", "--what", "infer", *OPTIONS, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found.keys() == KEYS
     (row,) = found["contenders"]
@@ -308,16 +311,29 @@ def test_tables(what, words, capsys):
     assert all(word in printed for word in [*words, "cores", "numpy"])
 
 
+def test_a_row_without_numbers(capsys):
+    job = Job("train", framework="torch")
+    absent = {
+        "name": "plain torch, compiled", "note": "", "framework": "torch", "device": {},
+        "unavailable": "torch.compile failed: [no] compiler",
+    }  # fmt: skip
+    kept = {"blocks": 1, "block_seconds": 3.0}
+    print_benchmark({"job": vars(job) | kept, "contenders": [absent], "conditions": conditions()})
+    printed = capsys.readouterr().out
+    assert "train, 'torchvision', batch 32, fp32: median of 1 block of 3 s" in printed
+    assert "plain torch, compiled: torch.compile failed: [no] compiler\n" in printed
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["train", "infer"])
-def test_all_five_contenders(what, capsys):
-    options = ["--framework", "both", "--against", "plain", "--what", what]
+def test_all_five_contenders(capsys):
+    options = ["--framework", "both", "--against", "plain"]
     assert cli.main(["bench", *options, *OPTIONS]) == 0
     printed = capsys.readouterr().out
     for plain in ("plain jax", "plain torch", "plain torch, compiled"):
         for ours in ("jax", "torch"):
             assert f"{ours} is " in printed
             assert f" times as fast as {plain} (" in printed
+    assert "jax is " in printed.split(" times as fast as torch (")[0]
 
 
 @pytest.mark.slow

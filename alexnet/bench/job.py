@@ -88,7 +88,7 @@ class Job:
         normalize, optim = self.config.preprocess.normalize, self.optim
         return PlainOptions(
             normalize.mean,
-            tuple(normalize.std),
+            normalize.std,
             precision=self.precision,
             train=self.what == "train",
             compiled=self.kind == "plain, compiled",

@@ -108,7 +108,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each contender that can't be, and for each of ours and each plain network."""
+    """A line for each contender that can't be, and for each of ours beside each other one."""
     absent = [f"{row['name']}: {row['unavailable']}" for row in rows if row.get("unavailable")]
     return absent + [
         f"{row['name']} is {ratio['median']:.2f} times as fast as {name} "
