@@ -235,7 +235,7 @@ class AlexNet(nnx.Module):
                 case BatchNorm():
                     x = _batch_norm(x, own, row.layer, train, mask, axis_name)
                 case ReLU():
-                    x = nnx.relu(x)
+                    x = ops.relu(x)
                 case LRN():
                     x = lrn(x, row.layer)
                 case MaxPool():

@@ -21,6 +21,24 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return jnp.matmul(x, kernel, precision=precision(x)) + bias
 
 
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0), whose gradient looks at what came out, so that x itself need not be kept."""
+    return jnp.maximum(x, np.array(0, x.dtype))
+
+
+def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
+    return (jnp.where(y > 0, grad, np.array(0, grad.dtype)),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
+
 def batch_statistics(
     x: jax.Array, mask: jax.Array | None, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

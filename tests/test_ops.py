@@ -147,6 +147,15 @@ def test_of_equal_maxima_the_same_one_gets_the_gradient(seed, size, ceil):
     np.testing.assert_allclose(vjp(jnp.asarray(grad))[0], nhwc(images.grad), atol=1e-6)
 
 
+def test_relu_and_its_gradient_are_torchs():
+    x = np.array([-np.inf, -1, -0.0, 0, 1e-30, 1, np.inf, np.nan], np.float32)
+    inputs, grad = torch.tensor(x, requires_grad=True), np.arange(1, 9, dtype=np.float32)
+    functional.relu(inputs).backward(torch.tensor(grad))
+    y, vjp = jax.vjp(ops.relu, jnp.asarray(x))
+    np.testing.assert_array_equal(y, functional.relu(torch.tensor(x)))
+    np.testing.assert_array_equal(vjp(jnp.asarray(grad))[0][:-1], inputs.grad[:-1])
+
+
 @given(seed=st.integers(0, 99), height=st.integers(1, 14), width=st.integers(1, 14))
 @settings(max_examples=25, deadline=None)
 def test_adaptive_pool_is_torchs(seed, height, width):
