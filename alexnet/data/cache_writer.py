@@ -33,8 +33,10 @@ from alexnet.data.cache import (
     index_digest,
     index_file,
     open_cache,
+    open_split,
     read_index,
     read_meta,
+    words_sum,
 )
 from alexnet.data.dataset import Dataset, Source, checked_label
 from alexnet.data.images import BadImage, decode
@@ -166,18 +168,16 @@ def _check_same(folder: Path, found: dict[str, Any], plan: dict[str, Any]) -> No
 
 def _is_whole(folder: Path, observer: Observer) -> bool:
     """Compare all checksums of a finished cache; where some differ, it is unfinished again."""
-    cache, damaged = open_cache(folder, f"cache:{folder}"), dict[str, list[int]]()
-    done, total = 0, len(cache.train) + len(cache.eval)
-    for split, source in zip(SPLITS, (cache.train, cache.eval), strict=True):
+    sources = {split: open_split(folder, split, f"cache:{folder}, {split}") for split in SPLITS}
+    done, total, damaged = 0, sum(map(len, sources.values())), dict[str, list[int]]()
+    for split, source in sources.items():
         damaged[split] = []
         for index in range(len(source)):
             try:
-                source[index]
+                source.check(index)
             except RunError as error:
                 observer.note(str(error).partition(";")[0])
                 damaged[split].append(index)
-            except BadImage:
-                pass
             done += 1
             observer.progress("checking", done, total)
     if not any(damaged.values()):
@@ -287,7 +287,12 @@ def _make(request: Request, task: tuple[str, int]) -> Block:
             left_out.append(f"{source.describe(index)}: {error}")
             record["state"], record["label"] = UNREADABLE, 0
             image = b"" if layout.format == "jpeg" else bytes(layout.raw_bytes)
-        record["length"], record["crc"] = len(image), checksum(np.frombuffer(image, np.uint8))
+        stored = np.frombuffer(image, np.uint8)
+        record["length"], record["crc"], record["sum"] = (
+            len(image),
+            checksum(stored),
+            words_sum(stored),
+        )
         images.append(image)
     data = b"".join(images)
     if layout.format == "raw":

@@ -86,9 +86,11 @@ def test_jpegs_are_near_the_raw_images(photos, tmp_path, channels):
         assert (
             np.abs(one.astype(int) - other).mean() < 15
         )  # colors at half the size, of tiny images
-    image = np.empty((SIZE, SIZE, channels), np.uint8)
-    assert jpeg.read(3, image) == jpeg[3][1]
-    np.testing.assert_array_equal(image, decode(jpeg[3][0], channels))
+    images = np.empty((2, SIZE, SIZE, channels), np.uint8)
+    labels, readable = jpeg.read(np.array([3, 0]), images)
+    assert labels.tolist() == [jpeg[3][1], jpeg[0][1]]
+    assert readable.all()
+    np.testing.assert_array_equal(images[0], decode(jpeg[3][0], channels))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -277,10 +279,8 @@ def flip(path, place, bit=0):
 
 def use(folder):
     data = open_cache(folder, "c")
-    image = np.empty((8, 8, 1), np.uint8)
     for source in (data.train, data.eval):
-        for index in range(len(source)):
-            source.read(index, image)
+        source.read(np.arange(len(source)), np.empty((len(source), 8, 8, 1), np.uint8))
 
 
 @settings(max_examples=20, deadline=None)
@@ -365,7 +365,7 @@ def test_jpegs_of_another_size_are_refused(copy):
     meta["splits"]["train"]["index"] = cache.index_digest(records)
     sealed.write(folder / META, meta)
     with pytest.raises(RunError, match="its size is another"):
-        open_cache(folder, "c").train.read(0, np.empty((8, 8, 1), np.uint8))
+        open_cache(folder, "c").train.read(np.array([0]), np.empty((1, 8, 8, 1), np.uint8))
 
 
 def test_no_cache(tmp_path, photos):
