@@ -25,6 +25,7 @@ from alexnet.data.augment import (
     train_numbers,
     train_view,
 )
+from alexnet.data.buffers import Buffers
 from alexnet.data.dataset import Dataset, Source, checked_label
 from alexnet.data.images import BadImage, decode
 from alexnet.data.workers import Parcel, in_processes, pack, unpack
@@ -57,6 +58,7 @@ class Loading:
         return np.arange(self.batch_size) if self.rows is None else self.rows
 
 
+_buffers = Buffers()
 _epoch_order = functools.lru_cache(maxsize=4)(order)
 
 
@@ -231,10 +233,8 @@ def _empty_batch(
     indices: np.ndarray, size: int, channels: int, views: tuple[int, ...] = ()
 ) -> Batch:
     """A batch without an example yet; `_clear_rest` is for the rows that get none."""
-    # Not `np.zeros`, whose memory comes in pages of 4 kB: that would cost more than filling it.
-    images = np.empty((*views, len(indices), size, size, channels), np.uint8)
     return {
-        "image": images,
+        "image": _buffers.take((*views, len(indices), size, size, channels)),
         "label": np.zeros(len(indices), np.int32),
         "mask": np.zeros(len(indices), np.float32),
         "example": indices.astype(np.int32),
