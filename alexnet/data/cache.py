@@ -22,7 +22,7 @@ from alexnet import sealed
 from alexnet.data.dataset import Dataset, fingerprint
 from alexnet.data.images import MAX_BYTES, BadImage
 from alexnet.errors import RunError, UserError
-from alexnet.files import open_file, read_all
+from alexnet.files import open_file
 from alexnet.preprocess import EvalProtocol, ResizeRule
 from alexnet.text import is_text, printable, storable
 
@@ -41,10 +41,11 @@ RECORD = np.dtype(
     ]
 )
 MISSING, WHOLE, UNREADABLE = range(3)
+_NO_RECORDS = np.zeros(0, RECORD)
 Format = Literal["raw", "jpeg"]
 _LARGEST = 1 << 13  # pixels a side
 _LONGEST_NAME = 4096  # characters of a class's name
-_FIELDS = {"kind", "version", "layout", "name", "source", "class_names", "splits"}
+_FIELDS = {"kind", "version", "layout", "source", "class_names", "splits"}
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,8 @@ class CacheSource:
 
     def _damaged(self, index: int, reason: str) -> RunError:
         return RunError(
-            f"{self.describe(index)} is damaged: {reason}; `alexnet prepare SOURCE DST --check`, "
-            "as the cache was made, replaces what is damaged"
+            f"{self.describe(index)} is damaged: {reason}; `alexnet prepare SOURCE TARGET "
+            "--check`, as the cache was made, replaces what is damaged"
         )
 
 
@@ -330,17 +331,17 @@ def index_file(folder: Path, split: str) -> Path:
 
 
 def read_index(folder: Path, split: str, examples: int) -> np.ndarray:
-    """A split's index: RECORD [examples], writable.
+    """A split's index: RECORD [examples], mapped into memory; changes stay out of the file.
 
     Raises:
         UserError: where it can't be read, or has another length.
     """
     path, size = index_file(folder, split), examples * RECORD.itemsize
     with open_file(path, size) as file:
-        data = np.frombuffer(read_all(file), np.uint8)
-    if len(data) != size:
-        raise UserError(f"{path} has {len(data):,} bytes, but {examples:,} examples have {size:,}")
-    return data.view(RECORD)
+        found = os.fstat(file.fileno()).st_size
+    if found != size:
+        raise UserError(f"{path} has {found:,} bytes, but {examples:,} examples have {size:,}")
+    return np.asarray(np.memmap(path, RECORD, "c", shape=(examples,))) if size else _NO_RECORDS
 
 
 def index_digest(records: np.ndarray) -> str:
@@ -348,13 +349,12 @@ def index_digest(records: np.ndarray) -> str:
     return sha256(records.view(np.uint8).data).hexdigest()
 
 
-def description(layout: Layout, dataset: Dataset, name: str) -> dict[str, Any]:
-    """What `plan.json` says of a cache that is to be made of the data set called `name`."""
+def description(layout: Layout, dataset: Dataset) -> dict[str, Any]:
+    """What `plan.json` says of a cache that is to be made of a data set."""
     return {
         "kind": KIND,
         "version": VERSION,
         "layout": asdict(layout),
-        "name": storable(name),
         "source": fingerprint(dataset),
         "class_names": [storable(name) for name in dataset.class_names],
         "splits": {

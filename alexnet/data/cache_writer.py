@@ -44,7 +44,7 @@ from alexnet.data.sources import open_dataset
 from alexnet.data.workers import in_processes
 from alexnet.errors import RunError, UserError
 from alexnet.files import sync
-from alexnet.text import counted
+from alexnet.text import counted, printable
 
 BLOCK = 256  # examples
 _NAME = RECORD["name"].itemsize
@@ -103,7 +103,7 @@ def prepare(
     """
     observer, folder = observer or Observer(), request.folder
     _source_of.cache_clear()
-    plan = description(request.layout, _source_of(request), request.source)
+    plan = description(request.layout, _source_of(request))
     with _in_a_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
         held = lock.acquire(folder)
@@ -122,6 +122,8 @@ def prepare(
 def _in_a_sentence(folder: Path) -> Iterator[None]:
     try:
         yield
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"can't write {folder}: {error.strerror}") from error
     except OSError as error:
         raise RunError(
             f"could not write {folder}: {error.strerror or error}; the same command goes on from "
@@ -130,29 +132,37 @@ def _in_a_sentence(folder: Path) -> Iterator[None]:
 
 
 def _begin(folder: Path, plan: dict[str, Any], layout: Layout) -> None:
-    """Check that the folder is new, or of this very plan; make the files of a new one."""
-    for file in (META, PLAN):
-        if (folder / file).is_file():
-            _check_same(folder, read_meta(folder, file), plan)
-            return
-    if any(inside.name != lock.LOCK for inside in folder.iterdir()):
+    """Check that the folder is new, or of this very plan, which stands in it before its files."""
+    if (folder / META).is_file():
+        _check_same(folder, read_meta(folder), plan)
+        (folder / PLAN).unlink(missing_ok=True)  # where the command was killed just then
+        return
+    if (folder / PLAN).is_file():
+        _check_same(folder, read_meta(folder, PLAN), plan)
+    else:
+        _check_new(folder, plan, layout)
+        sealed.write(folder / PLAN, plan)
+    for split, said in plan["splits"].items():
+        index, images = index_file(folder, split), images_file(folder, split)
+        index.touch()
+        images.touch()
+        os.truncate(index, said["examples"] * RECORD.itemsize)
+        if layout.format == "raw":
+            os.truncate(images, said["examples"] * layout.raw_bytes)
+    sync(folder)
+
+
+def _check_new(folder: Path, plan: dict[str, Any], layout: Layout) -> None:
+    """Check that the folder is empty, and that its disk has the space for raw images."""
+    if any(inside.name != lock.LOCK and inside.name[0] != "." for inside in folder.iterdir()):
         raise UserError(f"{folder} has files in it but no cache: give another folder")
-    counts = {split: said["examples"] for split, said in plan["splits"].items()}
-    need, free = sum(counts.values()) * layout.raw_bytes, shutil.disk_usage(folder).free
+    examples = sum(said["examples"] for said in plan["splits"].values())
+    need, free = examples * layout.raw_bytes, shutil.disk_usage(folder).free
     if layout.format == "raw" and need > free:
         raise RunError(
             f"the cache takes {need / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} "
             "GB free: --format jpeg takes about a tenth"
         )
-    for split, examples in counts.items():
-        for path, size in (
-            (index_file(folder, split), examples * RECORD.itemsize),
-            (images_file(folder, split), examples * layout.raw_bytes * (layout.format == "raw")),
-        ):
-            path.touch()
-            os.truncate(path, size)
-    sync(folder)
-    sealed.write(folder / PLAN, plan)
 
 
 def _check_same(folder: Path, found: dict[str, Any], plan: dict[str, Any]) -> None:
@@ -183,15 +193,16 @@ def _is_whole(folder: Path, observer: Observer) -> bool:
     if not any(damaged.values()):
         return True
     plan = read_meta(folder)
+    for said in plan["splits"].values():
+        said.pop("index")
+    sealed.write(folder / PLAN, plan)
+    (folder / META).unlink()
     for split, examples in damaged.items():
         records = read_index(folder, split, plan["splits"][split]["examples"])
         for index in examples:
             records[index // BLOCK * BLOCK : (index // BLOCK + 1) * BLOCK] = 0
         with index_file(folder, split).open("r+b") as file:
             file.write(records.data)
-        plan["splits"][split].pop("index")
-    sealed.write(folder / PLAN, plan)
-    (folder / META).unlink()
     return False
 
 
@@ -274,7 +285,7 @@ def _make(request: Request, task: tuple[str, int]) -> Block:
     indices = range(first, min(first + BLOCK, len(source)))
     records, images, left_out = np.zeros(len(indices), RECORD), list[bytes](), list[str]()
     for record, index in zip(records, indices, strict=True):
-        record["name"] = source.describe(index).encode()[-_NAME:]
+        record["name"] = _name(source, index).encode()[-_NAME:]
         try:
             pixels, record["label"] = _example(source, index, layout, dataset.num_classes)
             record["state"], image = WHOLE, _encoded(pixels, layout)
@@ -300,6 +311,11 @@ def _make(request: Request, task: tuple[str, int]) -> Block:
             _write(file.fileno(), data, first * layout.raw_bytes)
         data = b""
     return Block(split, first, records, data, left_out)
+
+
+def _name(source: Source, index: int) -> str:
+    """An example's name, below the folder that it is in: where that lies is nobody's business."""
+    return source.describe(index).removeprefix(f"{printable(getattr(source, 'root', ''))}/")
 
 
 def _example(source: Source, index: int, layout: Layout, classes: int) -> tuple[np.ndarray, int]:

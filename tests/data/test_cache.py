@@ -219,6 +219,45 @@ def test_too_little_space_is_said_before_anything_is_written(photos, tmp_path, m
     prepare(request(photos, tmp_path / "c", "jpeg"), 1)
 
 
+def test_a_folder_that_cannot_be_written_to(photos, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"can't write .*file: File exists"):
+        prepare(request(photos, tmp_path / "file"), 1)
+
+
+@pytest.mark.parametrize("last", ["the plan", "the files", "meta.json"])
+def test_stopped_at_its_beginning_or_end(photos, tmp_path, last, monkeypatch):
+    whole, folder = tmp_path / "whole", tmp_path / "c"
+    prepare(request(photos, whole), 1)
+    target, name = {
+        "the plan": (os, "truncate"),
+        "the files": (cache_writer, "sync"),
+        "meta.json": (cache_writer.Path, "unlink"),
+    }[last]
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, stop)
+        patch.setattr(lock._LocalLock, "release", lambda self: self._file.close())
+        with pytest.raises(KeyboardInterrupt):
+            prepare(request(photos, folder), 1)
+    (folder / ".plan.json.tmp").touch()  # as a killed process leaves it
+    prepare(request(photos, folder), 1)
+    (folder / ".plan.json.tmp").unlink()
+    assert content(folder) == content(whole)
+
+
+def test_a_cache_tells_nothing_of_where_it_was_made(photos, tmp_path):
+    prepare(request(photos, tmp_path / "one"), 1)
+    moved = photos.rename(tmp_path / "elsewhere")
+    prepare(request(moved, tmp_path / "two"), 1)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert not any(b"photos" in data for data in content(tmp_path / "one").values())
+    prepare(request(moved, tmp_path / "one"), 1)  # the same data set
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_images_that_cannot_be_read(photos, tmp_path, form):
     (photos / "train" / "a" / "4.png").write_bytes(b"no image")
