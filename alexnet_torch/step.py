@@ -102,12 +102,13 @@ def views(batch: Batch, size: int) -> torch.Tensor:
     images = batch["image"]
     if "crop" not in batch:
         return images
-    places = torch.arange(size, device=images.device)
-    mirrored = torch.where(batch["flip"].bool()[:, None], places.flip(0), places)
-    rows = batch["crop"][:, :1] + places
-    columns = batch["crop"][:, 1:] + mirrored
-    examples = torch.arange(len(images), device=images.device)[:, None, None]
-    return images[examples, rows[:, :, None], columns[:, None, :]]
+    count, height, width, channels = images.shape
+    rows = torch.arange(count, device=images.device)[:, None] * height + batch["crop"][:, :1]
+    rows = rows + torch.arange(size, device=images.device)
+    first = (rows * width + batch["crop"][:, 1:]).flatten()  # pixel of each row that is cut out
+    windows = images.reshape(-1).unfold(0, size * channels, channels)  # a row's length, anywhere
+    cut = windows.index_select(0, first).view(count, size, size, channels)
+    return torch.where(batch["flip"].bool()[:, None, None, None], cut.flip(2), cut)
 
 
 def normalize(batch: Batch, normalization: Normalize, image_size: int) -> torch.Tensor:

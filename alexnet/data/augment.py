@@ -74,7 +74,8 @@ def train_numbers(
     [B, 2], the first row and column), `flip` (uint8 [B]) and, with color noise, `color_shift`
     (float32 [B, 3]).
     """
-    draws = uniforms_of_each(_COLOR.stop, VIEW, seed, epoch, indices)
+    count = _COLOR.stop if augmentation.color_noise > 0 else _COLOR.start
+    draws = uniforms_of_each(count, VIEW, seed, epoch, indices)
     places = augmentation.resize_to - augmentation.size + 1
     found: dict[str, np.ndarray] = {
         "crop": (draws[:, [_TOP, _LEFT]] * places).astype(np.int32),

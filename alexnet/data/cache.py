@@ -3,8 +3,9 @@
 A cache is a folder with `meta.json`, which says what it holds and has a digest of itself, and for
 each of the splits `train` and `eval` two files: SPLIT.images, one image after another, and
 SPLIT.index, a RECORD for each image. `meta.json` has the index's digest, which is compared when
-the cache is opened; the index has each image's checksum, which is compared when the image is read:
-of JPEG each time, of raw images the first time in a process.
+the cache is opened. The index has two checksums for each image: its CRC-32C, which is compared
+whenever a JPEG is read, and the sum of its words, compared when a raw image is read for the first
+time in a process. Any flipped bit changes both; of raw images a CRC would cost more than reading.
 """
 
 import os
@@ -21,7 +22,7 @@ from alexnet import sealed
 from alexnet.data.dataset import Dataset, fingerprint
 from alexnet.data.images import MAX_BYTES, BadImage
 from alexnet.errors import RunError, UserError
-from alexnet.files import open_file, read_all
+from alexnet.files import open_file
 from alexnet.preprocess import EvalProtocol, ResizeRule
 from alexnet.text import is_text, printable, storable
 
@@ -30,13 +31,21 @@ SPLITS = ("train", "eval")
 KIND, VERSION = "alexnet cache", 1
 # state is MISSING while a cache is made; name has the last characters of the example's own.
 RECORD = np.dtype(
-    [("length", "<u4"), ("crc", "<u4"), ("label", "<i4"), ("state", "<u4"), ("name", "S80")]
+    [
+        ("sum", "<u8"),
+        ("length", "<u4"),
+        ("crc", "<u4"),
+        ("label", "<i4"),
+        ("state", "<u4"),
+        ("name", "S80"),
+    ]
 )
 MISSING, WHOLE, UNREADABLE = range(3)
+_NO_RECORDS = np.zeros(0, RECORD)
 Format = Literal["raw", "jpeg"]
 _LARGEST = 1 << 13  # pixels a side
 _LONGEST_NAME = 4096  # characters of a class's name
-_FIELDS = {"kind", "version", "layout", "name", "source", "class_names", "splits"}
+_FIELDS = {"kind", "version", "layout", "source", "class_names", "splits"}
 
 
 @dataclass(frozen=True)
@@ -68,15 +77,16 @@ class CacheSource:
     folder: Path
     split: str
     layout: Layout
-    images: int  # descriptor of the file of images, closed with the source
+    file: int  # descriptor of the images, closed with the source
     records: np.ndarray  # RECORD [N]
     offsets: np.ndarray  # int64 [N], of the images in their file
     index_digest: str
-    seen: np.ndarray = field(init=False)  # bool [N]: raw images whose checksums were compared
+    pixels: np.ndarray | None  # uint8 [N, S, S, C], the file mapped into memory where it is raw
+    seen: np.ndarray = field(init=False)  # bool [N]: raw images whose sums were compared
 
     def __post_init__(self) -> None:
-        """Note that no image was read yet, and to close the file."""
-        weakref.finalize(self, os.close, self.images)
+        """Have the file closed with the source, and note that no image was read yet."""
+        weakref.finalize(self, os.close, self.file)
         object.__setattr__(self, "seen", np.zeros(len(self.records), bool))
 
     def __len__(self) -> int:
@@ -97,29 +107,42 @@ class CacheSource:
         return self.layout.channels
 
     def __getitem__(self, index: int) -> tuple[np.ndarray | bytes, int]:
-        if self.layout.format == "jpeg":
-            return self._encoded(index)
-        image = np.empty((self.side, self.side, self.channels), np.uint8)
-        return image, self.read(index, image)
+        if self.records["state"][index] != WHOLE:
+            raise BadImage("it was unreadable when the cache was made")
+        label = self.records["label"][index].item()
+        if self.pixels is None:
+            return self._encoded(index), label
+        image = np.empty((1, self.side, self.side, self.channels), np.uint8)
+        self.read(np.array([index]), image)
+        return image[0], label
 
-    def read(self, index: int, image: np.ndarray) -> int:
-        """Fill `image` (uint8 [S, S, C], contiguous) with an image; gives its label.
+    def read(self, indices: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fill `images` (uint8 [B, S, S, C]); gives labels, and which images were readable.
 
         Raises:
-            BadImage: where it was unreadable when the cache was made.
-            RunError: where it is damaged, or can't be read now.
+            RunError: where one is damaged, or can't be read now.
         """
-        if self.layout.format == "jpeg":
-            data, label = self._encoded(index)
-            self._decode(index, data, image)
-            return label
-        record = self._record(index)
-        # Read, not mapped into memory: a disk's error is an exception then, and no signal.
-        self._take(index, image)
-        if not self.seen[index]:
-            self._compare(index, image, record)
+        readable = self.records["state"][indices] == WHOLE
+        if self.pixels is None:
+            for row in np.flatnonzero(readable):
+                self._decode(int(indices[row]), images[row])
+        else:
+            self._copy(self.pixels, indices, images)
+        return self.records["label"][indices], readable
+
+    def _copy(self, pixels: np.ndarray, indices: np.ndarray, images: np.ndarray) -> None:
+        # Beyond the end of a file that was cut short, memory mapped to it would be a fatal signal.
+        if os.fstat(self.file).st_size < pixels.nbytes:
+            raise self._damaged(int(indices[0]), "the file of images has become shorter")
+        for index in indices.tolist():  # a disk gives all at once sooner than page by page
+            place, size = int(self.offsets[index]), self.layout.raw_bytes
+            os.posix_fadvise(self.file, place, size, os.POSIX_FADV_WILLNEED)
+        np.take(pixels, indices, axis=0, out=images, mode="clip")  # which needs no buffer
+        for row in np.flatnonzero(~self.seen[indices]):
+            index = int(indices[row])
+            if words_sum(images[row]) != self.records["sum"][index]:
+                raise self._damaged(index, "its checksum is another")
             self.seen[index] = True
-        return int(record["label"])
 
     def describe(self, index: int) -> str:
         """The example's own name, and its number and split here."""
@@ -130,34 +153,33 @@ class CacheSource:
         """Digest of images, labels and names."""
         return sha256(repr((self.layout, self.index_digest)).encode()).hexdigest()
 
-    def _record(self, index: int) -> np.void:
+    def check(self, index: int) -> None:
+        """Compare an image's CRC-32C, raw or not.
+
+        Raises:
+            RunError: where it is another, or the image can't be read.
+        """
+        self._encoded(index)
+
+    def _encoded(self, index: int) -> bytes:
+        """An image as it is in the file."""
         record = self.records[index]
-        if record["state"] != WHOLE:
-            raise BadImage("it was unreadable when the cache was made")
-        return record
-
-    def _encoded(self, index: int) -> tuple[bytes, int]:
-        record = self._record(index)
         data = np.empty(record["length"], np.uint8)
-        self._take(index, data)
-        self._compare(index, data, record)
-        return data.tobytes(), int(record["label"])
-
-    def _take(self, index: int, into: np.ndarray) -> None:
         try:
-            count = os.preadv(self.images, [into.data], int(self.offsets[index]))
+            count = os.preadv(self.file, [data.data], int(self.offsets[index]))
         except OSError as error:
             raise RunError(f"{self.describe(index)} can't be read: {error.strerror}") from error
-        if count != into.nbytes:
+        if count != len(data):
             raise self._damaged(index, "the file of images has become shorter")
-
-    def _compare(self, index: int, data: np.ndarray, record: np.void) -> None:
         if checksum(data) != record["crc"]:
             raise self._damaged(index, "its checksum is another")
+        return data.tobytes()
 
-    def _decode(self, index: int, data: bytes, image: np.ndarray) -> None:
+    def _decode(self, index: int, image: np.ndarray) -> None:
+        """Decode a JPEG straight to its place."""
         import simplejpeg
 
+        data = self._encoded(index)
         try:
             if simplejpeg.decode_jpeg_header(data)[:2] != image.shape[:2]:
                 raise self._damaged(index, "its size is another")
@@ -167,8 +189,8 @@ class CacheSource:
 
     def _damaged(self, index: int, reason: str) -> RunError:
         return RunError(
-            f"{self.describe(index)} is damaged: {reason}; `alexnet prepare SOURCE DST --check`, "
-            "as the cache was made, replaces what is damaged"
+            f"{self.describe(index)} is damaged: {reason}; `alexnet prepare SOURCE TARGET "
+            "--check`, as the cache was made, replaces what is damaged"
         )
 
 
@@ -177,6 +199,14 @@ def checksum(data: np.ndarray | bytes) -> int:
     import google_crc32c
 
     return google_crc32c.value(data)
+
+
+def words_sum(data: np.ndarray) -> int:
+    """The sum of a contiguous array's 64-bit words, and of the bytes left over, modulo 2^64."""
+    flat = data.reshape(-1)
+    whole = len(flat) // 8 * 8
+    words, rest = flat[:whole].view("<u8"), flat[whole:]
+    return (int(np.add.reduce(words)) + int(np.add.reduce(rest, dtype=np.uint64))) % 2**64
 
 
 def open_cache(folder: Path, name: str) -> Dataset:
@@ -277,17 +307,20 @@ def open_split(folder: Path, split: str, name: str) -> CacheSource:
     path, lengths = images_file(folder, split), records["length"].astype(np.int64)
     with open_file(path, 2**62) as file:  # refuses what is no file
         size = os.fstat(file.fileno()).st_size
-        images = os.dup(file.fileno())
-    offsets = np.cumsum(lengths) - lengths
-    source = CacheSource(name, folder, split, layout, images, records, offsets, found)
+        descriptor = os.dup(file.fileno())
     raw = layout.format == "raw"
     whole = (lengths == layout.raw_bytes if raw else lengths <= MAX_BYTES).all()
     if size != int(lengths.sum()) or not whole:
+        os.close(descriptor)
         raise UserError(
             f"{path} has {size:,} bytes, not those that its index says: delete {folder}, prepare "
             "it anew"
         )
-    return source
+    pixels, offsets = None, np.cumsum(lengths) - lengths
+    if raw and size:
+        shape = (len(records), layout.size, layout.size, layout.channels)
+        pixels = np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
+    return CacheSource(name, folder, split, layout, descriptor, records, offsets, found, pixels)
 
 
 def images_file(folder: Path, split: str) -> Path:
@@ -301,17 +334,17 @@ def index_file(folder: Path, split: str) -> Path:
 
 
 def read_index(folder: Path, split: str, examples: int) -> np.ndarray:
-    """A split's index: RECORD [examples], writable.
+    """A split's index: RECORD [examples], mapped into memory; changes stay out of the file.
 
     Raises:
         UserError: where it can't be read, or has another length.
     """
     path, size = index_file(folder, split), examples * RECORD.itemsize
     with open_file(path, size) as file:
-        data = np.frombuffer(read_all(file), np.uint8)
-    if len(data) != size:
-        raise UserError(f"{path} has {len(data):,} bytes, but {examples:,} examples have {size:,}")
-    return data.view(RECORD)
+        found = os.fstat(file.fileno()).st_size
+    if found != size:
+        raise UserError(f"{path} has {found:,} bytes, but {examples:,} examples have {size:,}")
+    return np.asarray(np.memmap(path, RECORD, "c", shape=(examples,))) if size else _NO_RECORDS
 
 
 def index_digest(records: np.ndarray) -> str:
@@ -319,13 +352,12 @@ def index_digest(records: np.ndarray) -> str:
     return sha256(records.view(np.uint8).data).hexdigest()
 
 
-def description(layout: Layout, dataset: Dataset, name: str) -> dict[str, Any]:
-    """What `plan.json` says of a cache that is to be made of the data set called `name`."""
+def description(layout: Layout, dataset: Dataset) -> dict[str, Any]:
+    """What `plan.json` says of a cache that is to be made of a data set."""
     return {
         "kind": KIND,
         "version": VERSION,
         "layout": asdict(layout),
-        "name": storable(name),
         "source": fingerprint(dataset),
         "class_names": [storable(name) for name in dataset.class_names],
         "splits": {

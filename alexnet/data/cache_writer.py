@@ -33,8 +33,10 @@ from alexnet.data.cache import (
     index_digest,
     index_file,
     open_cache,
+    open_split,
     read_index,
     read_meta,
+    words_sum,
 )
 from alexnet.data.dataset import Dataset, Source, checked_label
 from alexnet.data.images import BadImage, decode
@@ -42,7 +44,7 @@ from alexnet.data.sources import open_dataset
 from alexnet.data.workers import in_processes
 from alexnet.errors import RunError, UserError
 from alexnet.files import sync
-from alexnet.text import counted
+from alexnet.text import counted, printable
 
 BLOCK = 256  # examples
 _NAME = RECORD["name"].itemsize
@@ -101,7 +103,7 @@ def prepare(
     """
     observer, folder = observer or Observer(), request.folder
     _source_of.cache_clear()
-    plan = description(request.layout, _source_of(request), request.source)
+    plan = description(request.layout, _source_of(request))
     with _in_a_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
         held = lock.acquire(folder)
@@ -120,6 +122,8 @@ def prepare(
 def _in_a_sentence(folder: Path) -> Iterator[None]:
     try:
         yield
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"can't write {folder}: {error.strerror}") from error
     except OSError as error:
         raise RunError(
             f"could not write {folder}: {error.strerror or error}; the same command goes on from "
@@ -128,29 +132,37 @@ def _in_a_sentence(folder: Path) -> Iterator[None]:
 
 
 def _begin(folder: Path, plan: dict[str, Any], layout: Layout) -> None:
-    """Check that the folder is new, or of this very plan; make the files of a new one."""
-    for file in (META, PLAN):
-        if (folder / file).is_file():
-            _check_same(folder, read_meta(folder, file), plan)
-            return
-    if any(inside.name != lock.LOCK for inside in folder.iterdir()):
+    """Check that the folder is new, or of this very plan, which stands in it before its files."""
+    if (folder / META).is_file():
+        _check_same(folder, read_meta(folder), plan)
+        (folder / PLAN).unlink(missing_ok=True)  # where the command was killed just then
+        return
+    if (folder / PLAN).is_file():
+        _check_same(folder, read_meta(folder, PLAN), plan)
+    else:
+        _check_new(folder, plan, layout)
+        sealed.write(folder / PLAN, plan)
+    for split, said in plan["splits"].items():
+        index, images = index_file(folder, split), images_file(folder, split)
+        index.touch()
+        images.touch()
+        os.truncate(index, said["examples"] * RECORD.itemsize)
+        if layout.format == "raw":
+            os.truncate(images, said["examples"] * layout.raw_bytes)
+    sync(folder)
+
+
+def _check_new(folder: Path, plan: dict[str, Any], layout: Layout) -> None:
+    """Check that the folder is empty, and that its disk has the space for raw images."""
+    if any(inside.name != lock.LOCK and inside.name[0] != "." for inside in folder.iterdir()):
         raise UserError(f"{folder} has files in it but no cache: give another folder")
-    counts = {split: said["examples"] for split, said in plan["splits"].items()}
-    need, free = sum(counts.values()) * layout.raw_bytes, shutil.disk_usage(folder).free
+    examples = sum(said["examples"] for said in plan["splits"].values())
+    need, free = examples * layout.raw_bytes, shutil.disk_usage(folder).free
     if layout.format == "raw" and need > free:
         raise RunError(
             f"the cache takes {need / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} "
             "GB free: --format jpeg takes about a tenth"
         )
-    for split, examples in counts.items():
-        for path, size in (
-            (index_file(folder, split), examples * RECORD.itemsize),
-            (images_file(folder, split), examples * layout.raw_bytes * (layout.format == "raw")),
-        ):
-            path.touch()
-            os.truncate(path, size)
-    sync(folder)
-    sealed.write(folder / PLAN, plan)
 
 
 def _check_same(folder: Path, found: dict[str, Any], plan: dict[str, Any]) -> None:
@@ -166,32 +178,31 @@ def _check_same(folder: Path, found: dict[str, Any], plan: dict[str, Any]) -> No
 
 def _is_whole(folder: Path, observer: Observer) -> bool:
     """Compare all checksums of a finished cache; where some differ, it is unfinished again."""
-    cache, damaged = open_cache(folder, f"cache:{folder}"), dict[str, list[int]]()
-    done, total = 0, len(cache.train) + len(cache.eval)
-    for split, source in zip(SPLITS, (cache.train, cache.eval), strict=True):
+    sources = {split: open_split(folder, split, f"cache:{folder}, {split}") for split in SPLITS}
+    done, total, damaged = 0, sum(map(len, sources.values())), dict[str, list[int]]()
+    for split, source in sources.items():
         damaged[split] = []
         for index in range(len(source)):
             try:
-                source[index]
+                source.check(index)
             except RunError as error:
                 observer.note(str(error).partition(";")[0])
                 damaged[split].append(index)
-            except BadImage:
-                pass
             done += 1
             observer.progress("checking", done, total)
     if not any(damaged.values()):
         return True
     plan = read_meta(folder)
+    for said in plan["splits"].values():
+        said.pop("index")
+    sealed.write(folder / PLAN, plan)
+    (folder / META).unlink()
     for split, examples in damaged.items():
         records = read_index(folder, split, plan["splits"][split]["examples"])
         for index in examples:
             records[index // BLOCK * BLOCK : (index // BLOCK + 1) * BLOCK] = 0
         with index_file(folder, split).open("r+b") as file:
             file.write(records.data)
-        plan["splits"][split].pop("index")
-    sealed.write(folder / PLAN, plan)
-    (folder / META).unlink()
     return False
 
 
@@ -274,7 +285,7 @@ def _make(request: Request, task: tuple[str, int]) -> Block:
     indices = range(first, min(first + BLOCK, len(source)))
     records, images, left_out = np.zeros(len(indices), RECORD), list[bytes](), list[str]()
     for record, index in zip(records, indices, strict=True):
-        record["name"] = source.describe(index).encode()[-_NAME:]
+        record["name"] = _name(source, index).encode()[-_NAME:]
         try:
             pixels, record["label"] = _example(source, index, layout, dataset.num_classes)
             record["state"], image = WHOLE, _encoded(pixels, layout)
@@ -287,7 +298,12 @@ def _make(request: Request, task: tuple[str, int]) -> Block:
             left_out.append(f"{source.describe(index)}: {error}")
             record["state"], record["label"] = UNREADABLE, 0
             image = b"" if layout.format == "jpeg" else bytes(layout.raw_bytes)
-        record["length"], record["crc"] = len(image), checksum(np.frombuffer(image, np.uint8))
+        stored = np.frombuffer(image, np.uint8)
+        record["length"], record["crc"], record["sum"] = (
+            len(image),
+            checksum(stored),
+            words_sum(stored),
+        )
         images.append(image)
     data = b"".join(images)
     if layout.format == "raw":
@@ -295,6 +311,11 @@ def _make(request: Request, task: tuple[str, int]) -> Block:
             _write(file.fileno(), data, first * layout.raw_bytes)
         data = b""
     return Block(split, first, records, data, left_out)
+
+
+def _name(source: Source, index: int) -> str:
+    """An example's name, below the folder that it is in: where that lies is nobody's business."""
+    return source.describe(index).removeprefix(f"{printable(getattr(source, 'root', ''))}/")
 
 
 def _example(source: Source, index: int, layout: Layout, classes: int) -> tuple[np.ndarray, int]:

@@ -38,8 +38,11 @@ class AlikeSource(Source, Protocol):
         """Channels of all images."""
         ...
 
-    def read(self, index: int, image: np.ndarray) -> int:
-        """Fill `image` (uint8 [side, side, channels], contiguous); gives the label."""
+    def read(self, indices: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fill `images` (uint8 [B, side, side, channels], contiguous).
+
+        Gives the labels, and which images were readable: `__getitem__` says why the others aren't.
+        """
         ...
 
 

@@ -25,6 +25,7 @@ from alexnet.data.augment import (
     train_numbers,
     train_view,
 )
+from alexnet.data.buffers import Buffers
 from alexnet.data.dataset import Dataset, Source, checked_label
 from alexnet.data.images import BadImage, decode
 from alexnet.data.workers import Parcel, in_processes, pack, unpack
@@ -57,6 +58,7 @@ class Loading:
         return np.arange(self.batch_size) if self.rows is None else self.rows
 
 
+_buffers = Buffers()
 _epoch_order = functools.lru_cache(maxsize=4)(order)
 
 
@@ -153,7 +155,7 @@ def _train_batch(
     batch = _empty_batch(indices, side, loading.channels)
     load = functools.partial(_load, source, loading, num_classes, left_out)
     if whole:
-        _fill(batch, load)
+        _fill(batch, source, load, num_classes)
         numbers = train_numbers(augmentation, seed, epoch, indices)
         if "color_shift" in numbers:
             numbers["color_shift"][batch["mask"] == 0] = 0
@@ -167,6 +169,7 @@ def _train_batch(
         _set_row(batch, row, crop, example[1])
         if "color_shift" in batch:
             batch["color_shift"][row] = shift
+    _clear_rest(batch)
     return batch, left_out
 
 
@@ -216,20 +219,22 @@ def _eval_batch(
     batch = _empty_batch(indices, side, loading.channels, (10,) if ten_crop else ())
     load = functools.partial(_load, source, loading, num_classes, left_out)
     if whole:
-        _fill(batch, load)
+        _fill(batch, source, load, num_classes)
         return batch | eval_numbers(protocol, len(indices)), left_out
     view = ten_views if ten_crop else eval_view
     for row, index in enumerate(indices.tolist()):
         if index >= 0 and (example := load(index)) is not None:
             _set_row(batch, row, view(example[0], protocol, channel_order), example[1])
+    _clear_rest(batch)
     return batch, left_out
 
 
 def _empty_batch(
     indices: np.ndarray, size: int, channels: int, views: tuple[int, ...] = ()
 ) -> Batch:
+    """A batch without an example yet; `_clear_rest` is for the rows that get none."""
     return {
-        "image": np.zeros((*views, len(indices), size, size, channels), np.uint8),
+        "image": _buffers.take((*views, len(indices), size, size, channels)),
         "label": np.zeros(len(indices), np.int32),
         "mask": np.zeros(len(indices), np.float32),
         "example": indices.astype(np.int32),
@@ -242,11 +247,22 @@ def _are_alike(source: Source, loading: Loading, side: int) -> bool:
     return loading.whole and own == (side, loading.channels)
 
 
-def _fill(batch: Batch, load: Callable[[int, np.ndarray], Any]) -> None:
-    """Read whole images into a batch's rows."""
-    for row, index in enumerate(batch["example"].tolist()):
-        if index >= 0 and (example := load(index, batch["image"][row])) is not None:
-            batch["label"][row], batch["mask"][row] = example[1], 1
+def _fill(batch: Batch, source: Any, load: Callable[[int], Any], num_classes: int | None) -> None:
+    """Read whole images of an `AlikeSource` into a batch's rows; what is amiss, `load` tells."""
+    indices = batch["example"][batch["example"] >= 0]  # padding comes last
+    count = len(indices)
+    labels, readable = source.read(indices, batch["image"][:count])
+    known = (labels >= 0) & (labels < (np.inf if num_classes is None else num_classes))
+    for row in np.flatnonzero(~(readable & known)):
+        load(int(indices[row]))
+    batch["label"][:count], batch["mask"][:count] = np.where(readable, labels, 0), readable
+    _clear_rest(batch)
+
+
+def _clear_rest(batch: Batch) -> None:
+    """Set the images that are missing to zero."""
+    for row in np.flatnonzero(batch["mask"] == 0):
+        batch["image"][..., row, :, :, :] = 0
 
 
 def _set_row(batch: Batch, row: int, crop: np.ndarray, label: int) -> None:
@@ -257,22 +273,15 @@ def _set_row(batch: Batch, row: int, crop: np.ndarray, label: int) -> None:
 
 
 def _load(
-    source: Any,
+    source: Source,
     loading: Loading,
     num_classes: int | None,
     left_out: list[LeftOut],
     index: int,
-    into: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int] | None:
-    """Decoded image and label; None for an unreadable image that is to be skipped.
-
-    With `into`, which is uint8 [side, side, channels], an `AlikeSource` fills that.
-    """
+    """Decoded image and label; None for an unreadable image that is to be skipped."""
     try:
-        if into is None:
-            image, label = source[index]
-        else:
-            image, label = into, source.read(index, into)
+        image, label = source[index]
         if num_classes is not None:
             label = checked_label(source, index, label, num_classes)
         return decode(image, loading.channels), label

@@ -34,10 +34,12 @@ class SyntheticSource:
         """Height and width of all images."""
         return self.size
 
-    def read(self, index: int, image: np.ndarray) -> int:
-        """Fill `image` (uint8 [side, side, channels]); gives the label."""
-        image[...], label = self[index]
-        return label
+    def read(self, indices: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fill `images` (uint8 [B, side, side, channels]); gives labels, and that all are there."""
+        labels = np.zeros(len(indices), np.int32)
+        for row, index in enumerate(indices.tolist()):
+            images[row], labels[row] = self[index]
+        return labels, np.ones(len(indices), bool)
 
     def describe(self, index: int) -> str:
         """The example's number and split."""

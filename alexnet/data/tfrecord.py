@@ -32,6 +32,9 @@ _LENGTH, _CRC = struct.Struct("<Q"), struct.Struct("<I")
 class RecordFiles:
     """The records of several files, each a part of its own, as one sequence of bytes.
 
+    A record's checksum is compared when it is read for the first time, as that takes longer than
+    reading it.
+
     Args:
         parts: path, number of records left out at the start, and number of records taken.
 
@@ -54,6 +57,7 @@ class RecordFiles:
         ]
         self._firsts = list(itertools.accumulate((take for _, _, take in parts), initial=0))
         self._files = [os.open(path, os.O_RDONLY) for path, _, _ in parts]
+        self._seen = np.zeros(len(self), bool)  # records whose checksums were compared
         weakref.finalize(self, _close, self._files)
 
     def __len__(self) -> int:
@@ -71,13 +75,16 @@ class RecordFiles:
             raise IndexError(f"record {index} of {len(self)}")
         part = bisect.bisect_right(self._firsts, index) - 1
         place = index - self._firsts[part]
-        start, end = self._starts[part][place : place + 2].tolist()
-        data = np.empty(end - start - HEADER, np.uint8)
-        if os.preadv(self._files[part], [data.data], start + HEADER) != len(data):
+        start, end = self._starts[part][place].item(), self._starts[part][place + 1].item()
+        size = end - start - HEADER - FOOTER
+        data = os.pread(self._files[part], size, start + HEADER)
+        if len(data) != size:
             raise ValueError("the file has become shorter")
-        if masked(data[:-FOOTER]) != _CRC.unpack(data[-FOOTER:].tobytes())[0]:
-            raise ValueError("its checksum is another")
-        return data[:-FOOTER].tobytes()
+        if not self._seen[index]:
+            if os.pread(self._files[part], FOOTER, end - FOOTER) != _CRC.pack(masked(data)):
+                raise ValueError("its checksum is another")
+            self._seen[index] = True
+        return data
 
 
 def _close(descriptors: list[int]) -> None:

@@ -102,6 +102,7 @@ def test_too_little_shared_memory_is_a_sentence(monkeypatch):
         pack({"image": np.zeros(16, np.uint8)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_leaves_the_workers_to_their_parent(number):
     code = (
@@ -122,6 +123,7 @@ def test_a_signal_to_all_leaves_the_workers_to_their_parent(number):
     assert out == "10\n"
 
 
+@pytest.mark.slow
 def test_a_killed_parent_takes_its_workers_along():
     code = (
         "import time, multiprocessing; from alexnet.data.workers import in_processes\n"

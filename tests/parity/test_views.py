@@ -25,10 +25,10 @@ from tests.golden.losses import narrow
 NORMALIZE = Normalize((127.3, 119.7, 104.9), (58.4, 57.1, 57.4))
 
 
-@settings(max_examples=4, deadline=None)
-@given(seed=st.integers(0, 2**32), size=st.integers(1, 9), extra=st.integers(0, 4))
-def test_views_are_cut_and_mirrored(seed, size, extra):
-    draw = np.random.default_rng(seed)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_views_are_cut_and_mirrored(seed):
+    draw, size, extra = np.random.default_rng(seed), 7, 3  # JAX compiles each size anew
     side = size + extra
     batch = {
         "image": draw.integers(0, 256, (5, side, side, 3), dtype=np.uint8),

@@ -1,0 +1,35 @@
+"""Memory of batches that nobody holds any more, for the next ones.
+
+The system hands out new memory cleared, page by page, and takes it back as soon as a batch is
+gone: that costs half as much again as copying the images.
+"""
+
+import sys
+import threading
+
+import numpy as np
+
+_FREE = 3  # references to an array that nobody else holds: the list, a variable and an argument
+
+
+class Buffers:
+    """uint8 arrays of one shape at a time; safe to share between threads.
+
+    An array is in use as long as anything refers to it: a batch, a view, or a framework's tensor
+    or transfer on that memory, all of which hold a reference.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: list[np.ndarray] = []
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An array with anything in it."""
+        with self._lock:
+            for array in self._kept:
+                if array.shape == shape and sys.getrefcount(array) == _FREE:
+                    return array
+            # Those of another shape are of an evaluation that is over, or will be.
+            self._kept = [array for array in self._kept if array.shape == shape]
+            self._kept.append(array := np.empty(shape, np.uint8))
+            return array
