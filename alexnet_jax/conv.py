@@ -128,11 +128,10 @@ def by_row(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array)
     rows, columns = grad.shape[1:3]
     sides = [blocks[:, :, j : j + columns] for j in range(small.shape[1])]
     wide = jnp.concatenate(sides, axis=3)
-    parts = [
-        _product("bhwi,bhwo->bio", wide[:, i : i + rows], grad).sum(0)
-        for i in range(small.shape[0])
-    ]
-    return back(jnp.stack(parts).reshape(small.shape))[0]
+    parts = [_product("bhwi,bhwo->bio", wide[:, i : i + rows], grad) for i in range(small.shape[0])]
+    each = jnp.stack(parts, axis=1).reshape(len(x), *small.shape)
+    # Summed last: of a sharded batch no more than the kernel itself crosses devices.
+    return jax.vmap(lambda one: back(one)[0])(each).sum(0)
 
 
 def _pad(x: jax.Array, padding: int) -> jax.Array:
@@ -157,9 +156,12 @@ def _plain_kernel(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: Any
 
 
 def _cpu_kernel(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array) -> jax.Array:
+    """The form for a CPU, by measurement (docs/performance.md): conv1, 3x3 layers, others."""
     if geometry.stride > 1:
         return by_row(geometry, x, kernel, grad)
-    return by_position(geometry, x, kernel, grad)
+    if kernel.shape[0] <= 3:
+        return by_position(geometry, x, kernel, grad)
+    return _plain_kernel(geometry, x, kernel, grad)
 
 
 _INPUT = {"default": _plain_input, "cpu": flipped}
