@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import struct
+import time
 
 import google_crc32c
 import numpy as np
@@ -98,7 +99,9 @@ def test_a_slow_disk_is_spoken_of(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
     def slow(_):
-        while not said:
+        end = time.monotonic() + 20
+        while not said and time.monotonic() < end:
+            time.sleep(0.01)
             said.extend(capsys.readouterr().err.splitlines())
         return np.array([0, 19])
 
