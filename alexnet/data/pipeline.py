@@ -28,7 +28,8 @@ from alexnet.data.augment import (
 from alexnet.data.buffers import Buffers
 from alexnet.data.dataset import Dataset, Source, checked_label
 from alexnet.data.images import BadImage, decode
-from alexnet.data.workers import Parcel, in_processes, pack, unpack
+from alexnet.data.shared import Parcel, Slots, pack
+from alexnet.data.workers import in_processes
 from alexnet.draws import order
 from alexnet.errors import UserError
 from alexnet.preprocess import ChannelOrder, EvalProtocol
@@ -318,16 +319,18 @@ def _in_processes(
     work: Callable[[int], Found], steps: Iterable[int], workers: int
 ) -> Generator[Found, None, None]:
     """Yield `work` of each step, in order, computed ahead by processes."""
-    packed = functools.partial(_packed, work)
-    parcels = in_processes(packed, steps, workers, lambda found: unpack(found[0]))
+    slots = Slots()
+    tasks = ((step, slots.take()) for step in steps)  # taken when a process is to begin with it
+    parcels = in_processes(functools.partial(_packed, work), tasks, workers)
     with contextlib.closing(parcels):
         for parcel, left_out in parcels:
-            yield unpack(parcel), left_out
+            yield slots.open(parcel), left_out
 
 
-def _packed(work: Callable[[int], Found], step: int) -> tuple[Parcel, list[LeftOut]]:
+def _packed(work: Callable[[int], Found], task: tuple[int, str]) -> tuple[Parcel, list[LeftOut]]:
+    step, place = task
     batch, left_out = work(step)
-    return pack(batch), left_out
+    return pack(batch, place), left_out
 
 
 def _in_threads(

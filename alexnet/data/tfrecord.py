@@ -10,8 +10,10 @@ import contextlib
 import itertools
 import os
 import struct
+import sys
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -22,10 +24,12 @@ import numpy as np
 from alexnet.data.cache import checksum
 from alexnet.errors import UserError
 from alexnet.files import atomic_write, open_file
+from alexnet.text import counted
 
 HEADER, FOOTER = 12, 4  # bytes before and after a record's content
 MOST = (1 << 31) - 1  # bytes of a record; protobuf's own limit
 _SCANS = 16  # files gone through at a time: most of it is waiting for a disk
+_SLOW = 3  # seconds
 _LENGTH, _CRC = struct.Struct("<Q"), struct.Struct("<I")
 
 
@@ -43,7 +47,7 @@ class RecordFiles:
     """
 
     def __init__(self, parts: Sequence[tuple[Path, int, int]]):
-        with ThreadPoolExecutor(_SCANS) as pool:
+        with ThreadPoolExecutor(_SCANS) as pool, _said_if_slow(len(parts)):
             starts = list(pool.map(record_starts, [path for path, _, _ in parts]))
         for (path, skip, take), found in zip(parts, starts, strict=True):
             if skip + take > len(found) - 1:
@@ -85,6 +89,18 @@ class RecordFiles:
                 raise ValueError("its checksum is another")
             self._seen[index] = True
         return data
+
+
+@contextlib.contextmanager
+def _said_if_slow(files: int) -> Iterator[None]:
+    """Say what is being done when it takes long, as it does once."""
+    sentence = f"finding the records in {counted(files, 'TFRecord file')}, which is done once"
+    notice = threading.Timer(_SLOW, print, [sentence], {"file": sys.stderr})
+    notice.start()
+    try:
+        yield
+    finally:
+        notice.cancel()
 
 
 def _close(descriptors: list[int]) -> None:

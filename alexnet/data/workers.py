@@ -1,4 +1,4 @@
-"""Worker processes, which decode past Python's lock, and the shared memory that arrays come in.
+"""Worker processes, which decode past Python's lock.
 
 They are started afresh, since a copy of a process with threads may hang; they leave signals to
 their parent, and end when it does.
@@ -6,25 +6,20 @@ their parent, and end when it does.
 
 import multiprocessing
 import os
-import secrets
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing.connection import wait
-from multiprocessing.shared_memory import SharedMemory
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from alexnet.errors import RunError
 
 T = TypeVar("T")
 R = TypeVar("R")
-_ALIGNED = 64  # bytes
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the parent hears them, and ends all
 _work: Any = None  # a worker's
 
@@ -38,12 +33,11 @@ def in_processes(
     work: Callable[[T], R],
     tasks: Iterable[T],
     workers: int,
-    discard: Callable[[R], object] = lambda _: None,
 ) -> Generator[R, None, None]:
     """Yield `work` of each task, in order, computed ahead by processes.
 
     `work` is pickled once for each process, tasks and results each time. An error is raised in its
-    task's place. `discard` is called with results that nobody took.
+    task's place.
 
     Raises:
         RunError: where a worker has died.
@@ -64,9 +58,6 @@ def in_processes(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-        for left in ahead:
-            if not left.cancelled() and not left.exception():
-                discard(left.result())
 
 
 def _submitted(pool: ProcessPoolExecutor, tasks: Iterable[Any]) -> list[Future]:
@@ -96,59 +87,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
-
-
-class Parcel(NamedTuple):
-    """Arrays in shared memory: its name, and of each array its shape, type and first byte."""
-
-    name: str
-    layout: dict[str, tuple[tuple[int, ...], str, int]]
-
-
-def pack(arrays: Mapping[str, np.ndarray]) -> Parcel:
-    """Copy arrays into shared memory, which lasts until it is unpacked.
-
-    Raises:
-        RunError: where there is not enough of it.
-    """
-    layout, size = {}, 0
-    for key, array in arrays.items():
-        layout[key] = array.shape, array.dtype.str, size
-        size += -(-array.nbytes // _ALIGNED) * _ALIGNED
-    # The parent's number tells whose it is.
-    name = f"alexnet-{os.getppid()}-{secrets.token_hex(8)}"
-    memory: Any = SharedMemory(name, create=True, size=max(size, 1))
-    try:
-        os.posix_fallocate(memory._fd, 0, memory.size)  # or a lack of it would be a SIGBUS
-    except OSError as error:
-        memory.close()
-        memory.unlink()
-        raise RunError(
-            f"{size:,} bytes of shared memory can't be had ({error.strerror}): make /dev/shm "
-            "larger (docker run --shm-size), or take threads instead of worker processes"
-        ) from error
-    _fill(memory, layout, arrays)
-    memory.close()
-    return Parcel(name, layout)
-
-
-def _fill(memory: Any, layout: Mapping[str, tuple], arrays: Mapping[str, np.ndarray]) -> None:
-    """Copy arrays to their places; no view is left, or the memory could not be closed."""
-    for key, view in _views(memory, layout).items():
-        view[...] = arrays[key]
-
-
-def unpack(parcel: Parcel) -> dict[str, np.ndarray]:
-    """Copies of the arrays in a parcel, whose memory is given back."""
-    memory = SharedMemory(parcel.name)
-    arrays = {name: array.copy() for name, array in _views(memory, parcel.layout).items()}
-    memory.close()
-    memory.unlink()
-    return arrays
-
-
-def _views(memory: Any, layout: Mapping[str, tuple]) -> dict[str, np.ndarray]:
-    return {
-        name: np.ndarray(shape, kind, memory.buf, place)
-        for name, (shape, kind, place) in layout.items()
-    }

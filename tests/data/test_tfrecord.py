@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import struct
+import time
 
 import google_crc32c
 import numpy as np
@@ -90,6 +91,24 @@ def test_the_index_is_found_once(tmp_path, index_folder, monkeypatch):
     np.testing.assert_array_equal(record_starts(path), starts)
     write(path, [b"three", b"two"])  # another size and time: another index
     assert record_starts(path).tolist() == [0, 21, 40]
+
+
+def test_a_slow_disk_is_spoken_of(tmp_path, monkeypatch, capsys):
+    path, said = write(tmp_path / "a", [b"one"]), []
+    RecordFiles([(path, 0, 1)])
+    assert capsys.readouterr().err == ""
+
+    def slow(_):
+        end = time.monotonic() + 20
+        while not said and time.monotonic() < end:
+            time.sleep(0.01)
+            said.extend(capsys.readouterr().err.splitlines())
+        return np.array([0, 19])
+
+    monkeypatch.setattr(tfrecord, "_SLOW", 0.01)
+    monkeypatch.setattr(tfrecord, "record_starts", slow)
+    RecordFiles([(path, 0, 1)])
+    assert said == ["finding the records in 1 TFRecord file, which is done once"]
 
 
 def test_an_index_that_cannot_be_kept(tmp_path, monkeypatch):
