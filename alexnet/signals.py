@@ -86,11 +86,15 @@ def graceful(
         allowed: how many of them there may be.
     """
     received: list[int] = []
+    notes: list[threading.Thread] = []
 
     def on_signal(number: int, _: Any) -> None:
         received.append(_code(number))
         if len(received) == 1:
-            note(f"{signal.Signals(number).name}: saving, then stopping")
+            # The main thread may be in the middle of printing, and would print that line twice.
+            text = f"{signal.Signals(number).name}: saving, then stopping"
+            notes.append(threading.Thread(target=note, args=(text,), daemon=True))
+            notes[0].start()
         if not _watch:
             signal.signal(number, previous[signal.Signals(number)])
 
@@ -109,6 +113,8 @@ def graceful(
             signal.signal(number, handler)
         if _watch:
             _watch.allowed = 0
+        for thread in notes:
+            thread.join(_FLUSH_SECONDS)
 
 
 def _end(number: signal.Signals) -> None:

@@ -21,12 +21,17 @@ watch()
 IN_C = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'x', b'y', 50_000_000)"  # for half a minute
 
 
+def _heed_sighup() -> None:
+    """What `nohup` makes processes ignore is theirs again, though the tests run below it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def begun(body: str) -> subprocess.Popen:
     """A process that runs the program, once it has printed its first line."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM + "print('begun', flush=True)\n" + body],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": ""},
+        env={**os.environ, "PYTHONUNBUFFERED": ""}, preexec_fn=_heed_sighup,
     )  # fmt: skip
     assert process.stdout.readline() == "begun\n"
     time.sleep(0.3)
@@ -147,3 +152,18 @@ def test_from_the_first_line_on(delay, tmp_path):
     code, _, errors = ended(process)
     assert code == 130
     assert "Traceback" not in errors
+
+
+def test_the_note_does_not_come_into_what_is_being_printed():
+    """Within the handler it would, and rich prints a line twice that is interrupted so."""
+    process = begun(
+        """
+said = []
+with graceful(lambda text: said.append(threading.current_thread())) as received:
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not received:
+        time.sleep(0.01)
+print(len(said), said[0] is threading.main_thread())
+"""
+    )
+    assert ended(process)[:2] == (0, "1 False\n")

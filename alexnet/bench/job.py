@@ -34,6 +34,7 @@ class Job:
     dataset: str = "synthetic"
     data_dir: str | None = None
     loader_threads: int = 2
+    loader_workers: int = 0
     directory: str = ""  # for files that are written
     layers: bool = False  # each layer by itself instead of whole steps
 
@@ -72,6 +73,7 @@ class Job:
             dataset=self.dataset,
             data_dir=self.data_dir,
             loader_threads=self.loader_threads,
+            loader_workers=self.loader_workers,
             resize_to=None,
         )
         run = dataclasses.replace(base.run, seed=self.seed)

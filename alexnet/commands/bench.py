@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _NETWORK = ("train", "infer")
 _SHARED = (  # by all contenders
     "what", "variant", "image_size", "num_classes", "width", "batch_size", "precision", "seed",
-    "dataset", "data_dir", "loader_threads", "layers",
+    "dataset", "data_dir", "loader_threads", "loader_workers", "layers",
 )  # fmt: skip
 
 
@@ -48,12 +48,14 @@ class Options:
     num_classes: int = 1000
     # Share of each hidden layer's features.
     width: float = 1.0
-    # Data set of --what input: digits, tfds:NAME, folder:PATH or synthetic.
+    # Data set of --what input: digits, tfds:NAME, folder:PATH, cache:PATH or synthetic.
     dataset: str = "synthetic"
     # Directory of prepared TFDS data sets.
     data_dir: str | None = None
     # Threads of --what input that read and decode images.
     loader_threads: int = 2
+    # Processes of --what input that do it in place of threads.
+    loader_workers: int = 0
     # Decides weights, images and labels.
     seed: int = 0
     # Print JSON instead of tables.
@@ -67,6 +69,7 @@ class Options:
         between(self, 1, LARGEST_IMAGE, "image_size")
         between(self, 1, MOST_CLASSES, "num_classes")
         between(self, 1, 1024, "loader_threads")
+        between(self, 0, 1024, "loader_workers")
         between(self, 0, 2**63 - 1, "seed")
         need = "above 0 and at most 3600"
         require(0 < self.length <= 3600, "block_seconds", self.block_seconds, need)

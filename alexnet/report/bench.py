@@ -81,10 +81,15 @@ def title(whole: Mapping[str, Any]) -> str:
         return f"convert, '{job['variant']}'{width}, fp32: {length}"
     what = f"input, {job['dataset']}," if job["what"] == "input" else f"{job['what']},"
     return f"{what} '{job['variant']}'{pixels}{width}, batch {job['batch_size']}, " + (
-        f"{job['loader_threads']} threads: {length}"
-        if job["what"] == "input"
-        else f"{job['precision']}: {length}"
+        f"{_loaders(job)}: {length}" if job["what"] == "input" else f"{job['precision']}: {length}"
     )
+
+
+def _loaders(job: Mapping[str, Any]) -> str:
+    """Who reads the batches: processes where there are some, threads otherwise."""
+    if job["loader_workers"]:
+        return counted(job["loader_workers"], "process")
+    return counted(job["loader_threads"], "thread")
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

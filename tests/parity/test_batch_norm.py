@@ -140,7 +140,9 @@ def test_curves_and_statistics_are_the_same_in_both():
     spec = config.spec(10)
     batches = first_batches(config, 20)
     batches[3]["mask"][::3] = 0
-    engines = [training_engine(kind, config, spec, initial_weights(spec, 0)) for kind in ENGINES]
+    # Not seed 0: on some CPUs a unit of it stands at a kink in steps 18 and 19, where rounding
+    # decides, and losses part by 8e-4 whatever computes the layers; with 1 and 2 by 5e-7.
+    engines = [training_engine(kind, config, spec, initial_weights(spec, 1)) for kind in ENGINES]
     ours, theirs = (train(engine, batches, config) for engine in engines)
     apart = {str(i): abs(a / b - 1) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))}
     assert report("20 losses", apart, 1e-4) < 1e-4
