@@ -18,22 +18,27 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("torture")
 
 
-def check(name, folder, cases):
-    result = run(name, folder, cases=cases)
+def check(name, folder, cases, seconds=3600):
+    """Try the cases, and count those that there was time for."""
+    result = run(name, folder, cases=cases, seconds=seconds)
     assert not result.failures, [(message, result.again(case)) for case, message in result.failures]
-    assert result.tried + result.skipped.total() == len(cases)
+    return result.tried + result.skipped.total()
 
 
 @pytest.mark.parametrize("name", CAMPAIGNS)
 def test_campaign(name, folder):
-    check(name, folder, range(CAMPAIGNS[name].few))
+    few = CAMPAIGNS[name].few
+    assert check(name, folder, range(few)) == few
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CAMPAIGNS)
 def test_campaign_at_length(name, folder):
     few = CAMPAIGNS[name].few
-    check(name, folder, range(few, 8 * few))
+    # Ten minutes of all campaigns on any machine: some take six times as long as others here.
+    count = check(name, folder, range(few, 8 * few), seconds=70)
+    print(f"{name}: {count} of {7 * few}")
+    assert count > 0
 
 
 def failures(campaign, folder, own, cases):
