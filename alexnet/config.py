@@ -331,14 +331,9 @@ class TrainConfig:
 
         data = self.data
         return Loading(
-            data.batch_size,
-            self.model.channels,
-            data.loader_threads,
-            data.on_bad_image,
-            rows,
-            data.loader_workers,
-            whole=True,
-        )
+            data.batch_size, self.model.channels, data.loader_threads, data.on_bad_image, rows,
+            data.loader_workers, whole=True,
+        )  # fmt: skip
 
     def open_dataset(self) -> "Dataset":
         """Open the data set named.

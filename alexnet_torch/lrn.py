@@ -4,6 +4,7 @@
 products here (docs/performance.md).
 """
 
+import functools
 from typing import Any, cast
 
 import torch
@@ -37,11 +38,10 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: spec.LRN) -> torch.Tensor:
-        rows = _rows(x)
-        near = torch.from_numpy(band(layer, x.shape[1])).to(x.device)
+        rows, near = _rows(x), _near(layer, x.shape[1], x.device)
         with torch.autocast(x.device.type, enabled=False):
             scale = torch.addmm(
-                rows.new_tensor(layer.k), rows.square(), near, alpha=layer.alpha / layer.size
+                rows.new_full((), layer.k), rows.square(), near, alpha=layer.alpha / layer.size
             )
         power = _inverse_power(scale, layer.beta)
         ctx.save_for_backward(x, scale, power, near)
@@ -58,6 +58,13 @@ class _Normalize(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             others = (direct * rows / scale) @ near.T
         return _maps(torch.addcmul(direct, rows, others, value=factor), x), None
+
+
+@functools.lru_cache(maxsize=64)
+def _near(layer: spec.LRN, channels: int, device: torch.device) -> torch.Tensor:
+    """The band on a device, made once: a copy in each step would wait for a GPU."""
+    with torch.inference_mode(False):  # a tensor made there is of no use to training
+        return torch.from_numpy(band(layer, channels)).to(device)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:

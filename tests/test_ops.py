@@ -92,6 +92,15 @@ def test_the_gradient_of_lrn_is_that_of_the_formula(seed, size, groups, beta):
     np.testing.assert_allclose(nhwc(images.grad), differences, rtol=1e-5, atol=2e-6)
 
 
+def test_lrn_trains_after_inference():
+    """The matrix that is kept for both must not be one of `inference_mode`'s."""
+    layer, images = LRN(size=3), nchw(maps(0, 1, 2, 2, 7))
+    with torch.inference_mode():
+        TorchLRN(layer)(images)
+    TorchLRN(layer)(images.requires_grad_()).sum().backward()
+    assert images.grad is not None
+
+
 def test_lrn_in_exported_files_is_the_same():
     layer, x = LRN(groups=2), nchw(20 * maps(0, 2, 5, 5, 96))
     module = TorchLRN(layer)

@@ -67,13 +67,13 @@ def _steps(child: Child, part: str, block_seconds: float) -> int:
 
 
 def ratios(ours: Timing, other: Timing) -> dict[str, float]:
-    """How many times as fast one is as another: the median over rounds, the least, the most."""
+    """Speed of one as a multiple of another's: the median over rounds, the least, the most."""
     found = [b / a for a, b in zip(ours.seconds, other.seconds, strict=True)]
     return {"median": statistics.median(found), "min": min(found), "max": max(found)}
 
 
 def summary(timing: Timing, items: int, unit: str) -> dict[str, Any]:
-    """What a contender's times come to, as JSON values.
+    """A contender's times summed up, as JSON values.
 
     Args:
         timing: its blocks.

@@ -138,7 +138,7 @@ def _row(child: Child, timings: dict[str, Timing], peaks: dict[str, float]) -> d
 
 
 def _about(child: Child) -> dict[str, Any]:
-    """What a contender is."""
+    """A contender's description, as JSON values."""
     return {
         "name": child.name,
         "framework": child.job.framework,

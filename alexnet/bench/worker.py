@@ -52,7 +52,7 @@ def _listen(commands: queue.SimpleQueue) -> None:
 
 
 def _prepare(job: Job) -> tuple[dict[str, Run], dict[str, Any]]:
-    """What can be run, by name, and what the parent should know about it."""
+    """The parts that can be run, by name, and a description for the parent."""
     native = f"alexnet_{job.framework}.bench"
     try:
         parts, note = _parts(job)
@@ -66,7 +66,7 @@ def _prepare(job: Job) -> tuple[dict[str, Run], dict[str, Any]]:
 
 
 def _parts(job: Job) -> tuple[dict[str, Run], str]:
-    """What can be run, each with its first call done, and a note."""
+    """The parts that can be run, each with its first call done, and a note."""
     if job.layers:
         from alexnet.bench.layers import layer_parts
 
@@ -92,7 +92,7 @@ def _parts(job: Job) -> tuple[dict[str, Run], str]:
 
 
 def _answer(command: Mapping[str, Any], parts: Mapping[str, Run], job: Job) -> dict[str, Any]:
-    """What a command asks for."""
+    """The answer to a command."""
     if "peak" in command:
         from alexnet.bench.peak import peak_rate
 

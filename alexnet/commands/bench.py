@@ -21,7 +21,7 @@ _SHARED = (  # by all contenders
 
 @dataclass(frozen=True)
 class Options:
-    """What is timed, beside what, and for how long."""
+    """The work that is timed, its rivals, and the length of the blocks."""
 
     # Framework to time; both are timed in alternation.
     framework: Literal["jax", "torch", "both"] = "jax"

@@ -229,7 +229,7 @@ def open_cache(folder: Path, name: str) -> Dataset:
 
 
 def read_meta(folder: Path, file: str = META) -> dict[str, Any]:
-    """What a cache's `meta.json` or `plan.json` says, checked: a cache may come from anyone.
+    """The content of a cache's `meta.json` or `plan.json`, checked: a cache may come from anyone.
 
     Raises:
         UserError: where there is none, or it is not as it was written.
@@ -353,7 +353,7 @@ def index_digest(records: np.ndarray) -> str:
 
 
 def description(layout: Layout, dataset: Dataset) -> dict[str, Any]:
-    """What `plan.json` says of a cache that is to be made of a data set."""
+    """The content of `plan.json`, of a cache that is to be made of a data set."""
     return {
         "kind": KIND,
         "version": VERSION,
