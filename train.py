@@ -11,6 +11,8 @@ if __name__ == "__main__":
     # Python's own answer to Ctrl-C is a traceback; imports take a while to replace it.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is below nohup
+        signal.signal(signal.SIGHUP, lambda *_: os._exit(143))
 
     from alexnet.__main__ import main
 

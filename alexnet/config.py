@@ -15,13 +15,7 @@ from alexnet.errors import UserError
 from alexnet.files import as_path
 from alexnet.layers import LeCun, Spec
 from alexnet.options import between, check_values, flag, from_plain, require
-from alexnet.preprocess import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    EvalProtocol,
-    Normalize,
-    Preprocess,
-)
+from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, EvalProtocol, Normalize, Preprocess
 from alexnet.spec import REVISION, VARIANTS, refuse_outdated, variant
 
 if TYPE_CHECKING:  # the data package needs NumPy, which --help does not wait for

@@ -1,6 +1,8 @@
 """The interface by which training, evaluation and the commands run a network."""
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +14,9 @@ from alexnet.config import DevicesConfig, OptimConfig
 from alexnet.errors import UserError
 from alexnet.layers import Spec
 from alexnet.preprocess import Preprocess
+from alexnet.user_cache import own_folder, processor, trim
+
+_MOST_COMPILED = 1 << 30  # bytes of compiled programs that are kept; a network's are some 10 MB
 
 # image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B]), example (int32 [B]) and, with
 # color noise, color_shift (float32 [B, C]); B are this process's rows of the global batch. Images
@@ -109,6 +114,8 @@ def import_framework(framework: str, module: str) -> ModuleType:
     Raises:
         UserError: where something that it needs is not installed.
     """
+    if framework == "jax" and "jax" not in sys.modules:
+        _keep_compiled()
     try:
         return importlib.import_module(f"alexnet_{framework}.{module}")
     except ModuleNotFoundError as error:
@@ -118,3 +125,18 @@ def import_framework(framework: str, module: str) -> ModuleType:
             f"--framework {framework} needs the package '{error.name}', which is not installed: "
             f"run `pip install -c constraints.txt '.[{framework}]'`"
         ) from error
+
+
+def _keep_compiled() -> None:
+    """Have JAX keep what it compiles for this user, unless the environment says something else."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = own_folder(f"jax/{processor()}")
+        trim(folder, _MOST_COMPILED)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    except (OSError, UserError) as error:
+        print(f"note: compiled programs are not kept: {error}", file=sys.stderr)
+        return
+    # The default, a second, leaves out a quarter of what the start takes.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

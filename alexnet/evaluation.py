@@ -68,7 +68,7 @@ class Evaluation:
 
 
 class Observer:
-    """Whoever shows an evaluation's progress; this one shows nothing."""
+    """An observer of an evaluation's progress; this one shows nothing."""
 
     def begin(self, weights: Weights, data: Dataset, engine: str, notes: list[str]) -> None:
         """Show what is evaluated, on what and by what; `notes` are sentences on what to know."""

@@ -29,7 +29,7 @@ from alexnet.text import storable
 
 
 class Observer(Protocol):
-    """Whoever shows a run's progress: a bar on a terminal, lines in a log."""
+    """An observer of a run's progress: a bar on a terminal, lines in a log."""
 
     def note(self, text: str) -> None:
         """Show a sentence."""
@@ -46,7 +46,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """When things happen, in completed steps."""
+    """The plan of a run: at which completed steps things happen."""
 
     total_steps: int
     steps_per_epoch: int

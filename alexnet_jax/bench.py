@@ -14,6 +14,7 @@ from jax import lax
 from alexnet.bench.layers import FORWARD, OF_INPUT, OF_WEIGHTS, place
 from alexnet.layers import Spec, count_dropouts
 from alexnet.threefry import dropout_keys
+from alexnet_jax import onednn
 from alexnet_jax.engine import DTYPES
 from alexnet_jax.model import AlexNet
 from alexnet_jax.plain import Network
@@ -69,11 +70,14 @@ def layer_passes(
     parts: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, rest = parts
     key = jnp.asarray(dropout_keys(0, 0, count_dropouts(spec)))
+    conv = onednn.fastest(jax.devices()[:1])
 
     def forward(params: Any, x: jax.Array) -> jax.Array:
         """The layer's output as the next layer would get it."""
         layer: Any = nnx.merge(graphdef, params, jax.tree.map(jnp.asarray, rest))
-        return layer(x) if plain else list(layer.activations(x, key=key).values())[place(spec)]
+        if plain:
+            return layer(x)
+        return list(layer.activations(x, key=key, conv=conv).values())[place(spec)]
 
     y = jax.jit(forward)(params, x)
     gradient = jax.random.normal(jax.random.key(0), y.shape, y.dtype)

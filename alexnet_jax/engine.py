@@ -12,13 +12,15 @@ import numpy as np
 
 from alexnet.config import DevicesConfig, OptimConfig
 from alexnet.engine import ON_DEVICE
-from alexnet.errors import UserError
 from alexnet.files import is_remote
 from alexnet.layers import Spec, count_dropouts, variables
 from alexnet.preprocess import Preprocess
 from alexnet.schedule import frozen, learned
 from alexnet.threefry import dropout_keys
-from alexnet_jax import checkpoint, parallel
+from alexnet.user_cache import check_own
+from alexnet_jax import checkpoint, onednn, parallel
+from alexnet_jax.conv import ConvWork
+from alexnet_jax.conv import conv as xla_conv
 from alexnet_jax.model import AlexNet
 from alexnet_jax.optim import gradient_transformation
 from alexnet_jax.step import TrainState, eval_step, split, train_step
@@ -48,7 +50,8 @@ class Engine:
         self._mesh = mesh = parallel.run_mesh(self._devices)
         parallel.check_sizes(spec, batch_size, self._devices, mesh)
         model = AlexNet(spec, weights=arrays, dtype=DTYPES[precision])
-        state, steps = prepare(model, preprocess, optim)
+        conv = onednn.fastest(list(mesh.devices.flat))
+        state, steps = prepare(model, preprocess, optim, conv=conv)
         self._steps = parallel.compile_steps(steps, state, mesh, self._devices.spmd)
         self._spec, self._batch_size, self._seed = spec, batch_size, seed
         self._state = self._held(parallel.put_state(state, mesh))
@@ -58,9 +61,12 @@ class Engine:
 
     def describe(self) -> str:
         devices = jax.devices()
+        convolutions = onednn.described(devices)
         mesh = "x".join(str(size) for size in self._mesh.devices.shape)
-        return f"jax {jax.__version__} on {len(devices)} {devices[0].device_kind} device(s)" + (
-            f", mesh {mesh} by {self._devices.spmd}" if len(devices) > 1 else ""
+        return (
+            f"jax {jax.__version__} on {len(devices)} {devices[0].device_kind} device(s)"
+            + (f", mesh {mesh} by {self._devices.spmd}" if len(devices) > 1 else "")
+            + (f", {convolutions}" if convolutions else "")
         )
 
     def train_step(
@@ -127,18 +133,17 @@ def check_cache(directory: str | None) -> None:
     Raises:
         UserError: where it is another user's, or its group or everybody may write.
     """
-    if directory is None or is_remote(directory) or not os.path.exists(directory):
-        return
-    found = os.stat(directory)
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise UserError(
-            f"JAX_COMPILATION_CACHE_DIR is {directory}, to which other users can write: what is "
-            f"in it is run, so give a directory of your own, or run chmod go-w '{directory}'"
-        )
+    if directory is not None and not is_remote(directory) and os.path.exists(directory):
+        check_own(directory, "JAX_COMPILATION_CACHE_DIR")
 
 
 def prepare(
-    model: AlexNet, preprocess: Preprocess, optim: OptimConfig | None, abstract: bool = False
+    model: AlexNet,
+    preprocess: Preprocess,
+    optim: OptimConfig | None,
+    *,
+    abstract: bool = False,
+    conv: ConvWork = xla_conv,
 ) -> tuple[TrainState, parallel.Steps]:
     """A model's state before the first step, and its pure steps; without optim, no momentum.
 
@@ -149,6 +154,7 @@ def prepare(
         "graphdef": graphdef,
         "normalization": preprocess.normalize,
         "image_size": model.spec.image_size,
+        "conv": conv,
     }
     train, momentum = None, ()
     if optim is not None:

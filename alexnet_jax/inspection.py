@@ -10,7 +10,7 @@ from flax import nnx
 
 from alexnet.config import TrainConfig
 from alexnet.layers import Spec, variables
-from alexnet_jax import parallel
+from alexnet_jax import onednn, parallel
 from alexnet_jax.model import AlexNet
 
 
@@ -60,7 +60,7 @@ def print_native(spec: Spec) -> bool:
 
 
 def devices(config: TrainConfig) -> dict[str, Any]:
-    """The devices of all processes: platform, kind and count.
+    """The devices of all processes: platform, kind, count, and what does convolutions there.
 
     Raises:
         UserError: where they can't share the batch or the mesh that the configuration asks for.
@@ -75,4 +75,5 @@ def devices(config: TrainConfig) -> dict[str, Any]:
         "kind": found[0].device_kind,
         "count": len(found),
         "processes": jax.process_count(),
+        "convolutions": onednn.described(found),
     }

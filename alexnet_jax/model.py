@@ -29,7 +29,8 @@ from alexnet.layers import (
     variables,
 )
 from alexnet_jax import ops
-from alexnet_jax.conv import conv
+from alexnet_jax.conv import ConvWork
+from alexnet_jax.conv import conv as xla_conv
 from alexnet_jax.lrn import lrn
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ class AlexNet(nnx.Module):
         mask: jax.Array | None = None,
         axis_name: str | None = None,
         dense: DenseWork = whole_dense,
+        conv: ConvWork = xla_conv,
     ) -> jax.Array:
         """Logits (batch, classes) in fp32 of normalized NHWC images.
 
@@ -199,17 +201,24 @@ class AlexNet(nnx.Module):
             mask: (batch,), 0 for rows that batch statistics leave out.
             axis_name: of the devices that share the batch under `pmap` or `shard_map`.
             dense: what does the dense layers' work.
+            conv: what does the convolutions' work.
         """
         x = images
-        for _, x in self._walk(images, train, key, first_row, mask, axis_name, dense):  # noqa: B007
+        layers = self._walk(images, train, key, first_row, mask, axis_name, dense, conv)
+        for _, x in layers:  # noqa: B007
             pass
         return x.astype(jnp.float32)
 
     def activations(
-        self, images: jax.Array, train: bool | None = None, *, key: jax.Array | None = None
+        self,
+        images: jax.Array,
+        train: bool | None = None,
+        *,
+        key: jax.Array | None = None,
+        conv: ConvWork = xla_conv,
     ) -> dict[str, jax.Array]:
         """Every layer's output by the names of `layers.trace`, the last one the logits."""
-        return dict(self._walk(images, train, key, 0, None, None, whole_dense))
+        return dict(self._walk(images, train, key, 0, None, None, whole_dense, conv))
 
     def _walk(
         self,
@@ -220,6 +229,7 @@ class AlexNet(nnx.Module):
         mask: jax.Array | None,
         axis_name: str | None,
         dense: DenseWork,
+        conv: ConvWork,
     ) -> Iterator[tuple[str, jax.Array]]:
         check_input(self.spec, x.shape, "NHWC", str(x.dtype))
         train = not self.deterministic if train is None else train

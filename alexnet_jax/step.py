@@ -10,6 +10,8 @@ from flax import nnx
 from jax import lax
 
 from alexnet.preprocess import Normalize
+from alexnet_jax.conv import ConvWork
+from alexnet_jax.conv import conv as xla_conv
 from alexnet_jax.model import DenseWork, whole_dense
 from alexnet_jax.optim import variable_name
 
@@ -48,6 +50,7 @@ def train_step(
     frozen: frozenset[str] = frozenset(),
     axis_name: str | None = None,
     dense: DenseWork = whole_dense,
+    conv: ConvWork = xla_conv,
 ) -> tuple[TrainState, Metrics]:
     """One update.
 
@@ -66,6 +69,7 @@ def train_step(
         frozen: names of variables that are not learned: their gradients are not computed.
         axis_name: of `pmap` or `shard_map`; None under plain `jit`.
         dense: what does the work of dense layers that are split over devices.
+        conv: what does the convolutions' work.
 
     Returns:
         The new state, and `loss`, `top1`, `top5`: means over the global batch.
@@ -89,6 +93,7 @@ def train_step(
             mask=batch["mask"],
             axis_name=axis_name,
             dense=dense,
+            conv=conv,
         )
         losses = cross_entropy(logits, batch["label"], label_smoothing)
         return (losses * batch["mask"]).sum() / count, (logits, split(model)[2])
@@ -110,19 +115,20 @@ def eval_step(
     image_size: int,
     axis_name: str | None = None,
     dense: DenseWork = whole_dense,
+    conv: ConvWork = xla_conv,
 ) -> tuple[Metrics, jax.Array]:
     """Evaluate a batch.
 
     Args:
         weights: a state's params and statistics.
-        batch, graphdef, normalization, image_size, axis_name, dense: as for `train_step`.
+        batch, graphdef, normalization, image_size, axis_name, dense, conv: as for `train_step`.
 
     Returns:
         Sums over the global batch, so that batches add up, of `loss`, `top1`, `top5` and `count`;
         and the logits (B, classes) of the rows given.
     """
     images = normalize(batch, normalization, image_size)
-    logits = nnx.merge(graphdef, *weights)(images, dense=dense)
+    logits = nnx.merge(graphdef, *weights)(images, dense=dense, conv=conv)
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
     return _sum(sums | _hits(logits, batch), axis_name), logits

@@ -42,6 +42,7 @@ class Chip(NamedTuple):
     hbm_bandwidth: float  # bytes a second
     most_chips: int  # in one slice
     shapes: str  # of slices, in words
+    devices: int = 1  # that JAX sees in one; each has its share of the rest
 
 
 DOCS = "https://docs.cloud.google.com/tpu/docs/"
@@ -53,6 +54,7 @@ CHIPS: Mapping[str, Chip] = {
     "v5e": Chip(197e12, 16 * GiB, 819e9, 256, _PLANE),
     "v5p": Chip(459e12, 95 * GiB, 2765e9, 6144, _CUBE),
     "v6e": Chip(918e12, 32 * GiB, 1638e9, 256, _PLANE),
+    "tpu7x": Chip(2307e12, 192 * GiB, 7380e9, 9216, _CUBE, devices=2),
 }
 
 # For libtpu, before it is loaded: it is not to look for TPUs, nor to be the only process with it.
@@ -74,9 +76,9 @@ def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[s
         topology: such as "v5e:4x4".
 
     Returns:
-        What `alexnet compile --json` prints: bytes, operations and seconds, of one chip and one
-        step. Where the step needs more memory than a chip has, `memory` says so and what is known
-        only of a compiled step is missing.
+        What `alexnet compile --json` prints: bytes, operations and seconds, of one device (a chip,
+        or half a tpu7x) and one step. Where the step needs more memory than it has, `memory` says
+        so and what is known only of a compiled step is missing.
 
     Raises:
         UserError: for a topology that libtpu doesn't know, a batch or mesh that doesn't fit it, or
@@ -95,8 +97,8 @@ def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[s
         )
     lowered = lower_step(config, spec, mesh)
     chip = CHIPS[generation]
-    limits = {"available": available_memory(devices[0]), "published": chip.hbm}
-    report = _conditions(config, spec, topology, mesh) | {"source": DOCS + generation}
+    limits = {"available": available_memory(devices[0]), "published": chip.hbm // chip.devices}
+    report = _conditions(config, spec, topology, mesh, chip) | {"source": DOCS + generation}
     start = time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -126,13 +128,13 @@ def _computed(
     The first two are lower bounds: of arithmetic, and of reading every argument and writing every
     output once. The third is none, as the compiler also counts what stays in a core's own memory.
     """
+    peak, bandwidth = chip.bf16_flops / chip.devices, chip.hbm_bandwidth / chip.devices
     return {
-        "seconds_by_flops": flops / chip.bf16_flops,
-        "seconds_by_arguments_and_outputs": (memory["arguments"] + memory["outputs"])
-        / chip.hbm_bandwidth,
-        "seconds_by_bytes_accessed": accessed / chip.hbm_bandwidth,
-        "bf16_flops": chip.bf16_flops,
-        "hbm_bandwidth": chip.hbm_bandwidth,
+        "seconds_by_flops": flops / peak,
+        "seconds_by_arguments_and_outputs": (memory["arguments"] + memory["outputs"]) / bandwidth,
+        "seconds_by_bytes_accessed": accessed / bandwidth,
+        "bf16_flops": peak,
+        "hbm_bandwidth": bandwidth,
     }
 
 
@@ -244,11 +246,13 @@ def _sizes(message: str) -> list[int]:
     ]
 
 
-def _conditions(config: TrainConfig, spec: Spec, topology: str, mesh: Mesh) -> dict[str, Any]:
+def _conditions(
+    config: TrainConfig, spec: Spec, topology: str, mesh: Mesh, chip: Chip
+) -> dict[str, Any]:
     devices = mesh.devices.flat
     return {
-        "topology": topology, "device": devices[0].device_kind, "chips": mesh.size,
-        "hosts": len({device.process_index for device in devices}),
+        "topology": topology, "device": devices[0].device_kind, "chips": mesh.size // chip.devices,
+        "devices": mesh.size, "hosts": len({device.process_index for device in devices}),
         "variant": spec.name, "recipe": config.recipe, "parameters": spec.num_params,
         "image_size": spec.image_size, "num_classes": spec.num_classes,
         "precision": config.model.precision, "batch_size": config.data.batch_size,
@@ -258,7 +262,7 @@ def _conditions(config: TrainConfig, spec: Spec, topology: str, mesh: Mesh) -> d
 
 
 def _memory(stats: Any) -> dict[str, int]:
-    """Bytes a chip; outputs that take the place of donated arguments count once in the total."""
+    """Bytes a device; outputs that take the place of donated arguments count once in the total."""
     parts = {
         "arguments": stats.argument_size_in_bytes,
         "outputs": stats.output_size_in_bytes,

@@ -23,6 +23,8 @@ from alexnet.bench.layers import layer_parts
 from alexnet.bench.measure import Timing
 from alexnet.bench.network import batches, floating_point_operations, network_step
 from alexnet.bench.run import compare
+from alexnet.data.augment import Augmentation
+from alexnet.data.dataset import ArraySource
 from alexnet.engine import load_engine
 from alexnet.errors import RunError, UserError
 from alexnet.layers import Dropout, Spec
@@ -31,6 +33,7 @@ from alexnet.spec import PAPER, VARIANTS
 from alexnet_jax import parallel
 from alexnet_jax.plain import Network
 from alexnet_jax.plain import Plain as PlainJax
+from alexnet_torch import plain_input
 from alexnet_torch.plain import Plain as PlainTorch
 from alexnet_torch.plain import network
 from tests.weights.helpers import close, images, narrow
@@ -302,6 +305,7 @@ def test_json_of_jax(capsys):
     ("what", "words"),
     [
         ("input --dataset digits", ["input, digits", "images/s"]),
+        ("input --dataset digits --against plain", ["input is ", "times as fast as plain torch"]),
         ("convert", ["torch to safetensors", "MB/s"]),
     ],
 )
@@ -309,6 +313,28 @@ def test_tables(what, words, capsys):
     assert cli.main(["bench", "--what", *what.split(), *OPTIONS]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in [*words, "cores", "numpy"])
+
+
+@pytest.mark.parametrize("crop", ["random", "area"])
+def test_plain_views_are_parts_of_the_images(crop):
+    """Rows and columns are told by the first two channels, and go on by one, or evenly."""
+    rows, columns = np.mgrid[:48, :64]
+    image = np.stack([rows * 4, columns * 4, rows], axis=-1).astype(np.uint8)
+    source = ArraySource("s", image[None], np.array([3]))
+    augmentation = Augmentation(size=24, resize_to=48, crop=crop, flip=True)
+    views, seen = plain_input.Views(source, augmentation), set()
+    for _ in range(40):
+        view, label = views[0]
+        assert (view.shape, view.dtype, label) == ((24, 24, 3), torch.uint8, 3)
+        down, along = (view.int().diff(dim=axis)[..., axis] for axis in (0, 1))
+        assert (down >= 0).all()
+        assert (along >= 0).all() or (along <= 0).all()
+        if crop == "random":
+            assert (down == 4).all()
+            assert (along.abs() == 4).all()
+        seen.add((int(view[0, 0, 0]), int(view[0, 0, 1]), bool((along >= 0).all())))
+    assert len(seen) > 20
+    assert {mirrored for _, _, mirrored in seen} == {True, False}
 
 
 def test_a_row_without_numbers(capsys):

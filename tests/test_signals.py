@@ -103,6 +103,31 @@ def test_a_second_signal_ends_it_even_inside_a_library():
     assert ended(process)[0] == 143
 
 
+SLOW_IMPORT = """
+import sys, time
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "alexnet":
+            print("begun", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_while_train_py_imports(number):
+    """`train.py` in the middle of its own first imports, which a module that waits stands for."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_IMPORT + (ROOT / "train.py").read_text()],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        preexec_fn=_heed_sighup,
+    )  # fmt: skip
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    code, _, errors = ended(process)
+    assert (code, errors) == (CODES[number], "")
+
+
 def test_nohup_is_left_alone():
     process = subprocess.Popen(
         ["nohup", sys.executable, "-c", PROGRAM + "print('begun', flush=True)\ntime.sleep(0.5)"],

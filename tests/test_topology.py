@@ -216,7 +216,7 @@ MISTAKES = {
     "v5e": "must read GENERATION:SHAPE: v4:AxBxC",
     "v5e:4x": "must read GENERATION:SHAPE",
     "v5e:2x2 ": "must read GENERATION:SHAPE",
-    "v9:2x2": "unknown TPU generation 'v9'.*known are v4, v5e, v5p, v6e",
+    "v9:2x2": "unknown TPU generation 'v9'.*known are v4, v5e, v5p, v6e, tpu7x",
     "v5e:64x64": "4,096 chips, but a slice of v5e has from 1 to 256",
     "v5e:0x2": "0 chips",
     "v5p:9999x9999x9999": "a slice of v5p has from 1 to 6,144",
@@ -264,14 +264,17 @@ def test_mistakes_are_told_on_the_command_line(options, sentence, capsys):
         ("v5e:4x4", 16, 4),
         ("v5p:2x2x2", 8, 2),
         ("v6e:8x8", 64, 16),
+        ("tpu7x:2x2x1", 4, 1),
     ],
 )
 def test_a_device_is_a_chip(name, chips, hosts):
-    """A v4 chip too, whose two cores libtpu takes for two devices by default."""
+    """A v4 chip too, whose two cores libtpu takes for two devices by default; half a tpu7x."""
     _, devices = topology.slice_devices(name)
-    assert (len(devices), len({d.process_index for d in devices})) == (chips, hosts)
+    chip = topology.CHIPS[name.split(":")[0]]
+    assert len(devices) == chips * chip.devices
+    assert len({d.process_index for d in devices}) == hosts
     available = topology.available_memory(devices[0])
-    published = topology.CHIPS[name.split(":")[0]].hbm
+    published = chip.hbm / chip.devices
     print(f"{name}: {available / 2**30:.2f} of {published / 2**30:.0f} GiB")
     assert 0.9 < available / published < 1.02
 

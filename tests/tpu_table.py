@@ -14,12 +14,12 @@ ONE = "--topology v5e:4x4 --batch-size 2048 --precision bf16"
 MESHES = ("data=16,model=1", "data=4,model=4", "data=1,model=16")
 TABLES = {
     "generations": [
-        f"--topology {topology} --batch-size {128 * chips} --precision bf16"
-        for topology, chips in (
+        f"--topology {topology} --batch-size {128 * devices} --precision bf16"
+        for topology, devices in (
             ("v4:2x2x1", 4), ("v4:2x2x2", 8),
             ("v5e:1x1", 1), ("v5e:2x2", 4), ("v5e:4x4", 16), ("v5e:16x16", 256),
             ("v5p:2x2x1", 4), ("v5p:2x2x2", 8),
-            ("v6e:2x2", 4), ("v6e:4x4", 16), ("v6e:8x8", 64),
+            ("v6e:2x2", 4), ("v6e:4x4", 16), ("v6e:8x8", 64), ("tpu7x:2x2x1", 8),
         )
     ],
     "variants": [f"{ONE} --variant {variant}" for variant in VARIANTS],

@@ -1,5 +1,6 @@
 """The parent's end of a contender's process: starts it, commands it, and reports its death."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -76,7 +77,8 @@ class Child:
         """End the process."""
         with self._process as process:
             if process.stdin:
-                process.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # it died, and didn't take its command
+                    process.stdin.close()
             try:
                 process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:

@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Callable
 
 from alexnet.bench.job import Job
-from alexnet.data.pipeline import train_batches
+from alexnet.data.pipeline import steps_per_epoch, train_batches
+from alexnet.engine import import_framework
 
 
 def input_step(job: Job) -> Callable[[int], None]:
@@ -14,9 +15,14 @@ def input_step(job: Job) -> Callable[[int], None]:
         UserError: where there is no such data set, or it is smaller than a batch.
     """
     config = job.config
-    batches = train_batches(
-        config.open_dataset(), config.augmentation, config.loading(), seed=config.run.seed
-    )
+    dataset, augmentation = config.open_dataset(), config.augmentation
+    if job.kind == "plain":
+        steps_per_epoch(dataset, job.batch_size)
+        # As many processes as there are workers of ours; Python's threads would gain nothing.
+        readers = job.loader_workers or (job.loader_threads if job.loader_threads > 1 else 0)
+        plain = import_framework("torch", "plain_input")
+        return plain.input_step(dataset.train, augmentation, job.batch_size, readers)
+    batches = train_batches(dataset, augmentation, config.loading(), seed=config.run.seed)
     next(batches)
 
     def run(count: int) -> None:

@@ -110,7 +110,7 @@ def _peaks(children: Sequence[Child], seconds: float, progress: Progress) -> dic
     found: dict[str, float] = {}
     for child in children:
         framework = child.job.framework
-        if framework and framework not in found:
+        if child.job.what in ("train", "infer") and framework and framework not in found:
             progress(f"{framework}: matrix products")
             found[framework] = child.ask({"peak": seconds})["flops"]
     return found
@@ -123,7 +123,7 @@ def _row(child: Child, timings: dict[str, Timing], peaks: dict[str, float]) -> d
         return about
     timing = timings[child.name]
     row = {**about, **with_memory(summary(timing, job.batch_size, "images"), child)}
-    if job.framework:
+    if job.framework and job.framework in peaks:
         flops = job.batch_size * floating_point_operations(job.spec, job.what)
         peak = peaks[job.framework]
         row |= {

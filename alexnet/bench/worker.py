@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from alexnet.bench.job import Job
 from alexnet.errors import RunError, UserError
@@ -30,8 +30,11 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to answer
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    # A process that is forked from this one closes sys.stdin, for which it would wait for ever if a
+    # thread of ours were reading from it.
+    given, sys.stdin = sys.stdin, open(os.devnull)  # noqa: SIM115
     commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(commands,), daemon=True).start()
+    threading.Thread(target=_listen, args=(given, commands), daemon=True).start()
     try:
         job = Job(**commands.get())
         parts, about = _prepare(job)
@@ -44,9 +47,9 @@ def main() -> int:
         return 1
 
 
-def _listen(commands: queue.SimpleQueue) -> None:
+def _listen(given: TextIO, commands: queue.SimpleQueue) -> None:
     """Take commands from the input, and end the process where it ends."""
-    for line in sys.stdin:
+    for line in given:
         commands.put(json.loads(line))
     os._exit(0)
 

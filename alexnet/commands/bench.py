@@ -34,7 +34,7 @@ class Options:
     # Training steps, forward passes, reading batches, or converting weights between file formats.
     what: Literal["train", "infer", "input", "convert"] = "train"
     # Also what one would write without this project, in alternation: the same network in torch's
-    # and in Flax's own layers.
+    # and in Flax's own layers; for --what input, torch's DataLoader over Pillow.
     against: Literal["plain"] | None = None
     # Time each layer by itself: its forward pass and its gradients.
     layers: bool = False
@@ -74,9 +74,10 @@ class Options:
         need = "above 0 and at most 3600"
         require(0 < self.length <= 3600, "block_seconds", self.block_seconds, need)
         require(0 < self.width <= 1, "width", self.width, "above 0 and at most 1")
-        if self.what not in _NETWORK and (self.against or self.layers):
-            name = "--against" if self.against else "--layers"
-            raise UserError(f"{name} is for networks: give --what train or --what infer with it")
+        if self.what not in _NETWORK and self.layers:
+            raise UserError("--layers is for networks: give --what train or --what infer with it")
+        if self.what == "convert" and self.against:
+            raise UserError("--against is for networks and --what input: leave it out")
         if self.what != "input" and (self.dataset, self.data_dir) != ("synthetic", None):
             raise UserError(
                 "--dataset and --data-dir are for --what input: networks are timed on random images"
@@ -132,7 +133,8 @@ def _jobs(options: Options) -> "list[Job]":
 
     common: dict[str, Any] = {name: getattr(options, name) for name in _SHARED}
     if options.what not in _NETWORK:
-        return [Job(**common)]
+        plain = [Job(framework="torch", kind="plain", **common)] if options.against else []
+        return [Job(**common), *plain]
     both = options.framework == "both"
     frameworks: list[Any] = ["jax", "torch"] if both else [options.framework]
     jobs = [Job(framework=name, **common) for name in frameworks]

@@ -73,7 +73,7 @@ class Request:
 
 
 class Observer:
-    """Whoever shows the progress; this one shows nothing."""
+    """An observer of the progress; this one shows nothing."""
 
     def note(self, text: str) -> None:
         """Show a sentence."""

@@ -6,7 +6,6 @@ bucket they would be far slower than the network trains, and would be paid for i
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 from alexnet.data.cache import META, SPLITS, images_file, index_file, read_meta
 from alexnet.errors import RunError
 from alexnet.files import atomic_write, storage_of
+from alexnet.user_cache import user_cache
 
 _BLOCK = 64 << 20  # bytes a request
 _SAID_EVERY = 10  # seconds
@@ -34,8 +34,7 @@ def local_copy(folder: Path) -> Path:
     """
     meta, storage = read_meta(folder), storage_of(folder)
     name = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:32]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    target = root / "alexnet" / "caches" / name
+    target = user_cache("caches") / name
     files = [make(folder, split) for split in SPLITS for make in (index_file, images_file)]
     files.append(folder / META)  # last: then the copy is complete
     try:

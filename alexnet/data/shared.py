@@ -21,7 +21,7 @@ _FREE = 2  # references to memory whose arrays are gone: a slot's, and an argume
 
 
 class Parcel(NamedTuple):
-    """Where arrays are: the memory, and of each array its shape, type and first byte."""
+    """Arrays in shared memory: the memory, and of each array its shape, type and first byte."""
 
     path: str
     layout: dict[str, tuple[tuple[int, ...], str, int]]

@@ -25,6 +25,7 @@ from alexnet.data.cache import checksum
 from alexnet.errors import UserError
 from alexnet.files import atomic_write, open_file
 from alexnet.text import counted
+from alexnet.user_cache import own_folder, user_cache
 
 HEADER, FOOTER = 12, 4  # bytes before and after a record's content
 MOST = (1 << 31) - 1  # bytes of a record; protobuf's own limit
@@ -115,7 +116,7 @@ def masked(data: np.ndarray | bytes) -> int:
 
 
 def record_starts(path: Path) -> np.ndarray:
-    """Where the records of a file begin, and where the last ends: int64 [records + 1].
+    """The places where the records of a file begin, and where the last ends: int64 [records + 1].
 
     Raises:
         UserError: for a file that can't be read, or isn't TFRecord from beginning to end.
@@ -123,20 +124,15 @@ def record_starts(path: Path) -> np.ndarray:
     with open_file(path, 2**62) as file:
         status = os.fstat(file.fileno())
         key = repr((os.path.realpath(path), status.st_size, status.st_mtime_ns))
-        kept = _folder() / f"{sha256(os.fsencode(key)).hexdigest()}.npy"
+        kept = user_cache("tfrecord") / f"{sha256(os.fsencode(key)).hexdigest()}.npy"
         found = _kept(kept, status.st_size)
         if found is None:
             found = _scan(path, file.fileno(), status.st_size)
             with contextlib.suppress(Exception):  # then it is found again next time
-                kept.parent.mkdir(parents=True, exist_ok=True)
+                own_folder("tfrecord")
                 with atomic_write(kept) as target:
                     np.save(target, found)
     return found
-
-
-def _folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "alexnet" / "tfrecord"
 
 
 def _kept(path: Path, size: int) -> np.ndarray | None:

@@ -86,7 +86,7 @@ def title(whole: Mapping[str, Any]) -> str:
 
 
 def _loaders(job: Mapping[str, Any]) -> str:
-    """Who reads the batches: processes where there are some, threads otherwise."""
+    """The readers of batches, in words: processes where there are some, threads otherwise."""
     if job["loader_workers"]:
         return counted(job["loader_workers"], "process")
     return counted(job["loader_threads"], "thread")

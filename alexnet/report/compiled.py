@@ -26,23 +26,30 @@ def print_compiled(report: Mapping[str, Any]) -> None:
 def _headline(report: Mapping[str, Any]) -> list[str]:
     mesh = ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items())
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    batch, chips, memory = report["batch_size"], report["chips"], report["memory"]
+    batch, devices, memory = report["batch_size"], report["devices"], report["memory"]
+    unit = _unit(report)
     verdict = "fits" if memory["fits"] else "DOES NOT FIT"
     return [
         f"AlexNet '{report['variant']}', {report['image_size']}x{report['image_size']}, "
         f"{report['num_classes']} classes, {report['precision']}, recipe {report['recipe']}",
-        f"{report['topology']}: {chips} chips ({report['device']}) on {report['hosts']} host(s); "
-        f"batch {batch}, {batch // chips} a chip; {report['spmd']}, mesh {mesh}; {versions}",
-        f"{verdict}: {_size(memory['total'])} a chip of the {_size(memory['available'])} that "
+        f"{report['topology']}: {devices} {unit}s ({report['device']}) on {report['hosts']} "
+        f"host(s); batch {batch}, {batch // devices} a {unit}; {report['spmd']}, mesh {mesh}; "
+        f"{versions}",
+        f"{verdict}: {_size(memory['total'])} a {unit} of the {_size(memory['available'])} that "
         f"libtpu gives to programs ({_size(memory['published'])} published)",
     ]
+
+
+def _unit(report: Mapping[str, Any]) -> str:
+    """The name of what runs a program of its own: a tpu7x has two of them."""
+    return "chip" if report["chips"] == report["devices"] else "half chip"
 
 
 def _step_table(report: Mapping[str, Any]) -> Any:
     from rich.table import Table
 
     memory, computed = report["memory"], report["computed"]
-    table = Table(title="a chip, a step", title_justify="left", show_header=False)
+    table = Table(title=f"a {_unit(report)}, a step", title_justify="left", show_header=False)
     table.add_column("what")
     table.add_column("value", justify="right")
     for name in ("arguments", "outputs", "shared", "temporaries", "code", "total"):
@@ -67,7 +74,7 @@ def _step_table(report: Mapping[str, Any]) -> Any:
 def _collectives_table(report: Mapping[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table(title="exchanged with other chips, a step", title_justify="left")
+    table = Table(title=f"exchanged with other {_unit(report)}s, a step", title_justify="left")
     table.add_column("kind")
     for name in ("group of", "count", "bytes"):
         table.add_column(name, justify="right")

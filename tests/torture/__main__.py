@@ -29,7 +29,7 @@ class Options:
 
     # Changes every case.
     seed: int = 0
-    # For all campaigns together; what is left of one's share goes to those after it.
+    # For all campaigns together; what one leaves of its share goes to the others.
     minutes: float = 20.0
     # Campaigns, with commas between them; all by default.
     only: str | None = None
@@ -54,28 +54,41 @@ class Options:
         words = self.only.split(",") if self.only else CAMPAIGNS
         return [choose("campaign", word.strip(), CAMPAIGNS) for word in words]
 
+    def cases(self, name: str) -> range:
+        """The cases of a campaign that are meant to be tried."""
+        if self.case is not None:
+            return range(self.case, self.case + 1)
+        times = self.times or max(1, self.minutes / 20)
+        return range(max(1, round(CAMPAIGNS[name].target * times)))
+
 
 def campaigns(options: Options, folder: Path, console: Console) -> Iterator[Result]:
-    """Run the campaigns, one after another, each in its share of the time that is left."""
+    """Run the campaigns, one after another, each in its share of the time that is left.
+
+    Those whose share was too short go on, in the same way, where others left some of theirs.
+    """
     end = time.monotonic() + 60 * options.minutes
-    shares = {name: CAMPAIGNS[name].share for name in options.names}
     jobs = options.jobs or min(len(os.sched_getaffinity(0)), 8)
-    for name in list(shares):
-        seconds = (end - time.monotonic()) * shares[name] / sum(shares.values())
-        del shares[name]
-        times = options.times or max(1, options.minutes / 20)
-        cases = range(max(1, round(CAMPAIGNS[name].target * times)))
-        if options.case is not None:
-            cases = range(options.case, options.case + 1)
-        with console.status(name) as status:
+    begun: dict[str, Result] = {}
+    for again in (False, True):
+        shares = {name: CAMPAIGNS[name].share for name in (begun if again else options.names)}
+        for name in list(shares):
+            seconds = max(0.0, end - time.monotonic()) * shares[name] / sum(shares.values())
+            del shares[name]
+            with console.status(name) as status:
 
-            def show(result: Result, status=status) -> None:
-                failed = f", {len(result.failures)} failed" if result.failures else ""
-                status.update(f"{result.campaign}: {result.tried} of {result.target}{failed}")
+                def show(result: Result, status=status) -> None:
+                    failed = f", {len(result.failures)} failed" if result.failures else ""
+                    status.update(f"{result.campaign}: {result.tried} of {result.target}{failed}")
 
-            yield run(
-                name, folder, seed=options.seed, cases=cases, seconds=seconds, jobs=jobs, show=show
-            )
+                result = run(
+                    name, folder, seed=options.seed, cases=options.cases(name), seconds=seconds,
+                    jobs=jobs, show=show, begun=begun.get(name),
+                )  # fmt: skip
+            if not again and any(result.left):
+                begun[name] = result
+            else:
+                yield result
 
 
 def table(results: list[Result]) -> Table:
@@ -146,7 +159,7 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(json.dumps([plain(result) for result in results], indent=2))
     else:
-        console.print(table(results))
+        console.print(table(sorted(results, key=lambda result: names.index(result.campaign))))
     whole = len(results) == len(names) and not any(result.failures for result in results)
     return 0 if whole else 1
 

@@ -34,6 +34,7 @@ class Result:
     skipped: Counter = field(default_factory=Counter)  # by reason
     kinds: Counter = field(default_factory=Counter)  # what happened in the cases that held
     seconds: float = 0.0
+    left: list[range] = field(default_factory=list)  # cases not tried yet, by worker
 
     @property
     def tried(self) -> int:
@@ -80,8 +81,9 @@ def run(
     seconds: float = 3600,
     jobs: int = 1,
     show: Callable[[Result], None] = lambda result: None,
+    begun: Result | None = None,
 ) -> Result:
-    """Try a campaign's cases.
+    """Try a campaign's cases, or those that one which ran out of time has left.
 
     Args:
         name: the campaign.
@@ -91,10 +93,13 @@ def run(
         seconds: after which no further case is begun.
         jobs: workers at once.
         show: called after each case.
+        begun: what `run` returned for the same campaign and folder; it goes on from there.
     """
     cases = cases or range(find(name).target)
     start = time.monotonic()
-    result = Result(name, seed, len(cases))
+    result = begun or Result(
+        name, seed, len(cases), left=[cases[number::jobs] for number in range(jobs)]
+    )
     lock = threading.Lock()
 
     def add(outcome: dict) -> None:
@@ -111,32 +116,35 @@ def run(
         "--shared",
         folder,
     ]
-    for outcome in _outcomes([*base, "--own", folder / "prepare", "--prepare"], folder, BEGIN):
+    prepare = [*base, "--own", folder / "prepare", "--prepare"]
+    for outcome in _outcomes(prepare, folder, BEGIN) if begun is None else ():
         if "failed" in outcome:
             add({"case": cases[0], "failed": f"preparing: {outcome['failed']}"})
+            result.left.clear()
             return result
 
     def work(number: int) -> None:
-        following = cases[number::jobs]
-        while following:
+        while following := result.left[number]:
             own = folder / f"{name}-{number}"
             words = [*base, "--own", own, "--seed", seed, "--until", start + seconds]
-            words += ["--first", following.start, "--end", following.stop, "--step", jobs]
+            words += ["--first", following.start, "--end", following.stop, "--step", following.step]
             limit, ready = find(name).limit, False
             for outcome in _outcomes(words, folder, limit):
                 ready = ready or "ready" in outcome
                 if "ready" not in outcome:
-                    add({"case": following[0] if following else cases[-1]} | outcome)
-                    following = following[1:]
+                    left = result.left[number]
+                    add({"case": left[0] if left else cases[-1]} | outcome)
+                    result.left[number] = left[1:]
             if not ready or time.monotonic() > start + seconds:
                 break
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(jobs)]
+    workers = range(len(result.left))
+    threads = [threading.Thread(target=work, args=(number,)) for number in workers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    result.seconds = time.monotonic() - start
+    result.seconds += time.monotonic() - start
     return result
 
 

@@ -1,0 +1,164 @@
+// Convolutions and their gradients by oneDNN, as XLA's foreign functions: fp32, on CPU.
+//
+// Images are (batch, height, width, channels), kernels (height, width, in / groups, out), as XLA
+// has them. Kernels are reordered to the layout that oneDNN likes best, which costs little: they
+// are small beside the images. Primitives come from oneDNN's own cache after their first use.
+
+#include <cstdint>
+#include <exception>
+#include <string>
+
+#include "oneapi/dnnl/dnnl.hpp"
+#include "xla/ffi/api/ffi.h"
+
+namespace {
+
+namespace ffi = xla::ffi;
+using dnnl::memory;
+using Array = ffi::Buffer<ffi::F32>;
+using Output = ffi::Result<ffi::Buffer<ffi::F32>>;
+constexpr auto kMethod = dnnl::algorithm::convolution_direct;
+constexpr auto kFloat = memory::data_type::f32;
+
+const dnnl::engine& cpu() {
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+// One convolution: what its arrays look like in memory, and the kernel's layout left open.
+struct Convolution {
+  memory::desc images, kernel, bias, outputs, any_kernel;
+  memory::dims strides, padding;
+
+  Convolution(const Array& x, const Array& k, const Array& y, int64_t stride, int64_t pad,
+              int64_t groups)
+      : images(image(x)), outputs(image(y)), strides{stride, stride}, padding{pad, pad} {
+    const auto size = k.dimensions();  // height, width, in a group, out
+    const int64_t in = size[2], all = size[3], out = all / groups;
+    memory::dims shape{groups, out, in, size[0], size[1]};
+    memory::dims steps{out, 1, all, size[1] * in * all, in * all};
+    if (groups == 1) {
+      shape.erase(shape.begin());
+      steps.erase(steps.begin());
+    }
+    kernel = memory::desc(shape, kFloat, steps);
+    any_kernel = memory::desc(shape, kFloat, memory::format_tag::any);
+    bias = memory::desc({all}, kFloat, memory::format_tag::x);
+  }
+
+  dnnl::convolution_forward::primitive_desc forward() const {
+    return {cpu(), dnnl::prop_kind::forward_training, kMethod, images, any_kernel, bias,
+            outputs, strides, padding, padding};
+  }
+
+ private:
+  static memory::desc image(const Array& array) {
+    const auto size = array.dimensions();
+    return {{size[0], size[3], size[1], size[2]}, kFloat, memory::format_tag::nhwc};
+  }
+};
+
+memory view(const memory::desc& desc, const Array& array) {
+  return memory(desc, cpu(), const_cast<float*>(array.typed_data()));
+}
+
+memory reordered(dnnl::stream& stream, memory from, const memory::desc& desc) {
+  if (from.get_desc() == desc) return from;
+  memory to(desc, cpu());
+  dnnl::reorder(from, to).execute(stream, from, to);
+  return to;
+}
+
+template <typename Work>
+ffi::Error guarded(Work work) {
+  try {
+    dnnl::stream stream(cpu());
+    work(stream);
+    stream.wait();
+    return ffi::Error::Success();
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
+  }
+}
+
+ffi::Error Forward(Array x, Array k, Array b, Output y, int64_t stride, int64_t padding,
+                   int64_t groups) {
+  return guarded([&](dnnl::stream& stream) {
+    const Convolution conv(x, k, *y, stride, padding, groups);
+    const auto plan = conv.forward();
+    memory kernel = reordered(stream, view(conv.kernel, k), plan.weights_desc());
+    dnnl::convolution_forward(plan).execute(stream, {{DNNL_ARG_SRC, view(conv.images, x)},
+                                                     {DNNL_ARG_WEIGHTS, kernel},
+                                                     {DNNL_ARG_BIAS, view(conv.bias, b)},
+                                                     {DNNL_ARG_DST, view(conv.outputs, *y)}});
+  });
+}
+
+ffi::Error InputGradient(Array g, Array k, Output dx, int64_t stride, int64_t padding,
+                         int64_t groups) {
+  return guarded([&](dnnl::stream& stream) {
+    const Convolution conv(*dx, k, g, stride, padding, groups);
+    const dnnl::convolution_backward_data::primitive_desc plan(
+        cpu(), kMethod, conv.images, conv.any_kernel, conv.outputs, conv.strides, conv.padding,
+        conv.padding, conv.forward());
+    memory kernel = reordered(stream, view(conv.kernel, k), plan.weights_desc());
+    dnnl::convolution_backward_data(plan).execute(
+        stream, {{DNNL_ARG_DIFF_DST, view(conv.outputs, g)},
+                 {DNNL_ARG_WEIGHTS, kernel},
+                 {DNNL_ARG_DIFF_SRC, view(conv.images, *dx)}});
+  });
+}
+
+ffi::Error KernelGradient(Array x, Array g, Output dk, Output db, int64_t stride, int64_t padding,
+                          int64_t groups) {
+  return guarded([&](dnnl::stream& stream) {
+    const Convolution conv(x, *dk, g, stride, padding, groups);
+    const dnnl::convolution_backward_weights::primitive_desc plan(
+        cpu(), kMethod, conv.images, conv.any_kernel, conv.bias, conv.outputs, conv.strides,
+        conv.padding, conv.padding, conv.forward());
+    const memory wanted = view(conv.kernel, *dk);
+    memory found = plan.diff_weights_desc() == conv.kernel
+                       ? wanted
+                       : memory(plan.diff_weights_desc(), cpu());
+    dnnl::convolution_backward_weights(plan).execute(
+        stream, {{DNNL_ARG_SRC, view(conv.images, x)},
+                 {DNNL_ARG_DIFF_DST, view(conv.outputs, g)},
+                 {DNNL_ARG_DIFF_WEIGHTS, found},
+                 {DNNL_ARG_DIFF_BIAS, view(conv.bias, *db)}});
+    if (found.get_desc() != conv.kernel) {
+      memory to = wanted;
+      dnnl::reorder(found, to).execute(stream, found, to);
+    }
+  });
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetConvolution, Forward,
+                              ffi::Ffi::Bind()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("padding")
+                                  .Attr<int64_t>("groups"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetInputGradient, InputGradient,
+                              ffi::Ffi::Bind()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("padding")
+                                  .Attr<int64_t>("groups"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetKernelGradient, KernelGradient,
+                              ffi::Ffi::Bind()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("padding")
+                                  .Attr<int64_t>("groups"));

@@ -1,0 +1,156 @@
+"""Convolutions by oneDNN for JAX on one CPU, where its gradients take half of XLA's time.
+
+Optional: `pip install 'alexnet-two-frameworks[cpu]'` brings oneDNN, and the system's C++ compiler
+makes `onednn.cc` into a library, once for each user and version. Where either is missing,
+`alexnet_jax.conv` does the work, with the same results but for rounding.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet import layers as spec
+from alexnet.errors import UserError
+from alexnet.files import atomic_write
+from alexnet.user_cache import own_folder
+from alexnet_jax import conv as xla
+
+SWITCH = "ALEXNET_ONEDNN"  # set to 0, XLA's own convolutions are used
+_SOURCE = Path(__file__).with_name("onednn.cc")
+_LIBRARY, _HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"  # packages
+_FUNCTIONS = ("AlexNetConvolution", "AlexNetInputGradient", "AlexNetKernelGradient")
+_COMPILE_LIMIT = 120  # seconds; it takes about 6
+
+
+def fastest(devices: Sequence[jax.Device]) -> xla.ConvWork:
+    """The fastest convolutions on these devices: oneDNN's on one CPU device, where it is there.
+
+    XLA can't split a foreign function's work over several.
+    """
+    return conv if _is_one_cpu(devices) and missing() is None else xla.conv
+
+
+def described(devices: Sequence[jax.Device]) -> str:
+    """In words, what does the convolutions on these devices, and why it isn't oneDNN on a CPU."""
+    if fastest(devices) is conv:
+        return "convolutions by oneDNN"
+    return f"convolutions by XLA ({missing()})" if _is_one_cpu(devices) else ""
+
+
+def _is_one_cpu(devices: Sequence[jax.Device]) -> bool:
+    return len(devices) == 1 and devices[0].platform == "cpu"
+
+
+@functools.cache
+def missing() -> str | None:
+    """Load the library, made first where there is none; why it can't be had, or None."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH} is 0"
+    try:
+        library = ctypes.CDLL(str(_library()))
+        for name in _FUNCTIONS:
+            function = jax.ffi.pycapsule(getattr(library, name))
+            jax.ffi.register_ffi_target(name, function, platform="cpu")
+    except metadata.PackageNotFoundError as error:
+        return f"{error.name} is not installed"
+    except (OSError, AttributeError, UserError, subprocess.SubprocessError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _library() -> Path:
+    """The library made of this source and these versions, from the user's cache.
+
+    Its name has a digest of what it was made of, and one of itself.
+    """
+    shared = _installed(_LIBRARY, "libdnnl.so.3")
+    command = [
+        *(os.environ.get("CXX", "c++"), "-O2", "-std=c++17", "-shared", "-fPIC", str(_SOURCE)),
+        *(f"-I{_installed(_HEADERS, 'dnnl_version.h').parents[2]}", f"-I{jax.ffi.include_dir()}"),
+        *(str(shared), f"-Wl,-rpath,{shared.parent}"),
+    ]
+    versions = [metadata.version(name) for name in (_LIBRARY, _HEADERS, "jaxlib")]
+    key = _digest(repr((command, versions, _SOURCE.read_bytes())).encode())
+    folder = own_folder("onednn")
+    for path in folder.glob(f"{key}-*.so"):
+        if path.name == f"{key}-{_digest(path.read_bytes())}.so":
+            return path
+    made = _compile(command)
+    with atomic_write(path := folder / f"{key}-{_digest(made)}.so") as file:
+        file.write(made)
+    return path
+
+
+def _compile(command: list[str]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "library.so")
+        done = subprocess.run(
+            [*command, "-o", str(target)], capture_output=True, text=True, timeout=_COMPILE_LIMIT
+        )
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:]
+            raise OSError(f"{command[0]} can't compile {_SOURCE.name}: {' '.join(last)}")
+        return target.read_bytes()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _installed(package: str, name: str) -> Path:
+    """A file of that name among a package's own, the deepest."""
+    files = (Path(str(file.locate())) for file in metadata.files(package) or ())
+    found = [file.resolve() for file in files if file.name == name]
+    if not found:
+        raise OSError(f"{package} has no {name}")
+    return max(found, key=lambda path: len(path.parts))
+
+
+def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> jax.Array:
+    """`alexnet_jax.conv.conv` by oneDNN, in fp32; for programs that run on one CPU device."""
+    if x.dtype != jnp.float32:
+        return xla.conv(x, kernel, bias, layer)
+    return _conv(x, kernel, bias, layer)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> jax.Array:
+    reach = 2 * layer.padding - kernel.shape[0]
+    rows, columns = ((n + reach) // layer.stride + 1 for n in x.shape[1:3])
+    shape = (x.shape[0], rows, columns, kernel.shape[3])
+    return _call("AlexNetConvolution", [shape], layer, x, kernel, bias)[0]
+
+
+def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> tuple:
+    return _conv(x, kernel, bias, layer), (x, kernel)
+
+
+def _backward(layer: spec.Conv, saved: tuple, grad: jax.Array) -> tuple[jax.Array, ...]:
+    x, kernel = saved
+    (of_x,) = _call("AlexNetInputGradient", [x.shape], layer, grad, kernel)
+    shapes = [kernel.shape, kernel.shape[3:]]
+    return of_x, *_call("AlexNetKernelGradient", shapes, layer, x, grad)
+
+
+_conv.defvjp(_forward, _backward)
+
+
+def _call(name: str, shapes: list, layer: spec.Conv, *operands: jax.Array) -> list[jax.Array]:
+    """Call one of the library's functions; it gives arrays of those shapes."""
+    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    numbers = {
+        "stride": np.int64(layer.stride),
+        "padding": np.int64(layer.padding),
+        "groups": np.int64(layer.groups),
+    }
+    return list(jax.ffi.ffi_call(name, results)(*operands, **numbers))

@@ -1,0 +1,162 @@
+"""`make growth`: how the cost of a training step grows, as a table and a picture.
+
+    python -m tests.growth [FOLDER]
+
+Measures with `alexnet bench`, one network and one batch at a time, fits the model below to all of
+them, and writes growth.json, growth.md and growth.png into FOLDER (docs by default). What
+growth.json has is not measured again: delete it to begin anew. Takes some 15 minutes, and a machine
+that does nothing else.
+
+The model: a step's seconds are F / rate + P * update, with F the operations of its arithmetic and P
+the network's parameters, each of which is read and written several times whatever the batch is.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet.bench.network import floating_point_operations
+from alexnet.files import atomic_write
+from alexnet.spec import variant
+from tests.conftest import ROOT
+
+BASE: dict[str, Any] = {"batch_size": 32, "width": 1.0, "image_size": 224, "cores": 2}
+AXES: dict[str, list] = {
+    "batch_size": [8, 16, 32, 64, 128, 256],
+    "width": [0.25, 0.5, 0.75],
+    "image_size": [96, 160, 288],
+    "cores": [1],
+}
+FRAMEWORKS = ("jax", "torch")
+LENGTH = ("--blocks", "3", "--block-seconds", "2")
+COLORS = {"jax": "#0b6e99", "torch": "#c8553d"}
+
+
+def cases() -> list[dict[str, Any]]:
+    """The base, and each value of each axis with the rest as in the base."""
+    found = [BASE | {axis: value} for axis, values in AXES.items() for value in values]
+    return [case for i, case in enumerate(found) if case not in found[:i]]
+
+
+def measured(framework: str, case: dict[str, Any]) -> dict[str, Any]:
+    """One case's numbers by `alexnet bench`."""
+    cores = sorted(os.sched_getaffinity(0))[: case["cores"]]
+    options = [
+        f"--{name.replace('_', '-')}={value}" for name, value in case.items() if name != "cores"
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "alexnet", "bench", "--framework", framework, *options, *LENGTH,
+         "--json"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    return {"framework": framework, **case, "conditions": found["conditions"]} | {
+        name: found[name]
+        for name in ("milliseconds_per_step", "images_per_second", "peak_memory_bytes")
+    }
+
+
+def parts(case: dict[str, Any]) -> tuple[float, float]:
+    """A step's operations, and the network's parameters, in billions."""
+    spec = variant("torchvision", image_size=case["image_size"], width=case["width"])
+    return case["batch_size"] * floating_point_operations(
+        spec, "train"
+    ) / 1e9, spec.num_params / 1e9
+
+
+def fitted(rows: list[dict[str, Any]]) -> np.ndarray:
+    """Seconds for a billion operations and for the update of a billion parameters.
+
+    By least squares of relative errors; negative ones are taken as 0.
+    """
+    seconds = np.array([row["milliseconds_per_step"] / 1e3 for row in rows])
+    matrix = np.array([parts(row) for row in rows]) / seconds[:, None]
+    found = np.linalg.lstsq(matrix, np.ones(len(rows)), rcond=None)[0]
+    if found[1] < 0:
+        found = np.array([1 / matrix[:, 0].mean(), 0.0])
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: each case, measured beside what the model says."""
+    lines = [
+        "| | batch | width | image | cores | images/s | ms a step | model | off by | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    words = []
+    for framework in FRAMEWORKS:
+        own = [row for row in rows if row["framework"] == framework]
+        model = fitted([row for row in own if row["cores"] == BASE["cores"]])
+        words.append(
+            f"{framework}: {1 / model[0]:,.0f} GFLOP/s, and {model[1]:.2f} ns a parameter and step."
+        )
+        for row in own:
+            ms, both = row["milliseconds_per_step"], row["cores"] == BASE["cores"]
+            said = 1e3 * float(model @ parts(row))
+            lines.append(
+                f"| {framework} | {row['batch_size']} | {row['width']:g} | {row['image_size']} | "
+                f"{row['cores']} | {row['images_per_second']:.1f} | {ms:.0f} | "
+                + (f"{said:.0f} | {100 * (said / ms - 1):+.0f} % |" if both else "| |")
+                + f" {row['peak_memory_bytes'] / 2**20:,.0f} |"
+            )
+    return "\n".join([*lines, "", *words, ""])
+
+
+def picture(rows: list[dict[str, Any]], path: Path) -> None:
+    """Images a second along each axis, points measured and lines by the model."""
+    from matplotlib.figure import Figure
+
+    shown = [axis for axis in AXES if axis != "cores"]
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    plots = figure.subplots(1, len(shown), sharey=True)
+    for plot, axis in zip(plots, shown, strict=True):
+        for framework in FRAMEWORKS:
+            own = [r for r in rows if r["framework"] == framework and r["cores"] == BASE["cores"]]
+            model = fitted(own)
+            along = sorted(
+                (r for r in own if all(r[k] == v for k, v in BASE.items() if k != axis)),
+                key=lambda row: row[axis],
+            )
+            x = [row[axis] for row in along]
+            color = COLORS[framework]
+            plot.plot(x, [row["images_per_second"] for row in along], "o", color=color)
+            predicted = [row["batch_size"] / float(model @ parts(row)) for row in along]
+            plot.plot(x, predicted, color=color, label=framework, linewidth=1)
+        plot.set_xlabel(axis.replace("_", " "))
+        plot.set_xscale("log", base=2)
+        plot.set_xticks(x, [f"{value:g}" for value in x])
+        plot.minorticks_off()
+        plot.set_yscale("log")
+        plot.grid(alpha=0.3)
+    plots[0].set_ylabel("images a second, training")
+    plots[0].legend(title="lines: model", frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def main(folder: str = "docs") -> None:
+    """Measure what is missing, and write the table and the picture."""
+    target = Path(folder)
+    kept = target / "growth.json"
+    rows = json.loads(kept.read_text()) if kept.exists() else []
+    for case, framework in itertools.product(cases(), FRAMEWORKS):
+        asked = {"framework": framework, **case}
+        if not any(all(row[name] == value for name, value in asked.items()) for row in rows):
+            rows.append(measured(framework, case))
+            print(asked, f"{rows[-1]['images_per_second']:.1f} images/s", flush=True)
+            with atomic_write(kept) as file:
+                file.write(json.dumps(rows, indent=1).encode())
+    with atomic_write(target / "growth.md") as file:
+        file.write(table(rows).encode())
+    picture(rows, target / "growth.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
