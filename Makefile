@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: train test test-slow torture setup lint docs one-curve parity-table golden gpu-report
+.PHONY: train test test-slow torture setup lint docs one-curve parity-table golden gpu-report growth
 
 train: .venv/jax-installed  ## set up the JAX side and run the default job
 	$(BIN)/python train.py --framework jax
@@ -38,6 +38,9 @@ parity-table: setup  ## the measured numbers of docs/porting.md
 GPU_PAGE ?= docs/gpu.md
 gpu-report: setup  ## parity and speed on a GPU, into a page: MINUTES=60 GPU_PAGE=gpu.md VARIANTS="paper bn"
 	$(BIN)/python -m tests.gpu_report $(GPU_PAGE) --minutes $(MINUTES) $(if $(VARIANTS),--variants $(VARIANTS))
+
+growth: setup  ## how a training step's cost grows: docs/growth.md and its picture
+	$(BIN)/python -m tests.growth
 
 golden: setup  ## write the first losses of every recipe anew
 	$(BIN)/python -m tests.golden.losses

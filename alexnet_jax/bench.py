@@ -70,14 +70,14 @@ def layer_passes(
     parts: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, rest = parts
     key = jnp.asarray(dropout_keys(0, 0, count_dropouts(spec)))
-    conv = onednn.fastest(jax.devices()[:1])
+    work = onednn.fastest(jax.devices()[:1])
 
     def forward(params: Any, x: jax.Array) -> jax.Array:
         """The layer's output as the next layer would get it."""
         layer: Any = nnx.merge(graphdef, params, jax.tree.map(jnp.asarray, rest))
         if plain:
             return layer(x)
-        return list(layer.activations(x, key=key, conv=conv).values())[place(spec)]
+        return list(layer.activations(x, key=key, work=work).values())[place(spec)]
 
     y = jax.jit(forward)(params, x)
     gradient = jax.random.normal(jax.random.key(0), y.shape, y.dtype)

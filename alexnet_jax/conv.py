@@ -14,9 +14,6 @@ from jax import lax
 
 from alexnet import layers as spec
 
-# A convolution's work: NHWC images, HWIO kernel, bias, the layer; gives NHWC images.
-ConvWork = Callable[[jax.Array, jax.Array, jax.Array, spec.Conv], jax.Array]
-
 
 def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> jax.Array:
     """Convolve NHWC images with an HWIO kernel, symmetric zero padding.

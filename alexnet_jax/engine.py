@@ -19,9 +19,7 @@ from alexnet.schedule import frozen, learned
 from alexnet.threefry import dropout_keys
 from alexnet.user_cache import check_own
 from alexnet_jax import checkpoint, onednn, parallel
-from alexnet_jax.conv import ConvWork
-from alexnet_jax.conv import conv as xla_conv
-from alexnet_jax.model import AlexNet
+from alexnet_jax.model import XLA, AlexNet, Work
 from alexnet_jax.optim import gradient_transformation
 from alexnet_jax.step import TrainState, eval_step, split, train_step
 
@@ -50,8 +48,8 @@ class Engine:
         self._mesh = mesh = parallel.run_mesh(self._devices)
         parallel.check_sizes(spec, batch_size, self._devices, mesh)
         model = AlexNet(spec, weights=arrays, dtype=DTYPES[precision])
-        conv = onednn.fastest(list(mesh.devices.flat))
-        state, steps = prepare(model, preprocess, optim, conv=conv)
+        work = onednn.fastest(list(mesh.devices.flat))
+        state, steps = prepare(model, preprocess, optim, work=work)
         self._steps = parallel.compile_steps(steps, state, mesh, self._devices.spmd)
         self._spec, self._batch_size, self._seed = spec, batch_size, seed
         self._state = self._held(parallel.put_state(state, mesh))
@@ -61,12 +59,12 @@ class Engine:
 
     def describe(self) -> str:
         devices = jax.devices()
-        convolutions = onednn.described(devices)
+        kernels = onednn.described(devices)
         mesh = "x".join(str(size) for size in self._mesh.devices.shape)
         return (
             f"jax {jax.__version__} on {len(devices)} {devices[0].device_kind} device(s)"
             + (f", mesh {mesh} by {self._devices.spmd}" if len(devices) > 1 else "")
-            + (f", {convolutions}" if convolutions else "")
+            + (f", {kernels}" if kernels else "")
         )
 
     def train_step(
@@ -143,7 +141,7 @@ def prepare(
     optim: OptimConfig | None,
     *,
     abstract: bool = False,
-    conv: ConvWork = xla_conv,
+    work: Work = XLA,
 ) -> tuple[TrainState, parallel.Steps]:
     """A model's state before the first step, and its pure steps; without optim, no momentum.
 
@@ -154,7 +152,7 @@ def prepare(
         "graphdef": graphdef,
         "normalization": preprocess.normalize,
         "image_size": model.spec.image_size,
-        "conv": conv,
+        "work": work,
     }
     train, momentum = None, ()
     if optim is not None:

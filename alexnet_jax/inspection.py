@@ -60,7 +60,7 @@ def print_native(spec: Spec) -> bool:
 
 
 def devices(config: TrainConfig) -> dict[str, Any]:
-    """The devices of all processes: platform, kind, count, and what does convolutions there.
+    """The devices of all processes: platform, kind, count, and what does the heavy layers.
 
     Raises:
         UserError: where they can't share the batch or the mesh that the configuration asks for.
@@ -75,5 +75,5 @@ def devices(config: TrainConfig) -> dict[str, Any]:
         "kind": found[0].device_kind,
         "count": len(found),
         "processes": jax.process_count(),
-        "convolutions": onednn.described(found),
+        "kernels": onednn.described(found),
     }

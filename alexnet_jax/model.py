@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,7 @@ from alexnet.layers import (
     variables,
 )
 from alexnet_jax import ops
-from alexnet_jax.conv import ConvWork
-from alexnet_jax.conv import conv as xla_conv
+from alexnet_jax.conv import conv
 from alexnet_jax.lrn import lrn
 
 if TYPE_CHECKING:
@@ -39,11 +38,23 @@ if TYPE_CHECKING:
 
 # A dense layer's work: its name, (batch, in) rows, (in, out) kernel, bias; gives (batch, out) rows.
 DenseWork = Callable[[str, jax.Array, jax.Array, jax.Array], jax.Array]
+# A convolution's work: NHWC images, HWIO kernel, bias, the layer; gives NHWC images.
+ConvWork = Callable[[jax.Array, jax.Array, jax.Array, Conv], jax.Array]
 
 
 def whole_dense(_: str, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """A dense layer whose weights are not split over devices."""
     return ops.dense(x, kernel, bias)
+
+
+class Work(NamedTuple):
+    """The functions that do the heavy layers' work: by default XLA does it, on one device."""
+
+    conv: ConvWork = conv
+    dense: DenseWork = whole_dense
+
+
+XLA = Work()
 
 
 class Arrays(nnx.Module):
@@ -187,8 +198,7 @@ class AlexNet(nnx.Module):
         first_row: jax.Array | int = 0,
         mask: jax.Array | None = None,
         axis_name: str | None = None,
-        dense: DenseWork = whole_dense,
-        conv: ConvWork = xla_conv,
+        work: Work = XLA,
     ) -> jax.Array:
         """Logits (batch, classes) in fp32 of normalized NHWC images.
 
@@ -200,12 +210,10 @@ class AlexNet(nnx.Module):
             first_row: where these rows stand in the global batch.
             mask: (batch,), 0 for rows that batch statistics leave out.
             axis_name: of the devices that share the batch under `pmap` or `shard_map`.
-            dense: what does the dense layers' work.
-            conv: what does the convolutions' work.
+            work: what does the heavy layers' work.
         """
         x = images
-        layers = self._walk(images, train, key, first_row, mask, axis_name, dense, conv)
-        for _, x in layers:  # noqa: B007
+        for _, x in self._walk(images, train, key, first_row, mask, axis_name, work):  # noqa: B007
             pass
         return x.astype(jnp.float32)
 
@@ -215,10 +223,10 @@ class AlexNet(nnx.Module):
         train: bool | None = None,
         *,
         key: jax.Array | None = None,
-        conv: ConvWork = xla_conv,
+        work: Work = XLA,
     ) -> dict[str, jax.Array]:
         """Every layer's output by the names of `layers.trace`, the last one the logits."""
-        return dict(self._walk(images, train, key, 0, None, None, whole_dense, conv))
+        return dict(self._walk(images, train, key, 0, None, None, work))
 
     def _walk(
         self,
@@ -228,8 +236,7 @@ class AlexNet(nnx.Module):
         first_row: jax.Array | int,
         mask: jax.Array | None,
         axis_name: str | None,
-        dense: DenseWork,
-        conv: ConvWork,
+        work: Work,
     ) -> Iterator[tuple[str, jax.Array]]:
         check_input(self.spec, x.shape, "NHWC", str(x.dtype))
         train = not self.deterministic if train is None else train
@@ -239,9 +246,9 @@ class AlexNet(nnx.Module):
             own: Any = getattr(self, row.name, None)
             match row.layer:
                 case Conv():
-                    x = conv(x, *self._kernel_and_bias(own), row.layer)
+                    x = work.conv(x, *self._kernel_and_bias(own), row.layer)
                 case Dense():
-                    x = dense(row.name, x, *self._kernel_and_bias(own))
+                    x = work.dense(row.name, x, *self._kernel_and_bias(own))
                 case BatchNorm():
                     x = _batch_norm(x, own, row.layer, train, mask, axis_name)
                 case ReLU():

@@ -1,4 +1,5 @@
-// Convolutions and their gradients by oneDNN, as XLA's foreign functions: fp32, on CPU.
+// Convolutions, their gradients and matrix products by oneDNN, as XLA's foreign functions: fp32, on
+// CPU.
 //
 // Images are (batch, height, width, channels), kernels (height, width, in / groups, out), as XLA
 // has them. Kernels are reordered to the layout that oneDNN likes best, which costs little: they
@@ -132,6 +133,23 @@ ffi::Error KernelGradient(Array x, Array g, Output dk, Output db, int64_t stride
   });
 }
 
+memory::desc matrix(const Array& array, bool turned) {
+  const auto size = array.dimensions();
+  if (turned) return {{size[1], size[0]}, kFloat, memory::format_tag::ba};
+  return {{size[0], size[1]}, kFloat, memory::format_tag::ab};
+}
+
+ffi::Error Product(Array a, Array b, Output c, bool first_turned, bool second_turned) {
+  return guarded([&](dnnl::stream& stream) {
+    const auto first = matrix(a, first_turned), second = matrix(b, second_turned);
+    const auto result = matrix(*c, false);
+    const dnnl::matmul::primitive_desc plan(cpu(), first, second, result);
+    dnnl::matmul(plan).execute(stream, {{DNNL_ARG_SRC, view(first, a)},
+                                        {DNNL_ARG_WEIGHTS, view(second, b)},
+                                        {DNNL_ARG_DST, view(result, *c)}});
+  });
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetConvolution, Forward,
@@ -162,3 +180,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetKernelGradient, KernelGradient,
                                   .Attr<int64_t>("stride")
                                   .Attr<int64_t>("padding")
                                   .Attr<int64_t>("groups"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetProduct, Product,
+                              ffi::Ffi::Bind()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<bool>("first_turned")
+                                  .Attr<bool>("second_turned"));

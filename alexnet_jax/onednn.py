@@ -1,8 +1,8 @@
-"""Convolutions by oneDNN for JAX on one CPU, where its gradients take half of XLA's time.
+"""Convolutions and dense layers by oneDNN for JAX on one CPU, in half of XLA's time.
 
 Optional: `pip install 'alexnet-two-frameworks[cpu]'` brings oneDNN, and the system's C++ compiler
-makes `onednn.cc` into a library, once for each user and version. Where either is missing,
-`alexnet_jax.conv` does the work, with the same results but for rounding.
+makes `onednn.cc` into a library, once for each user and version. Where either is missing, XLA does
+the work, with the same results but for rounding.
 """
 
 import ctypes
@@ -23,28 +23,33 @@ from alexnet import layers as spec
 from alexnet.errors import UserError
 from alexnet.files import atomic_write
 from alexnet.user_cache import own_folder
-from alexnet_jax import conv as xla
+from alexnet_jax.model import XLA, Work
 
-SWITCH = "ALEXNET_ONEDNN"  # set to 0, XLA's own convolutions are used
+SWITCH = "ALEXNET_ONEDNN"  # set to 0, XLA does the work
 _SOURCE = Path(__file__).with_name("onednn.cc")
 _LIBRARY, _HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"  # packages
-_FUNCTIONS = ("AlexNetConvolution", "AlexNetInputGradient", "AlexNetKernelGradient")
+_CONVOLUTION, _OF_INPUT, _OF_KERNEL, _PRODUCT = _FUNCTIONS = (
+    "AlexNetConvolution",
+    "AlexNetInputGradient",
+    "AlexNetKernelGradient",
+    "AlexNetProduct",
+)
 _COMPILE_LIMIT = 120  # seconds; it takes about 6
 
 
-def fastest(devices: Sequence[jax.Device]) -> xla.ConvWork:
-    """The fastest convolutions on these devices: oneDNN's on one CPU device, where it is there.
+def fastest(devices: Sequence[jax.Device]) -> Work:
+    """The fastest work on these devices: oneDNN's on one CPU device, where it is there.
 
     XLA can't split a foreign function's work over several.
     """
-    return conv if _is_one_cpu(devices) and missing() is None else xla.conv
+    return ONEDNN if _is_one_cpu(devices) and missing() is None else XLA
 
 
 def described(devices: Sequence[jax.Device]) -> str:
-    """In words, what does the convolutions on these devices, and why it isn't oneDNN on a CPU."""
-    if fastest(devices) is conv:
-        return "convolutions by oneDNN"
-    return f"convolutions by XLA ({missing()})" if _is_one_cpu(devices) else ""
+    """In words, what works on these devices, and why it isn't oneDNN on a CPU."""
+    if fastest(devices) is ONEDNN:
+        return "layers by oneDNN"
+    return f"layers by XLA ({missing()})" if _is_one_cpu(devices) else ""
 
 
 def _is_one_cpu(devices: Sequence[jax.Device]) -> bool:
@@ -117,9 +122,9 @@ def _installed(package: str, name: str) -> Path:
 
 
 def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> jax.Array:
-    """`alexnet_jax.conv.conv` by oneDNN, in fp32; for programs that run on one CPU device."""
+    """`alexnet_jax.conv.conv` by oneDNN, in fp32."""
     if x.dtype != jnp.float32:
-        return xla.conv(x, kernel, bias, layer)
+        return XLA.conv(x, kernel, bias, layer)
     return _conv(x, kernel, bias, layer)
 
 
@@ -128,29 +133,67 @@ def _conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) ->
     reach = 2 * layer.padding - kernel.shape[0]
     rows, columns = ((n + reach) // layer.stride + 1 for n in x.shape[1:3])
     shape = (x.shape[0], rows, columns, kernel.shape[3])
-    return _call("AlexNetConvolution", [shape], layer, x, kernel, bias)[0]
+    return _call(_CONVOLUTION, [shape], _geometry(layer), x, kernel, bias)[0]
 
 
-def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> tuple:
+def _conv_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> tuple:
     return _conv(x, kernel, bias, layer), (x, kernel)
 
 
-def _backward(layer: spec.Conv, saved: tuple, grad: jax.Array) -> tuple[jax.Array, ...]:
+def _conv_backward(layer: spec.Conv, saved: tuple, grad: jax.Array) -> tuple[jax.Array, ...]:
     x, kernel = saved
-    (of_x,) = _call("AlexNetInputGradient", [x.shape], layer, grad, kernel)
+    (of_x,) = _call(_OF_INPUT, [x.shape], _geometry(layer), grad, kernel)
     shapes = [kernel.shape, kernel.shape[3:]]
-    return of_x, *_call("AlexNetKernelGradient", shapes, layer, x, grad)
+    return of_x, *_call(_OF_KERNEL, shapes, _geometry(layer), x, grad)
 
 
-_conv.defvjp(_forward, _backward)
+_conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _call(name: str, shapes: list, layer: spec.Conv, *operands: jax.Array) -> list[jax.Array]:
+def dense(name: str, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """`alexnet_jax.ops.dense` by oneDNN, in fp32."""
+    if x.dtype != jnp.float32:
+        return XLA.dense(name, x, kernel, bias)
+    return _matmul(x, kernel) + bias
+
+
+@jax.custom_vjp
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _product(x, kernel, (x.shape[0], kernel.shape[1]))
+
+
+def _matmul_backward(saved: tuple, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    return (
+        _product(grad, kernel, x.shape, second_turned=True),
+        _product(x, grad, kernel.shape, first_turned=True),
+    )
+
+
+_matmul.defvjp(lambda x, kernel: (_matmul(x, kernel), (x, kernel)), _matmul_backward)
+
+
+def _product(
+    first: jax.Array,
+    second: jax.Array,
+    shape: tuple[int, ...],
+    first_turned: bool = False,
+    second_turned: bool = False,
+) -> jax.Array:
+    """A matrix product, of that shape, of matrices that are transposed where it is said."""
+    turned = {"first_turned": first_turned, "second_turned": second_turned}
+    return _call(_PRODUCT, [shape], turned, first, second)[0]
+
+
+def _geometry(layer: spec.Conv) -> dict[str, np.int64]:
+    names = ("stride", "padding", "groups")
+    return {name: np.int64(getattr(layer, name)) for name in names}
+
+
+def _call(name: str, shapes: list, numbers: dict, *operands: jax.Array) -> list[jax.Array]:
     """Call one of the library's functions; it gives arrays of those shapes."""
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    numbers = {
-        "stride": np.int64(layer.stride),
-        "padding": np.int64(layer.padding),
-        "groups": np.int64(layer.groups),
-    }
     return list(jax.ffi.ffi_call(name, results)(*operands, **numbers))
+
+
+ONEDNN = Work(conv, dense)

@@ -24,7 +24,7 @@ from alexnet.config import DevicesConfig
 from alexnet.errors import UserError
 from alexnet.layers import Spec, variables
 from alexnet_jax import ops
-from alexnet_jax.model import DenseWork, whole_dense
+from alexnet_jax.model import DenseWork, Work
 from alexnet_jax.optim import variable_name
 from alexnet_jax.step import TrainState
 
@@ -197,17 +197,17 @@ def _jit(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
     everywhere, rows = NamedSharding(mesh, P()), batch_sharding(mesh)
     held = state_shardings(state, mesh)
     weights = (held.params, held.statistics)
-    dense = split_dense(mesh) if mesh.shape[MODEL] > 1 else whole_dense
+    split = {"work": Work(dense=split_dense(mesh))} if mesh.shape[MODEL] > 1 else {}
     return Steps(
         steps.train
         and jax.jit(
-            partial(steps.train, dense=dense),
+            partial(steps.train, **split),
             in_shardings=(held, rows, everywhere, everywhere),
             out_shardings=(held, everywhere),
             donate_argnums=0,
         ),
         jax.jit(
-            partial(steps.evaluate, dense=dense),
+            partial(steps.evaluate, **split),
             in_shardings=(weights, rows),
             out_shardings=(everywhere, rows),
         ),

@@ -10,9 +10,7 @@ from flax import nnx
 from jax import lax
 
 from alexnet.preprocess import Normalize
-from alexnet_jax.conv import ConvWork
-from alexnet_jax.conv import conv as xla_conv
-from alexnet_jax.model import DenseWork, whole_dense
+from alexnet_jax.model import XLA, Work
 from alexnet_jax.optim import variable_name
 
 Batch = dict[str, jax.Array]
@@ -49,8 +47,7 @@ def train_step(
     label_smoothing: float = 0.0,
     frozen: frozenset[str] = frozenset(),
     axis_name: str | None = None,
-    dense: DenseWork = whole_dense,
-    conv: ConvWork = xla_conv,
+    work: Work = XLA,
 ) -> tuple[TrainState, Metrics]:
     """One update.
 
@@ -68,8 +65,7 @@ def train_step(
         label_smoothing: share of the target spread evenly over all classes.
         frozen: names of variables that are not learned: their gradients are not computed.
         axis_name: of `pmap` or `shard_map`; None under plain `jit`.
-        dense: what does the work of dense layers that are split over devices.
-        conv: what does the convolutions' work.
+        work: what does the heavy layers' work.
 
     Returns:
         The new state, and `loss`, `top1`, `top5`: means over the global batch.
@@ -92,8 +88,7 @@ def train_step(
             first_row=first_row,
             mask=batch["mask"],
             axis_name=axis_name,
-            dense=dense,
-            conv=conv,
+            work=work,
         )
         losses = cross_entropy(logits, batch["label"], label_smoothing)
         return (losses * batch["mask"]).sum() / count, (logits, split(model)[2])
@@ -114,21 +109,20 @@ def eval_step(
     normalization: Normalize,
     image_size: int,
     axis_name: str | None = None,
-    dense: DenseWork = whole_dense,
-    conv: ConvWork = xla_conv,
+    work: Work = XLA,
 ) -> tuple[Metrics, jax.Array]:
     """Evaluate a batch.
 
     Args:
         weights: a state's params and statistics.
-        batch, graphdef, normalization, image_size, axis_name, dense, conv: as for `train_step`.
+        batch, graphdef, normalization, image_size, axis_name, work: as for `train_step`.
 
     Returns:
         Sums over the global batch, so that batches add up, of `loss`, `top1`, `top5` and `count`;
         and the logits (B, classes) of the rows given.
     """
     images = normalize(batch, normalization, image_size)
-    logits = nnx.merge(graphdef, *weights)(images, dense=dense, conv=conv)
+    logits = nnx.merge(graphdef, *weights)(images, work=work)
     losses = cross_entropy(logits, batch["label"], 0.0)
     sums = {"loss": (losses * batch["mask"]).sum(), "count": batch["mask"].sum()}
     return _sum(sums | _hits(logits, batch), axis_name), logits

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from alexnet.init import initial_weights
 from alexnet.layers import (
@@ -128,7 +129,8 @@ class AlexNet(nn.Module):
             processes: how many share the global batch.
         """
         x = images
-        for _, x in self._walk(images, keys, first_row, mask, processes):  # noqa: B007
+        in_place = not (torch.jit.is_tracing() or torch.compiler.is_exporting())
+        for _, x in self._walk(images, keys, first_row, mask, processes, in_place):  # noqa: B007
             pass
         return x.float()
 
@@ -145,19 +147,23 @@ class AlexNet(nn.Module):
         first_row: int,
         mask: torch.Tensor | None,
         processes: int,
+        in_place: bool = False,  # outputs of convolutions and dense layers may be written over
     ) -> Iterator[tuple[str, torch.Tensor]]:
         if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):  # sizes may be symbols
             check_input(self.spec, tuple(x.shape), "NCHW", str(x.dtype))
         left = iter(keys) if keys is not None else None
-        low_precision = self.dtype != torch.float32
+        low_precision, before = self.dtype != torch.float32, None
         for name, module in self.named_children():
             with torch.autocast(x.device.type, self.dtype, enabled=low_precision):
                 if isinstance(module, ops.Dropout) and self.training:
                     x = module(x, next(left) if left else None, first_row)
                 elif isinstance(module, ops.BatchNorm):
                     x = module(x, mask, processes)
+                elif in_place and isinstance(module, nn.ReLU) and before in (nn.Conv2d, nn.Linear):
+                    x = functional.relu(x, inplace=True)
                 else:
                     x = module(x)
+            before = type(module)
             yield name, x
 
 

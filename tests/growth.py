@@ -23,6 +23,7 @@ import numpy as np
 
 from alexnet.bench.network import floating_point_operations
 from alexnet.files import atomic_write
+from alexnet.report.bench import conditions_lines
 from alexnet.spec import variant
 from tests.conftest import ROOT
 
@@ -84,8 +85,8 @@ def fitted(rows: list[dict[str, Any]]) -> np.ndarray:
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: each case, measured beside what the model says."""
+def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Lines of Markdown, each case measured beside what the model says, and the models in words."""
     lines = [
         "| | batch | width | image | cores | images/s | ms a step | model | off by | peak MiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -95,7 +96,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         own = [row for row in rows if row["framework"] == framework]
         model = fitted([row for row in own if row["cores"] == BASE["cores"]])
         words.append(
-            f"{framework}: {1 / model[0]:,.0f} GFLOP/s, and {model[1]:.2f} ns a parameter and step."
+            f"* {framework}: {1 / model[0]:,.0f} GFLOP/s, {model[1]:.2f} ns a parameter and step"
         )
         for row in own:
             ms, both = row["milliseconds_per_step"], row["cores"] == BASE["cores"]
@@ -106,7 +107,41 @@ def table(rows: list[dict[str, Any]]) -> str:
                 + (f"{said:.0f} | {100 * (said / ms - 1):+.0f} % |" if both else "| |")
                 + f" {row['peak_memory_bytes'] / 2**20:,.0f} |"
             )
-    return "\n".join([*lines, "", *words, ""])
+    return lines, words
+
+
+PAGE = """# How the cost of a step grows
+
+Training steps of `torchvision` in fp32, measured one at a time by `make growth`, which writes this
+page: `alexnet bench --framework F {options}` with the values below; rows with one core are bound
+to it.
+
+![images a second by batch, width and image size](growth.png)
+
+The lines, and the column "model", say seconds = operations / rate + parameters x update, with the
+rate and the update fitted to the rows with {cores} cores by least squares of relative errors. A
+step's operations grow with the batch, with the square of the width and nearly with that of the
+image's side; each parameter is read and written several times a step, whatever the batch.
+
+{words}
+
+{table}
+
+{conditions}
+"""
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The page in Markdown."""
+    lines, words = table(rows)
+    shown = {"contenders": [], "conditions": rows[0]["conditions"]}
+    return PAGE.format(
+        options=" ".join(LENGTH),
+        cores=BASE["cores"],
+        words="\n".join(words),
+        table="\n".join(lines),
+        conditions="\n".join(conditions_lines(shown)),
+    )
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
@@ -153,9 +188,8 @@ def main(folder: str = "docs") -> None:
             with atomic_write(kept) as file:
                 file.write(json.dumps(rows, indent=1).encode())
     with atomic_write(target / "growth.md") as file:
-        file.write(table(rows).encode())
+        file.write(page(rows).encode())
     picture(rows, target / "growth.png")
-    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from alexnet.spec import VARIANTS, variant
 from alexnet.threefry import dropout_keys
 from alexnet_jax import onednn
 from alexnet_jax.checkpoint import flat
-from alexnet_jax.conv import conv as xla_conv
-from alexnet_jax.model import AlexNet
+from alexnet_jax.model import XLA, AlexNet
 from alexnet_jax.step import split
 from tests.conftest import ROOT
 from tests.parity.pairs import report
@@ -55,13 +54,13 @@ def operands_of(layer, rows, columns, channels, batch):
     kernel = (layer.kernel, layer.kernel, channels // layer.groups, layer.features)
     shapes = ((batch, rows, columns, channels), kernel, (layer.features,))
     operands = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
-    y = jax.eval_shape(lambda *operands: xla_conv(*operands, layer), *operands)
+    y = jax.eval_shape(lambda *operands: XLA.conv(*operands, layer), *operands)
     return operands, jnp.asarray(rng.standard_normal(y.shape), jnp.float32)
 
 
 def largest_difference(layer, operands, gradient):
     ours = results(onednn.conv, layer, operands, gradient)
-    theirs = results(xla_conv, layer, operands, gradient)
+    theirs = results(XLA.conv, layer, operands, gradient)
     return max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, theirs, strict=True))
 
 
@@ -84,12 +83,12 @@ def test_a_whole_network(name):
     images = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
     keys = jnp.asarray(dropout_keys(0, 0, count_dropouts(spec)))
 
-    def loss(params, conv):
-        logits = nnx.merge(graphdef, params, rest)(images, train=True, key=keys, conv=conv)
+    def loss(params, work):
+        logits = nnx.merge(graphdef, params, rest)(images, train=True, key=keys, work=work)
         return (logits**2).mean()
 
     gradients = jax.jit(jax.grad(loss), static_argnums=1)
-    ours, theirs = (flat(gradients(params, conv)) for conv in (onednn.conv, xla_conv))
+    ours, theirs = (flat(gradients(params, work)) for work in (onednn.ONEDNN, XLA))
     apart = {key: np.abs(ours[key] - theirs[key]).max() / np.abs(theirs[key]).max() for key in ours}
     assert report(f"{name} by oneDNN", apart, 1e-4) < 1e-4
 
@@ -110,13 +109,31 @@ def test_any_geometry(
 
 
 @needs_onednn
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 7, 5), (32, 9216, 40), (2, 4096, 4096)])
+def test_dense_layers(sizes):
+    batch, before, after = sizes
+    rng = np.random.default_rng(0)
+    shapes = ((batch, before), (before, after), (after,))
+    operands = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+    gradient = jnp.asarray(rng.standard_normal((batch, after)), jnp.float32)
+
+    def dense(work):
+        return lambda x, kernel, bias, _: work.dense("fc6", x, kernel, bias)
+
+    ours, theirs = (results(dense(work), None, operands, gradient) for work in (onednn.ONEDNN, XLA))
+    found = max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, theirs, strict=True))
+    print(f"{sizes}: {found:.1e} of the largest entry")
+    assert found < 1e-5
+
+
+@needs_onednn
 def test_another_layers_numbers_are_found_out():
     """Negative control: the groups' kernels are read as those of one group of towers swapped."""
     layer = Conv("conv1", 8, 3, 1, 1, groups=2)
     operands, gradient = operands_of(layer, 7, 9, 8, 2)
     swapped = [operands[0], jnp.roll(operands[1], 4, axis=3), operands[2]]
     ours = results(onednn.conv, layer, swapped, gradient)
-    theirs = results(xla_conv, layer, operands, gradient)
+    theirs = results(XLA.conv, layer, operands, gradient)
     assert np.abs(ours[0] - theirs[0]).max() / np.abs(theirs[0]).max() > 0.1
 
 
@@ -133,8 +150,8 @@ def test_other_precisions_are_xlas():
 @needs_onednn
 def test_only_one_cpu_device_has_them():
     """Here eight are simulated."""
-    assert onednn.fastest(jax.devices()[:1]) is onednn.conv
-    assert onednn.fastest(jax.devices()) is xla_conv
+    assert onednn.fastest(jax.devices()[:1]) is onednn.ONEDNN
+    assert onednn.fastest(jax.devices()) is XLA
 
 
 def said(script, **environment):

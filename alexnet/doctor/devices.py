@@ -73,8 +73,8 @@ def check(seen: dict[str, Any], config: TrainConfig, root: Path = Path("/")) -> 
     found = f"{seen['count']} {seen['kind']} {noun}, {framework} {seen['version']}"
     if seen["processes"] > 1:
         found += f", {seen['processes']} processes"
-    if seen.get("convolutions"):
-        found += f", {seen['convolutions']}"
+    if seen.get("kernels"):
+        found += f", {seen['kernels']}"
     findings = [Finding("devices", OK, found)]
     if platform == "cpu" and has_gpu(root):
         findings.append(_unused("GPU", framework, seen["version"]))
