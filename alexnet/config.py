@@ -1,22 +1,20 @@
 """Everything a training run can be told, as one tree of frozen dataclasses.
 
 The command line is made from this tree (`options.py`), the recipes are instances of it
-(`recipes.py`), and a run's `config.json` is one of them written down. The comment above a field
-is its help text. Each class refuses values that no run can have (UserError). Paths, local or on
-gs://, are text: `files.as_path` makes a path of it where it is used.
+(`recipes.py`), and a run's `config.json` is one of them written down (`config_json.py`). The
+comment above a field is its help text. Each class refuses values that no run can have (UserError).
+Paths, local or on gs://, are text: `files.as_path` makes a path of it where it is used.
 """
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from alexnet.errors import UserError
 from alexnet.files import as_path
 from alexnet.layers import LeCun, Spec
-from alexnet.options import between, check_values, flag, from_plain, require
+from alexnet.options import between, check_values, flag, require
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, EvalProtocol, Normalize, Preprocess
-from alexnet.spec import REVISION, VARIANTS, refuse_outdated, variant
+from alexnet.spec import VARIANTS, variant
 
 if TYPE_CHECKING:  # the data package needs NumPy, which --help does not wait for
     import numpy as np
@@ -83,6 +81,8 @@ class DataConfig:
     flip: bool = True
     # Strength of the paper's PCA color noise (0.1 there); 0 is none.
     color_noise: float = 0.0
+    # Its axes and sizes: the authors' own, or those of fb.resnet.torch, 2 to 17 times weaker.
+    color_axes: Literal["original", "fb"] = "original"
     # Mean of each channel, subtracted, in units of 0..255; one number stands for all channels.
     mean: tuple[float, ...] = IMAGENET_MEAN
     # Standard deviation of each channel, divided by, in units of 0..255.
@@ -138,20 +138,29 @@ class OptimConfig:
     lars_formula: Literal["paper", "nvcaffe", "optax"] = "paper"
     # eta in the trust ratio of LARS.
     lars_eta: float = 0.001
+    # Give biases a trust ratio too, as NVCaffe does, and not kernels alone.
+    lars_biases: bool = False
     # Share of the target spread evenly over all classes.
     label_smoothing: float = 0.0
+    # Parts in which a batch is computed, one after another, where the devices can't hold it at
+    # once; the update is the whole batch's. Batch normalization sees parts for batches.
+    accumulate: int = 1
     # Gradients with a larger joint norm are scaled down to it; 0 is off.
     clip_norm: float = 0.0
     # Course of the learning rate.
-    schedule: Literal["constant", "step", "cosine", "plateau"] = "step"
-    # Steps over which the rate rises from zero.
+    schedule: Literal["constant", "step", "poly", "cosine", "plateau"] = "step"
+    # Steps over which the rate rises to its full height.
     warmup_steps: int = 0
+    # Rate from which it rises.
+    warmup_start: float = 0.0
     # Shape of the rise: 1 is linear, 2 quadratic.
     warmup_power: float = 1.0
     # Epochs at whose start the step schedule multiplies the rate by the drop factor.
     drop_epochs: tuple[float, ...] = (30.0, 60.0)
     # Factor on the rate at each drop of the step and plateau schedules.
     drop_factor: float = 0.1
+    # Exponent of the poly schedule: the rate falls as this power of the share of steps left.
+    poly_power: float = 2.0
     # Evaluations without a lower loss before the plateau schedule drops the rate.
     patience: int = 5
 
@@ -159,8 +168,8 @@ class OptimConfig:
         """Check each option."""
         check_values(self)
         between(self, 0, None, "learning_rate", "weight_decay", "clip_norm", "warmup_steps")
-        between(self, 0, None, "drop_factor", "lars_eta")
-        between(self, 1, None, "patience")
+        between(self, 0, None, "drop_factor", "lars_eta", "warmup_start", "poly_power")
+        between(self, 1, None, "patience", "accumulate")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
         if self.nesterov:
             require(self.momentum > 0, "momentum", self.momentum, "above 0 with --nesterov")
@@ -317,6 +326,7 @@ class TrainConfig:
             crop=data.train_crop,
             flip=data.flip,
             color_noise=data.color_noise,
+            color_axes=data.color_axes,
         )
 
     def loading(self, rows: "np.ndarray | None" = None) -> "Loading":
@@ -364,35 +374,3 @@ def _check_path(name: str, text: str | None, hub: bool = False) -> None:
             as_path(text)
     except UserError as error:
         raise UserError(f"{flag(name)}: {error}") from error
-
-
-# --- config.json -------------------------------------------------------------------------------
-
-
-def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The tree as plain JSON values, with the revision of the tables of layers."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {"tables": REVISION}
-
-
-def from_json(values: Any, where: str = "config.json") -> TrainConfig:
-    """The tree from what `to_json` gave, perhaps before some fields were added.
-
-    Raises:
-        UserError: for unknown fields and values that no run can have, or a variant whose table was
-            another when the run began; `where` names the file.
-    """
-    try:
-        values = {"tables": 1, **values}
-        tables = int(values.pop("tables"))
-        if values.get("framework") == "torch":
-            values["devices"] = {}  # moved from JAX, it may still have JAX's
-        config = from_plain(TrainConfig, values)
-    except (TypeError, ValueError, UserError) as error:
-        raise UserError(f"{where} is not one that this version wrote: {error}") from error
-    refuse_outdated(
-        config.model.variant,
-        tables,
-        "its network is that of 'caffe' at 224 pixels, so set variant and image_size to those in "
-        "config.json to go on",
-    )
-    return config

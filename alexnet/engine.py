@@ -103,6 +103,23 @@ class Engine(Protocol):
         """Take the state from what `write` wrote."""
 
 
+def check_parts(batch_size: int, devices: int, optim: OptimConfig | None) -> None:
+    """Refuse a batch that can't be computed in equal parts by so many devices.
+
+    Raises:
+        UserError: with a size that can.
+    """
+    parts = optim.accumulate if optim else 1
+    if batch_size % (parts * devices):
+        whole = parts * devices
+        nearest = max(1, round(batch_size / whole)) * whole
+        each = f" by {devices} devices" if devices > 1 else ""
+        raise UserError(
+            f"--batch-size {batch_size} can't be computed in {parts} equal parts{each}, as "
+            f"--accumulate asks: use {nearest}"
+        )
+
+
 def load_engine(framework: str) -> type[Engine]:
     """The engine class of a framework, imported as `import_framework` does."""
     return import_framework(framework, "engine").Engine

@@ -1,6 +1,6 @@
 """Named training recipes: complete configurations, each with its source and its known result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from alexnet.errors import choose
@@ -68,6 +68,58 @@ _SINGLE = TrainConfig(
     run=RunConfig(epochs=90, log_every=50),
 )
 
+# Caffe's solvers count steps: 450,000 are 89.9 epochs of 5,004. Images are warped to 256 pixels and
+# less the mean image (here: the mean of each channel, ilsvrc_2012_mean.npy).
+_CAFFE_EPOCH = 1_281_167 // 256
+_CAFFE_DATA = DataConfig(
+    dataset="tfds:imagenet2012",
+    batch_size=256,
+    resize_rule="warp",
+    resize_to=256,
+    mean=(122.679, 116.669, 104.007),
+    std=(1.0,),
+)
+
+
+def _caffe(name: str) -> TrainConfig:
+    return TrainConfig(
+        recipe=name,
+        model=ModelConfig(variant=name),
+        data=_CAFFE_DATA,
+        optim=OptimConfig(
+            rule="caffe",
+            learning_rate=0.01,
+            decay_biases=False,
+            rate_of=("bias=2",),
+            schedule="step",
+            drop_epochs=tuple(n * 100_000 / _CAFFE_EPOCH for n in (1, 2, 3, 4)),
+        ),
+        run=RunConfig(epochs=450_000 / _CAFFE_EPOCH, log_every=50),
+    )
+
+
+def _lars(name: str, batch_size: int, rate: float, steps: int, warmup_steps: int) -> TrainConfig:
+    """NVCaffe's AlexNet-BN: a tenth of a percent of each weight a step, and a quadratic course."""
+    return TrainConfig(
+        recipe=name,
+        model=ModelConfig(variant="bn"),
+        data=replace(_CAFFE_DATA, batch_size=batch_size, std=(256.0,)),
+        optim=OptimConfig(
+            rule="lars",
+            lars_formula="nvcaffe",
+            lars_eta=0.001,
+            lars_biases=True,
+            learning_rate=rate,
+            schedule="poly",
+            poly_power=2.0,
+            warmup_steps=warmup_steps,
+            warmup_start=1.0,
+            warmup_power=2.0,
+        ),
+        run=RunConfig(epochs=steps / (1_281_167 // batch_size), log_every=10),
+    )
+
+
 _NOT_RUN = "not run: it needs ImageNet, and days of a GPU"
 
 RECIPES: dict[str, Recipe] = {
@@ -90,6 +142,35 @@ RECIPES: dict[str, Recipe] = {
         published="59.3 % top-1, 81.8 % top-5, ten crops",
         measured=_NOT_RUN,
         config=_PAPER,
+    ),
+    "caffe": Recipe(
+        source="models/bvlc_alexnet in BVLC/caffe, solver.prototxt and train_val.prototxt: rate "
+        "inside momentum, biases at twice the rate and without decay",
+        published="57.1 % top-1, 80.2 % top-5, center crop (best of 450,000 steps: step 358,000)",
+        measured=_NOT_RUN,
+        config=_caffe("caffe"),
+    ),
+    "caffenet": Recipe(
+        source="models/bvlc_reference_caffenet in BVLC/caffe, solver.prototxt and "
+        "train_val.prototxt",
+        published="57.4 % top-1, 80.4 % top-5, center crop (step 310,000)",
+        measured=_NOT_RUN,
+        config=_caffe("caffenet"),
+    ),
+    "lars-8k": Recipe(
+        source="models/alexnet_bn/solver_8K.prototxt in borisgin/nvcaffe, the code of You, Gitman "
+        "and Ginsburg 2017 (arXiv:1708.03888)",
+        published="no number stands beside the file; the paper has AlexNet-BN at a batch of 8,192 "
+        "without a loss of accuracy",
+        measured=_NOT_RUN,
+        config=_lars("lars-8k", 8192, rate=10.0, steps=15_600, warmup_steps=600),
+    ),
+    "lars-32k": Recipe(
+        source="models/alexnet_bn/solver_32k.prototxt in borisgin/nvcaffe; its iter_size of 4 is "
+        "one batch of 32,768 here",
+        published="no number stands beside the file",
+        measured=_NOT_RUN,
+        config=_lars("lars-32k", 32_768, rate=32.0, steps=4_000, warmup_steps=400),
     ),
     "single": Recipe(
         source="the notebook this project began from: the paper's data in one tower, the rate "

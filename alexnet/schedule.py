@@ -29,13 +29,14 @@ def learning_rate(
 ) -> float:
     """The schedule's rate for the update that follows `step` completed updates.
 
-    Warm-up rises as a power of the step and reaches the full rate at its last step; cosine then
+    Warm-up rises as a power of the step and reaches the full rate at its last step. Cosine then
     falls to zero at `total_steps` (Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5,
-    without restarts).
+    without restarts), and so does poly, as if there had been no warm-up (Caffe, sgd_solver.cpp).
     `eval_losses` are the evaluations so far, oldest first; only the plateau schedule reads them.
     """
     if step < optim.warmup_steps:
-        return optim.learning_rate * ((step + 1) / optim.warmup_steps) ** optim.warmup_power
+        share = ((step + 1) / optim.warmup_steps) ** optim.warmup_power
+        return optim.warmup_start + (optim.learning_rate - optim.warmup_start) * share
     return optim.learning_rate * _factor(optim, step, total_steps, steps_per_epoch, eval_losses)
 
 
@@ -52,6 +53,8 @@ def _factor(
         case "step":
             drops = sum(step >= epoch * steps_per_epoch for epoch in optim.drop_epochs)
             return optim.drop_factor**drops
+        case "poly":
+            return max(0.0, 1.0 - step / total_steps) ** optim.poly_power
         case "cosine":
             length = max(1, total_steps - optim.warmup_steps)
             done = min(1.0, (step - optim.warmup_steps) / length)
@@ -115,6 +118,16 @@ def decays(optim: OptimConfig, variables: Mapping[str, Variable]) -> dict[str, f
         if not rate or (not optim.decay_biases and variables[name].role != "kernel"):
             factors[name] = 0.0
     return {name: optim.weight_decay * factor for name, factor in factors.items()}
+
+
+def trusted(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[str]:
+    """The names of the variables whose rate LARS multiplies by a trust ratio; none by other rules.
+
+    Kernels have one, and biases by NVCaffe's custom (sgd_solver.cpp, GetLocalRate).
+    """
+    roles = {"kernel", "bias"} if optim.lars_biases else {"kernel"}
+    found = (name for name, variable in variables.items() if variable.role in roles)
+    return frozenset(found) if optim.rule == "lars" else frozenset()
 
 
 def _pairs(option: str, texts: Iterable[str]) -> list[tuple[str, float]]:

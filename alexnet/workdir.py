@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import files, sealed
-from alexnet.config import TrainConfig, from_json, to_json
+from alexnet.config import TrainConfig
+from alexnet.config_json import from_json, to_json
 from alexnet.errors import RunError, UserError
 from alexnet.lock import LOCK, Lock, acquire
 from alexnet.metrics import DAMAGED, DIGESTS, EVENTS, METRICS
@@ -154,7 +155,7 @@ _FREE_ON_RESUME = {
     "loader_threads", "loader_workers", "data_dir", "init_from", "preprocess_from", "on_bad_image",
 }  # fmt: skip
 _LENGTH = {"epochs", "steps"}
-_BY_TOTAL = ("cosine",)  # schedules whose every rate depends on the number of steps
+_BY_TOTAL = ("cosine", "poly")  # schedules whose every rate depends on the number of steps
 
 
 def _check_same_run(saved: TrainConfig, now: TrainConfig) -> None:

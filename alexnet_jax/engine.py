@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet.config import DevicesConfig, OptimConfig
-from alexnet.engine import ON_DEVICE
+from alexnet.engine import ON_DEVICE, check_parts
 from alexnet.files import is_remote
 from alexnet.layers import Spec, count_dropouts, variables
 from alexnet.preprocess import Preprocess
@@ -47,6 +47,7 @@ class Engine:
         self._devices = devices or DevicesConfig()
         self._mesh = mesh = parallel.run_mesh(self._devices)
         parallel.check_sizes(spec, batch_size, self._devices, mesh)
+        check_parts(batch_size, mesh.size, optim)
         model = AlexNet(spec, weights=arrays, dtype=DTYPES[precision])
         work = onednn.fastest(list(mesh.devices.flat))
         state, steps = prepare(model, preprocess, optim, work=work)
@@ -162,6 +163,7 @@ def prepare(
         train = partial(
             train_step,
             optimizer=optimizer,
+            parts=optim.accumulate,
             label_smoothing=optim.label_smoothing,
             frozen=frozen(optim, arrays),
             **static,

@@ -9,7 +9,7 @@ import optax
 
 from alexnet.config import OptimConfig
 from alexnet.layers import Variable
-from alexnet.schedule import decays, learned
+from alexnet.schedule import decays, learned, trusted
 
 
 def gradient_transformation(
@@ -22,7 +22,7 @@ def gradient_transformation(
 
     - `sgd`: v = m v + (g + wd w), w -= r v, as torch.optim.SGD and optax.sgd;
     - `caffe`: v = m v + r (g + wd w), w -= v, as the paper (section 5), cuda-convnet and Caffe;
-    - `lars`: `caffe` with r times a trust ratio for kernels, see `trust_ratio`.
+    - `lars`: `caffe` with r times a trust ratio for those that are `trusted`, see `trust_ratio`.
 
     The first two differ from the step on at which the rate changes.
     """
@@ -35,8 +35,7 @@ def gradient_transformation(
     elif optim.rule == "caffe":
         update = [_add_decay(decay), scale, momentum]
     else:
-        kernels = {name for name, variable in variables.items() if variable.role == "kernel"}
-        update = [_trust(optim, decay, kernels), scale, momentum]
+        update = [_trust(optim, decay, trusted(optim, variables)), scale, momentum]
     clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
     return optax.chain(*clip, *update, optax.scale(-1.0))
 
@@ -69,14 +68,14 @@ def _scale_by_rates(positions: Mapping[str, int]) -> optax.GradientTransformatio
 
 
 def _trust(
-    optim: OptimConfig, decay: Mapping[str, float], kernels: set[str]
+    optim: OptimConfig, decay: Mapping[str, float], trusted: frozenset[str]
 ) -> optax.GradientTransformation:
-    """(g + wd w), times the trust ratio for kernels."""
+    """(g + wd w), times the trust ratio for those that have one."""
 
     def one(path: tuple, gradient: jax.Array, weight: jax.Array) -> jax.Array:
         name = variable_name(path)
         decayed = gradient + decay[name] * weight
-        if name not in kernels:
+        if name not in trusted:
             return decayed
         return trust_ratio(optim, decay[name], weight, gradient, decayed) * decayed
 

@@ -197,11 +197,12 @@ def _jit(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
     everywhere, rows = NamedSharding(mesh, P()), batch_sharding(mesh)
     held = state_shardings(state, mesh)
     weights = (held.params, held.statistics)
+    parts = NamedSharding(mesh, P(None, AXES))
     split = {"work": Work(dense=split_dense(mesh))} if mesh.shape[MODEL] > 1 else {}
     return Steps(
         steps.train
         and jax.jit(
-            partial(steps.train, **split),
+            partial(steps.train, spread=lambda x: lax.with_sharding_constraint(x, parts), **split),
             in_shardings=(held, rows, everywhere, everywhere),
             out_shardings=(held, everywhere),
             donate_argnums=0,

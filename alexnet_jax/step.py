@@ -1,5 +1,6 @@
 """The pure training and evaluation steps; nothing here knows about devices but an axis name."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from alexnet_jax.optim import variable_name
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+METRICS = ("loss", "top1", "top5")
 
 
 class TrainState(NamedTuple):
@@ -40,14 +42,11 @@ def train_step(
     rates: jax.Array,
     dropout_keys: jax.Array,
     *,
-    graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformationExtraArgs,
-    normalization: Normalize,
-    image_size: int,
-    label_smoothing: float = 0.0,
-    frozen: frozenset[str] = frozenset(),
+    parts: int = 1,
+    spread: Callable[[jax.Array], jax.Array] = lambda rows: rows,
     axis_name: str | None = None,
-    work: Work = XLA,
+    **options: Any,
 ) -> tuple[TrainState, Metrics]:
     """One update.
 
@@ -58,33 +57,97 @@ def train_step(
             int32 and `flip` (B,) uint8; under `axis_name` this device's rows.
         rates: (learned variables,) float32, of this step.
         dropout_keys: (dropout layers, 2) uint32.
-        graphdef: the model's, from `split`.
         optimizer: from `optim.gradient_transformation`.
-        normalization: mean and standard deviation of the input.
-        image_size: height and width of the input.
-        label_smoothing: share of the target spread evenly over all classes.
-        frozen: names of variables that are not learned: their gradients are not computed.
+        parts: the batch is computed in so many, one after another, and their gradients added up:
+            the same but for rounding, and for batch normalization, whose batch a part then is.
+        spread: puts the parts, (parts, rows, ...), on the devices.
         axis_name: of `pmap` or `shard_map`; None under plain `jit`.
-        work: what does the heavy layers' work.
+        **options: of `gradients`.
 
     Returns:
         The new state, and `loss`, `top1`, `top5`: means over the global batch.
     """
     count = jnp.maximum(_sum(batch["mask"].sum(), axis_name), 1.0)
+    rows = batch["mask"].shape[0]
+    first_row = lax.axis_index(axis_name) * rows if axis_name else 0
+
+    def of_part(statistics: nnx.State, part: Batch, first_row: jax.Array | int) -> tuple:
+        return gradients(
+            state.params,
+            statistics,
+            part,
+            first_row=first_row,
+            count=count,
+            keys=dropout_keys,
+            axis_name=axis_name,
+            **options,
+        )
+
+    if parts == 1:
+        grads, sums, statistics = of_part(state.statistics, batch, first_row)
+    else:
+
+        def add(carry: tuple, part: tuple[jax.Array, Batch]) -> tuple[tuple, None]:
+            number, own = part
+            *new, statistics = of_part(carry[2], own, first_row + number * rows // parts)
+            return (*jax.tree.map(jnp.add, carry[:2], tuple(new)), statistics), None
+
+        none = jax.tree.map(jnp.zeros_like, state.params), dict.fromkeys(METRICS, jnp.zeros(()))
+        pieces = {n: spread(x.reshape(parts, -1, *x.shape[1:])) for n, x in batch.items()}
+        (grads, sums, statistics), _ = lax.scan(
+            add, (*none, state.statistics), (jnp.arange(parts), pieces)
+        )
+    grads = _sum(grads, axis_name)
+    updates, momentum = optimizer.update(grads, state.momentum, state.params, rates=rates)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, statistics, momentum), _sum(sums, axis_name)
+
+
+def gradients(
+    params: nnx.State,
+    statistics: nnx.State,
+    batch: Batch,
+    *,
+    first_row: jax.Array | int,
+    count: jax.Array,
+    keys: jax.Array,
+    axis_name: str | None,
+    graphdef: nnx.GraphDef,
+    normalization: Normalize,
+    image_size: int,
+    label_smoothing: float = 0.0,
+    frozen: frozenset[str] = frozenset(),
+    work: Work = XLA,
+) -> tuple[nnx.State, Metrics, nnx.State]:
+    """A batch's share of the gradients of the global batch's mean loss.
+
+    Args:
+        params, statistics: of a state.
+        batch, keys, axis_name: as for `train_step`.
+        first_row: the place of the batch's first row in the global batch.
+        count: of the examples in the global batch that count.
+        graphdef: the model's, from `split`.
+        normalization: mean and standard deviation of the input.
+        image_size: height and width of the input.
+        label_smoothing: share of the target spread evenly over all classes.
+        frozen: names of variables that are not learned: their gradients are not computed.
+        work: what does the heavy layers' work.
+
+    Returns:
+        The gradients, this batch's shares of the METRICS, and the new statistics.
+    """
     images = normalize(batch, normalization, image_size)
-    first_row = lax.axis_index(axis_name) * images.shape[0] if axis_name else 0
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
         params = jax.tree.map_with_path(
             lambda path, x: lax.stop_gradient(x) if variable_name(path) in frozen else x, params
         )
         # Made anew, so that the model may update its statistics within this function's trace.
-        statistics = jax.tree.map(jnp.asarray, state.statistics)
-        model = nnx.merge(graphdef, params, statistics)
+        model = nnx.merge(graphdef, params, jax.tree.map(jnp.asarray, statistics))
         logits = model(
             images,
             train=True,
-            key=dropout_keys,
+            key=keys,
             first_row=first_row,
             mask=batch["mask"],
             axis_name=axis_name,
@@ -93,12 +156,8 @@ def train_step(
         losses = cross_entropy(logits, batch["label"], label_smoothing)
         return (losses * batch["mask"]).sum() / count, (logits, split(model)[2])
 
-    (loss, (logits, statistics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    grads = _sum(grads, axis_name)
-    updates, momentum = optimizer.update(grads, state.momentum, state.params, rates=rates)
-    params = optax.apply_updates(state.params, updates)
-    hits = {k: v / count for k, v in _hits(logits, batch).items()}
-    return TrainState(params, statistics, momentum), _sum({"loss": loss, **hits}, axis_name)
+    (loss, (logits, new)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return grads, {"loss": loss, **{k: v / count for k, v in _hits(logits, batch).items()}}, new
 
 
 def eval_step(

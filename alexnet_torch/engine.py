@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet import memory
 from alexnet.config import DevicesConfig, OptimConfig
-from alexnet.engine import ON_DEVICE
+from alexnet.engine import ON_DEVICE, check_parts
 from alexnet.errors import UserError
 from alexnet.layers import Spec, count_dropouts, variables
 from alexnet.preprocess import Preprocess
@@ -52,6 +52,7 @@ class Engine:
         self._processes = dist.get_world_size() if together else 1
         self._rank = dist.get_rank() if together else 0
         self.rows = _rows(batch_size, self._rank, self._processes)
+        check_parts(batch_size, self._processes, optim)
         self._spec, self._normalization, self._seed, self._optim = (
             spec,
             preprocess.normalize,
@@ -96,6 +97,7 @@ class Engine:
             normalization=self._normalization,
             image_size=self._spec.image_size,
             label_smoothing=self._optim.label_smoothing,
+            parts=self._optim.accumulate,
             first_row=int(self.rows[0]),
             processes=self._processes,
         )

@@ -9,7 +9,7 @@ from torch.optim.sgd import sgd
 
 from alexnet.config import OptimConfig
 from alexnet.layers import Variable
-from alexnet.schedule import decays
+from alexnet.schedule import decays, trusted
 
 
 class Momentum(torch.optim.Optimizer):
@@ -37,7 +37,7 @@ class Momentum(torch.optim.Optimizer):
                 "name": name,
                 "lr": 0.0,
                 "weight_decay": decay[name],
-                "trust": optim.rule == "lars" and variables[name].role == "kernel",
+                "trust": name in trusted(optim, variables),
             }
             for name, parameter in parameters.items()
         ]

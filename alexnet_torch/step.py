@@ -1,5 +1,6 @@
 """The training and evaluation steps; what they change is the model and the optimizer."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from alexnet_torch.optim import Momentum
 
 Batch = dict[str, torch.Tensor]
 Metrics = dict[str, torch.Tensor]
+METRICS = ("loss", "top1", "top5")
 
 
 def train_step(
@@ -26,6 +28,7 @@ def train_step(
     normalization: Normalize,
     image_size: int,
     label_smoothing: float = 0.0,
+    parts: int = 1,
     first_row: int = 0,
     processes: int = 1,
 ) -> Metrics:
@@ -42,6 +45,8 @@ def train_step(
         normalization: mean and standard deviation of the input.
         image_size: height and width of the input.
         label_smoothing: share of the target spread evenly over all classes.
+        parts: the batch is computed in so many, one after another, and their gradients added up:
+            the same but for rounding, and for batch normalization, whose batch a part then is.
         first_row: where the batch's rows stand in the global batch.
         processes: how many share the global batch.
 
@@ -50,21 +55,28 @@ def train_step(
     """
     model.train()
     count = _sum({"count": batch["mask"].sum()}, processes)["count"].clamp(min=1.0)
-    logits = model(
-        normalize(batch, normalization, image_size),
-        keys=dropout_keys,
-        first_row=first_row,
-        mask=batch["mask"],
-        processes=processes,
-    )
-    losses = cross_entropy(logits, batch["label"], label_smoothing)
-    loss = (losses * batch["mask"]).sum() / count
     optimizer.zero_grad(set_to_none=True)
-    (loss * processes).backward()  # DistributedDataParallel takes the mean over processes
+    rows, sums = len(batch["mask"]) // parts, dict.fromkeys(METRICS, count.new_zeros(()))
+    for start in range(0, rows * parts, rows):
+        part = {name: tensor[start : start + rows] for name, tensor in batch.items()}
+        # The processes' gradients are added up once, with the last part's.
+        last = start + rows == rows * parts
+        with contextlib.nullcontext() if last or processes == 1 else model.no_sync():  # type: ignore[operator]
+            logits = model(
+                normalize(part, normalization, image_size),
+                keys=dropout_keys,
+                first_row=first_row + start,
+                mask=part["mask"],
+                processes=processes,
+            )
+            losses = cross_entropy(logits, part["label"], label_smoothing)
+            loss = (losses * part["mask"]).sum() / count
+            (loss * processes).backward()  # DistributedDataParallel takes the mean over processes
+        found = {"loss": loss.detach(), **_hits(logits.detach(), part)}
+        sums = {n: sums[n] + (found[n] if n == "loss" else found[n] / count) for n in METRICS}
     optimizer.set_rates(rates)
     optimizer.step()
-    hits = {k: v / count for k, v in _hits(logits.detach(), batch).items()}
-    return _sum({"loss": loss.detach(), **hits}, processes)
+    return _sum(sums, processes)
 
 
 @torch.no_grad()

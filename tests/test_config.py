@@ -11,9 +11,8 @@ from alexnet.config import (
     OptimConfig,
     RunConfig,
     TrainConfig,
-    from_json,
-    to_json,
 )
+from alexnet.config_json import from_json, to_json
 from alexnet.errors import UserError
 from alexnet.options import without_none
 from alexnet.recipes import RECIPES

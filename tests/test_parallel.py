@@ -101,6 +101,35 @@ def test_all_equal_one_device(variant, modes):
         assert apart < BOUND
 
 
+def accumulated(config, parts):
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=parts))
+
+
+@pytest.mark.parametrize("mode", MODES[:4], ids=str)
+def test_a_batch_in_parts_is_the_whole_batch(mode):
+    """Each device has one image of each part; masked ones count for nothing in any of them."""
+    batches = first_batches(make_config("paper"), 4)
+    batches[1]["mask"][3:9] = 0
+    reference = on_one_device(make_config("paper"), batches)
+    losses = train(make_engine(accumulated(make_config("paper", **mode), 2)), batches)
+    apart = float(np.abs(losses / reference - 1).max())
+    print(f"in two parts, {mode}: {apart:.1e} (bound {BOUND:.0e})")
+    assert apart < BOUND
+
+
+def test_batch_normalization_takes_a_part_for_a_batch():
+    batches = first_batches(make_config("bn"), 2)
+    whole, parts = (train(make_engine(accumulated(make_config("bn"), n)), batches) for n in (1, 2))
+    apart = float(np.abs(parts / whole - 1).max())
+    print(f"batch normalization in two parts: {apart:.1e}")
+    assert apart > 100 * BOUND
+
+
+def test_a_batch_that_has_no_equal_parts_is_refused():
+    with pytest.raises(UserError, match=r"16 can't be computed in 3 equal parts by 8 devices.*24"):
+        make_engine(accumulated(make_config(), 3))
+
+
 def test_evaluation_counts_every_example_once_in_every_mode():
     (batch,) = first_batches(make_config(), 1)
     batch = {name: batch[name] for name in ("image", "label", "mask")}

@@ -33,6 +33,20 @@ def test_cosine_goes_from_full_to_nothing():
     assert r[10:] == sorted(r[10:], reverse=True)
 
 
+def test_poly_is_caffes():
+    """The literal numbers of NVCaffe's solver_8K: 15,600 steps from 10, after 600 from 1 on."""
+    optim = OptimConfig(
+        schedule="poly", learning_rate=10.0, warmup_steps=600, warmup_start=1.0, warmup_power=2.0
+    )
+    r = rates(optim, total=15_600)
+    assert r[0] == pytest.approx(1.0, abs=1e-4)
+    assert r[299] == pytest.approx(1 + 9 / 4)
+    assert r[599] == 10.0
+    assert r[600] == pytest.approx(10 * (15_000 / 15_600) ** 2)
+    assert r[7_800] == pytest.approx(2.5)
+    assert 0 < r[-1] < 1e-7
+
+
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_warmup_rises_to_the_full_rate(power):
     optim = OptimConfig(schedule="constant", learning_rate=1.0, warmup_steps=10, warmup_power=power)
@@ -56,7 +70,7 @@ def test_plateau_drops_only_ever_add_up(losses, patience):
 
 
 @given(
-    st.sampled_from(["constant", "step", "cosine", "plateau"]),
+    st.sampled_from(["constant", "step", "poly", "cosine", "plateau"]),
     st.integers(0, 30),
     st.integers(1, 60),
 )

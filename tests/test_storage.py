@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from alexnet import cli, files, lock, metrics, workdir
-from alexnet.config import from_json, to_json
+from alexnet.config_json import from_json, to_json
 from alexnet.data.cache import Layout
 from alexnet.data.cache_writer import Request, prepare
 from alexnet.data.folder import open_folder

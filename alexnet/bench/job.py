@@ -81,8 +81,14 @@ class Job:
 
     @property
     def optim(self) -> OptimConfig:
-        """Gradient descent with the recipe's momentum and weight decay, at a constant rate."""
-        return dataclasses.replace(self.config.optim, learning_rate=RATE, schedule="constant")
+        """Gradient descent with the recipe's momentum and weight decay, at one constant rate."""
+        of_recipe = self.config.optim
+        return OptimConfig(
+            learning_rate=RATE,
+            momentum=of_recipe.momentum,
+            weight_decay=of_recipe.weight_decay,
+            schedule="constant",
+        )
 
     @property
     def plain(self) -> PlainOptions:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from alexnet.config import to_json
+from alexnet.config_json import to_json
 from alexnet.recipes import RECIPES
 
 

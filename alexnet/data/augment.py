@@ -13,18 +13,33 @@ import numpy as np
 from alexnet.draws import VIEW, uniforms, uniforms_of_each
 from alexnet.preprocess import ChannelOrder, EvalProtocol, ResizeRule
 
-# Color noise of the authors' code, for RGB in 0..255: standard deviations along the principal axes
-# of ImageNet's colors, and those axes as columns (akrizhevsky/cuda-convnet2, make-data/input_meta).
-# The well-known constants of fb.resnet.torch are the same axes with variances in place of standard
-# deviations, which makes their noise far weaker.
-COLOR_STD = np.array([19.7208330491, 37.093888533, 121.7800609929])
-COLOR_AXES = np.array(
-    [
-        [0.4179551317, -0.7125794529, -0.5635104535],
-        [-0.8169806184, -0.0235416713, -0.5761843966],
-        [0.3973111842, 0.7011963442, -0.5920029644],
-    ]
-)
+# Color noise, for RGB in 0..255: its size along the principal axes of ImageNet's colors, and those
+# axes as columns. The authors' code has standard deviations (akrizhevsky/cuda-convnet2,
+# make-data/input_meta); fb.resnet.torch (datasets/imagenet.lua), from which most others took it,
+# has variances of colors in 0..1 in their place: the same axes, 2, 8 and 17 times weaker noise.
+ColorAxes = Literal["original", "fb"]
+COLORS: dict[ColorAxes, tuple[np.ndarray, np.ndarray]] = {
+    "original": (
+        np.array([19.7208330491, 37.093888533, 121.7800609929]),
+        np.array(
+            [
+                [0.4179551317, -0.7125794529, -0.5635104535],
+                [-0.8169806184, -0.0235416713, -0.5761843966],
+                [0.3973111842, 0.7011963442, -0.5920029644],
+            ]
+        ),
+    ),
+    "fb": (
+        255 * np.array([0.2175, 0.0188, 0.0045]),
+        np.array(
+            [
+                [-0.5675, 0.7192, 0.4009],
+                [-0.5808, -0.0045, -0.8140],
+                [-0.5836, -0.6948, 0.4203],
+            ]
+        ),
+    ),
+}
 
 AREA_SCALE = (0.08, 1.0)  # torchvision's RandomResizedCrop: share of the area, ...
 AREA_RATIO = (3 / 4, 4 / 3)  # ... width over height ...
@@ -45,6 +60,7 @@ class Augmentation:
     crop: Literal["random", "area"] = "random"  # random place, or random area and aspect ratio
     flip: bool = True  # mirror half of the views
     color_noise: float = 0.0  # strength of the paper's PCA noise; 0.1 there
+    color_axes: ColorAxes = "original"
 
 
 def train_view(
@@ -62,7 +78,7 @@ def train_view(
         crop = _position_crop(image, augmentation, draws)
     if augmentation.flip and draws[_FLIP] < 0.5:
         crop = crop[:, ::-1]
-    return crop, _color_shifts(draws[None, _COLOR], augmentation.color_noise)[0]
+    return crop, _color_shifts(draws[None, _COLOR], augmentation)[0]
 
 
 def train_numbers(
@@ -82,7 +98,7 @@ def train_numbers(
         "flip": ((draws[:, _FLIP] < 0.5) & augmentation.flip).astype(np.uint8),
     }
     if augmentation.color_noise > 0:
-        found["color_shift"] = _color_shifts(draws[:, _COLOR], augmentation.color_noise)
+        found["color_shift"] = _color_shifts(draws[:, _COLOR], augmentation)
     return found
 
 
@@ -203,8 +219,9 @@ def _resize(
     return resized[:, :, None] if gray else resized
 
 
-def _color_shifts(draws: np.ndarray, strength: float) -> np.ndarray:
+def _color_shifts(draws: np.ndarray, augmentation: Augmentation) -> np.ndarray:
     """PCA color noise from four uniform numbers each: float32 [B, 3], RGB in units of 0..255."""
+    strength = augmentation.color_noise
     if strength == 0:
         return np.zeros((len(draws), 3), np.float32)
     # Box and Muller 1958: two uniform numbers give two normal ones; the fourth goes unused.
@@ -212,6 +229,7 @@ def _color_shifts(draws: np.ndarray, strength: float) -> np.ndarray:
     angle = 2 * np.pi * draws[:, 2:]
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
     # Summed by hand: a library's matrix product depends on how many rows there are.
-    scaled = normal[:, :3] * COLOR_STD
-    shifts = np.sum([scaled[:, i, None] * COLOR_AXES[:, i] for i in range(3)], axis=0)
+    sizes, axes = COLORS[augmentation.color_axes]
+    scaled = normal[:, :3] * sizes
+    shifts = np.sum([scaled[:, i, None] * axes[:, i] for i in range(3)], axis=0)
     return (shifts * strength).astype(np.float32)

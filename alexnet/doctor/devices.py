@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alexnet.config import TrainConfig, from_json, to_json
+from alexnet.config import TrainConfig
+from alexnet.config_json import from_json, to_json
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding, install
 from alexnet.engine import import_framework
 from alexnet.errors import UserError

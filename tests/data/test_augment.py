@@ -168,11 +168,12 @@ def test_area_falls_back_to_the_center(height, width, wanted):
 # --- color noise ------------------------------------------------------------------------------
 
 
-def test_color_noise_has_the_authors_covariance(photo):
-    augmentation = Augmentation(16, 18, color_noise=0.1)
+@pytest.mark.parametrize("kind", augment.COLORS)
+def test_color_noise_has_its_sources_covariance(kind, photo):
+    augmentation = Augmentation(16, 18, color_noise=0.1, color_axes=kind)
     shifts = np.array([train_view(photo, augmentation, 0, 0, i)[1] for i in range(8000)])
-    axes, std = augment.COLOR_AXES, augment.COLOR_STD
-    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-6)
+    std, axes = augment.COLORS[kind]
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=2e-4)  # fb's have four digits
     expected = axes @ np.diag((std * 0.1) ** 2) @ axes.T
     np.testing.assert_allclose(np.cov(shifts.T), expected, rtol=0.08)
     assert np.abs(shifts.mean(axis=0)).max() < 0.4
@@ -180,6 +181,15 @@ def test_color_noise_has_the_authors_covariance(photo):
     along = shifts @ axes / (std * 0.1)
     assert np.abs((np.abs(along) < 1).mean(axis=0) - 0.6827).max() < 0.02
     assert np.abs(np.corrcoef(along.T) - np.eye(3)).max() < 0.05
+
+
+def test_the_two_sources_have_the_same_axes_and_other_sizes():
+    (deviations, axes), (sizes, others) = (augment.COLORS[kind] for kind in ("original", "fb"))
+    matched = np.abs(axes.T @ others)[:, ::-1]  # fb begins with the largest
+    np.testing.assert_allclose(matched, np.eye(3), atol=0.15)
+    np.testing.assert_allclose(deviations[::-1] / sizes, [2.2, 7.7, 17.2], rtol=0.01)
+    # fb's number is the variance, in units of 0..1, of what the authors' is the deviation of
+    np.testing.assert_allclose((deviations[::-1] / 255) ** 2, sizes / 255, rtol=0.4)
 
 
 def test_color_noise_is_proportional_to_its_strength(photo):

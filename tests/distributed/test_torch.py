@@ -36,6 +36,13 @@ def test_two_processes_are_one(one_process, tmp_path):
     assert {record["count"] for record in records(tmp_path / "run", "eval")} == {359}
 
 
+def test_two_processes_in_two_parts_are_one(one_process, tmp_path):
+    output_of(torchrun(tmp_path / "run", "--accumulate", 2, *STEPS))
+    distance = apart(tmp_path / "run", one_process)
+    print(f"2 processes, each batch in 2 parts: {distance:.1e} (bound {BOUND:.0e})")
+    assert distance < BOUND
+
+
 def test_two_processes_share_batch_norms_statistics(tmp_path):
     """Variant bn: means and variances of the global batch, in loss, evaluation and weights."""
     options = ("--variant", "bn", "--learning-rate", 1e-4, *STEPS)

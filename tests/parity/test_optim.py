@@ -46,6 +46,7 @@ RULES = {
     "lars": {"rule": "lars"},
     "lars of nvcaffe": {"rule": "lars", "lars_formula": "nvcaffe"},
     "lars of optax": {"rule": "lars", "lars_formula": "optax"},
+    "lars with biases": {"rule": "lars", "lars_formula": "nvcaffe", "lars_biases": True},
     "lars without momentum": {"rule": "lars", "momentum": 0.0},
     "groups": {"freeze": ("conv1",), "rate_of": ("fc2=10", "fc2.bias=2"), "decay_of": ("bn1=3",)},
 }
@@ -79,7 +80,8 @@ def oracle(optim: OptimConfig, start, grads, schedule) -> dict[str, np.ndarray]:
                 g[n] = g[n] * optim.clip_norm / norm
             r, wd = rate * multiplier(optim, n), decay(optim, n)
             u = g[n] + wd * w[n]
-            if optim.rule == "lars" and n.endswith("kernel"):
+            ends = ("kernel", "bias") if optim.lars_biases else "kernel"
+            if optim.rule == "lars" and n.endswith(ends):
                 below = {
                     "paper": np.linalg.norm(g[n]) + wd * np.linalg.norm(w[n]),
                     "nvcaffe": np.linalg.norm(g[n]),
@@ -180,6 +182,7 @@ CONTROLS = [
     ("lars", {"lars_formula": "nvcaffe"}),
     ("lars", {"lars_formula": "optax"}),
     ("lars of optax", {"lars_formula": "nvcaffe"}),
+    ("lars with biases", {"lars_biases": False}),
     ("caffe, its multipliers", {"rate_of": ()}),
     ("caffe, its multipliers", {"decay_of": ()}),
 ]

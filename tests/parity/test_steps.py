@@ -108,6 +108,15 @@ def test_one_seed_one_curve():
     assert report("50 losses", apart, 1e-3) < 1e-3
 
 
+def test_a_batch_in_parts():
+    """JAX in four parts beside torch in one, and the other way round."""
+    whole = narrow(recipe("digits"))
+    parts = narrow(recipe("digits"), accumulate=4)
+    for one, other in ((whole, parts), (parts, whole)):
+        apart, _ = run(one, 5, other)
+        assert report("5 losses, one in four parts", apart, 1e-5) < 1e-5
+
+
 @pytest.mark.parametrize("part", ["dropout seed", "flip"])
 def test_control_other_randomness_is_noticed(part, monkeypatch):
     config = narrow(recipe("digits"))

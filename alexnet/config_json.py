@@ -1,0 +1,39 @@
+"""A run's `config.json`: the tree of `config.py` as plain JSON values, and back."""
+
+import dataclasses
+import json
+from typing import Any
+
+from alexnet.config import TrainConfig
+from alexnet.errors import UserError
+from alexnet.options import from_plain
+from alexnet.spec import REVISION, refuse_outdated
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The tree as plain JSON values, with the revision of the tables of layers."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {"tables": REVISION}
+
+
+def from_json(values: Any, where: str = "config.json") -> TrainConfig:
+    """The tree from what `to_json` gave, perhaps before some fields were added.
+
+    Raises:
+        UserError: for unknown fields and values that no run can have, or a variant whose table was
+            another when the run began; `where` names the file.
+    """
+    try:
+        values = {"tables": 1, **values}
+        tables = int(values.pop("tables"))
+        if values.get("framework") == "torch":
+            values["devices"] = {}  # moved from JAX, it may still have JAX's
+        config = from_plain(TrainConfig, values)
+    except (TypeError, ValueError, UserError) as error:
+        raise UserError(f"{where} is not one that this version wrote: {error}") from error
+    refuse_outdated(
+        config.model.variant,
+        tables,
+        "its network is that of 'caffe' at 224 pixels, so set variant and image_size to those in "
+        "config.json to go on",
+    )
+    return config
