@@ -3,16 +3,14 @@
 The same as `alexnet train`.
 """
 
+import _signal  # `signal` itself takes milliseconds, in which a Ctrl-C would be a traceback
 import os
-import signal
 import sys
 
 if __name__ == "__main__":
-    # Python's own answer to Ctrl-C is a traceback; imports take a while to replace it.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is below nohup
-        signal.signal(signal.SIGHUP, lambda *_: os._exit(143))
+    for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+        if _signal.getsignal(number) != _signal.SIG_IGN:  # as nohup has it
+            _signal.signal(number, lambda n, _: os._exit(130 if n == _signal.SIGINT else 143))
 
     from alexnet.__main__ import main
 

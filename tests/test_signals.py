@@ -107,18 +107,26 @@ SLOW_IMPORT = """
 import sys, time
 class Finder:
     def find_spec(self, name, *_):
-        if name == "alexnet":
+        if name == "{name}":
             print("begun", flush=True)
             time.sleep(60)
 sys.meta_path.insert(0, Finder())
 """
+PROGRAMS = {
+    "train.py": (ROOT / "train.py").read_text(),
+    "alexnet": "import runpy; runpy.run_module('alexnet', run_name='__main__')",
+}
 
 
 @pytest.mark.parametrize("number", CODES)
-def test_while_train_py_imports(number):
-    """`train.py` in the middle of its own first imports, which a module that waits stands for."""
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [("train.py", "alexnet"), ("train.py", "signal"), ("alexnet", "alexnet.signals")],
+)
+def test_while_a_program_imports(program, name, number):
+    """In the middle of the first imports, one of which waits."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_IMPORT + (ROOT / "train.py").read_text()],
+        [sys.executable, "-c", SLOW_IMPORT.format(name=name) + PROGRAMS[program]],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         preexec_fn=_heed_sighup,
     )  # fmt: skip
@@ -161,10 +169,9 @@ def test_from_the_first_line_on(delay, tmp_path):
     """Python itself takes a moment before the program's first line: that moment is let pass."""
     marked = f"open({str(tmp_path / 'begun')!r}, 'w').close()\n"
     program = tmp_path / "train.py"
-    text = (ROOT / "train.py").read_text()
-    assert "import os" in text
-    first = "    signal.signal(signal.SIGTERM"
-    program.write_text(text.replace(first, f"    {marked}{first}"))
+    text, first = (ROOT / "train.py").read_text(), "import _signal"
+    assert first in text
+    program.write_text(text.replace(first, marked + first, 1))
     process = subprocess.Popen(
         [sys.executable, program, "--framework", "torch", "--workdir", tmp_path / "run"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
