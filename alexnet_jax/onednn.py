@@ -1,8 +1,8 @@
 """Convolutions and dense layers by oneDNN for JAX on one CPU, in half of XLA's time.
 
-Optional: `pip install 'alexnet-two-frameworks[cpu]'` brings oneDNN, and the system's C++ compiler
-makes `onednn.cc` into a library, once for each user and version. Where either is missing, XLA does
-the work, with the same results but for rounding.
+Optional: the extra `cpu` (`pip install -c constraints.txt -e '.[cpu]'`) brings oneDNN, and the
+system's C++ compiler makes `onednn.cc` into a library, once for each user and version. Where either
+is missing, XLA does the work, with the same results but for rounding.
 """
 
 import ctypes
