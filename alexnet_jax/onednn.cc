@@ -139,9 +139,9 @@ memory::desc matrix(const Array& array, bool turned) {
   return {{size[0], size[1]}, kFloat, memory::format_tag::ab};
 }
 
-ffi::Error Product(Array a, Array b, Output c, bool first_turned, bool second_turned) {
+ffi::Error Product(Array a, Array b, Output c, bool turned) {
   return guarded([&](dnnl::stream& stream) {
-    const auto first = matrix(a, first_turned), second = matrix(b, second_turned);
+    const auto first = matrix(a, false), second = matrix(b, turned);
     const auto result = matrix(*c, false);
     const dnnl::matmul::primitive_desc plan(cpu(), first, second, result);
     dnnl::matmul(plan).execute(stream, {{DNNL_ARG_SRC, view(first, a)},
@@ -186,5 +186,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetProduct, Product,
                                   .Arg<Array>()
                                   .Arg<Array>()
                                   .Ret<Array>()
-                                  .Attr<bool>("first_turned")
-                                  .Attr<bool>("second_turned"));
+                                  .Attr<bool>("turned"));

@@ -23,6 +23,7 @@ from alexnet import layers as spec
 from alexnet.errors import UserError
 from alexnet.files import atomic_write
 from alexnet.user_cache import own_folder
+from alexnet_jax.conv import precision
 from alexnet_jax.model import XLA, Work
 
 SWITCH = "ALEXNET_ONEDNN"  # set to 0, XLA does the work
@@ -164,25 +165,19 @@ def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _matmul_backward(saved: tuple, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    return (
-        _product(grad, kernel, x.shape, second_turned=True),
-        _product(x, grad, kernel.shape, first_turned=True),
-    )
+    # The kernel's by XLA: fc7's took 38 ms, oneDNN 50; the input's 14 and 12 ms (batch 32).
+    of_kernel = jnp.matmul(x.T, grad, precision=precision(x))
+    return _product(grad, kernel, x.shape, turned=True), of_kernel
 
 
 _matmul.defvjp(lambda x, kernel: (_matmul(x, kernel), (x, kernel)), _matmul_backward)
 
 
 def _product(
-    first: jax.Array,
-    second: jax.Array,
-    shape: tuple[int, ...],
-    first_turned: bool = False,
-    second_turned: bool = False,
+    first: jax.Array, second: jax.Array, shape: tuple[int, ...], turned: bool = False
 ) -> jax.Array:
-    """A matrix product, of that shape, of matrices that are transposed where it is said."""
-    turned = {"first_turned": first_turned, "second_turned": second_turned}
-    return _call(_PRODUCT, [shape], turned, first, second)[0]
+    """The product, of that shape, of two matrices; the second is transposed where it is said."""
+    return _call(_PRODUCT, [shape], {"turned": turned}, first, second)[0]
 
 
 def _geometry(layer: spec.Conv) -> dict[str, np.int64]:
