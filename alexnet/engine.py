@@ -16,6 +16,7 @@ from alexnet.layers import Spec
 from alexnet.preprocess import Preprocess
 from alexnet.user_cache import own_folder, processor, trim
 
+METRICS = ("loss", "top1", "top5")  # of a training step
 _MOST_COMPILED = 1 << 30  # bytes of compiled programs that are kept; a network's are some 10 MB
 
 # image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B]), example (int32 [B]) and, with

@@ -10,13 +10,13 @@ import optax
 from flax import nnx
 from jax import lax
 
+from alexnet.engine import METRICS
 from alexnet.preprocess import Normalize
 from alexnet_jax.model import XLA, Work
 from alexnet_jax.optim import variable_name
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-METRICS = ("loss", "top1", "top5")
 
 
 class TrainState(NamedTuple):

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 
+from alexnet.engine import METRICS
 from alexnet.preprocess import Normalize
 from alexnet.threefry import Key
 from alexnet_torch.model import AlexNet
@@ -15,7 +16,6 @@ from alexnet_torch.optim import Momentum
 
 Batch = dict[str, torch.Tensor]
 Metrics = dict[str, torch.Tensor]
-METRICS = ("loss", "top1", "top5")
 
 
 def train_step(
