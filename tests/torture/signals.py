@@ -71,10 +71,10 @@ def begin(folder: Path):
             error.add_note(what)
             raise
         if code == 0:
-            return "the run ended first"
+            return f"{framework}: the run ended first"
         if "saving, then stopping" not in output:
-            return "ended while it began"
-        return "ended at once" if twice else "saved and ended"
+            return f"{framework}: ended while it began"
+        return f"{framework}: " + ("ended at once" if twice else "saved and ended")
 
     return attempt
 
