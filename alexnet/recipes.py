@@ -68,9 +68,10 @@ _SINGLE = TrainConfig(
     run=RunConfig(epochs=90, log_every=50),
 )
 
+_IMAGENET = 1_281_167  # training images
 # Caffe's solvers count steps: 450,000 are 89.9 epochs of 5,004. Images are warped to 256 pixels and
 # less the mean image (here: the mean of each channel, ilsvrc_2012_mean.npy).
-_CAFFE_EPOCH = 1_281_167 // 256
+_CAFFE_EPOCH = _IMAGENET // 256
 _CAFFE_DATA = DataConfig(
     dataset="tfds:imagenet2012",
     batch_size=256,
@@ -116,7 +117,7 @@ def _lars(name: str, batch_size: int, rate: float, steps: int, warmup_steps: int
             warmup_start=1.0,
             warmup_power=2.0,
         ),
-        run=RunConfig(epochs=steps / (1_281_167 // batch_size), log_every=10),
+        run=RunConfig(epochs=steps / (_IMAGENET // batch_size), log_every=10),
     )
 
 

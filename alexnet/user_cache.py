@@ -40,7 +40,7 @@ def trim(folder: Path, most: int) -> None:
         if excess <= 0:
             return
         excess -= file.stat().st_size
-        os.unlink(file.path)
+        Path(file.path).unlink(missing_ok=True)  # another process may be at it
 
 
 def processor() -> str:

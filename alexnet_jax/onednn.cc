@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <exception>
 #include <string>
+#include <utility>
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "xla/ffi/api/ffi.h"
@@ -17,7 +18,7 @@ namespace {
 namespace ffi = xla::ffi;
 using dnnl::memory;
 using Array = ffi::Buffer<ffi::F32>;
-using Output = ffi::Result<ffi::Buffer<ffi::F32>>;
+using Output = ffi::Result<Array>;
 constexpr auto kMethod = dnnl::algorithm::convolution_direct;
 constexpr auto kFloat = memory::data_type::f32;
 
@@ -150,40 +151,29 @@ ffi::Error Product(Array a, Array b, Output c, bool turned) {
   });
 }
 
+// What all three functions of a convolution are told besides their arrays.
+template <typename Binding>
+auto with_geometry(Binding arrays) {
+  return std::move(arrays)
+      .template Attr<int64_t>("stride")
+      .template Attr<int64_t>("padding")
+      .template Attr<int64_t>("groups");
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetConvolution, Forward,
-                              ffi::Ffi::Bind()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<int64_t>("stride")
-                                  .Attr<int64_t>("padding")
-                                  .Attr<int64_t>("groups"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    AlexNetConvolution, Forward,
+    with_geometry(ffi::Ffi::Bind().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>()));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetInputGradient, InputGradient,
-                              ffi::Ffi::Bind()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<int64_t>("stride")
-                                  .Attr<int64_t>("padding")
-                                  .Attr<int64_t>("groups"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    AlexNetInputGradient, InputGradient,
+    with_geometry(ffi::Ffi::Bind().Arg<Array>().Arg<Array>().Ret<Array>()));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetKernelGradient, KernelGradient,
-                              ffi::Ffi::Bind()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Attr<int64_t>("stride")
-                                  .Attr<int64_t>("padding")
-                                  .Attr<int64_t>("groups"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    AlexNetKernelGradient, KernelGradient,
+    with_geometry(ffi::Ffi::Bind().Arg<Array>().Arg<Array>().Ret<Array>().Ret<Array>()));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetProduct, Product,
-                              ffi::Ffi::Bind()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<bool>("turned"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    AlexNetProduct, Product,
+    ffi::Ffi::Bind().Arg<Array>().Arg<Array>().Ret<Array>().Attr<bool>("turned"));

@@ -1,4 +1,4 @@
-"""Convolutions and dense layers by oneDNN for JAX on one CPU, in half of XLA's time.
+"""Convolutions and dense layers by oneDNN, for JAX on one CPU.
 
 Optional: the extra `cpu` (`pip install -c constraints.txt -e '.[cpu]'`) brings oneDNN, and the
 system's C++ compiler makes `onednn.cc` into a library, once for each user and version. Where either
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet import layers as spec
-from alexnet.errors import UserError
+from alexnet.errors import RunError, UserError
 from alexnet.files import atomic_write
 from alexnet.user_cache import own_folder
 from alexnet_jax.conv import precision
@@ -69,7 +69,7 @@ def missing() -> str | None:
             jax.ffi.register_ffi_target(name, function, platform="cpu")
     except metadata.PackageNotFoundError as error:
         return f"{error.name} is not installed"
-    except (OSError, AttributeError, UserError, subprocess.SubprocessError) as error:
+    except (OSError, AttributeError, UserError, RunError, subprocess.SubprocessError) as error:
         return " ".join(str(error).split())
     return None
 

@@ -68,14 +68,14 @@ def _scale_by_rates(positions: Mapping[str, int]) -> optax.GradientTransformatio
 
 
 def _trust(
-    optim: OptimConfig, decay: Mapping[str, float], trusted: frozenset[str]
+    optim: OptimConfig, decay: Mapping[str, float], names: frozenset[str]
 ) -> optax.GradientTransformation:
-    """(g + wd w), times the trust ratio for those that have one."""
+    """(g + wd w), times the trust ratio for those of these names."""
 
     def one(path: tuple, gradient: jax.Array, weight: jax.Array) -> jax.Array:
         name = variable_name(path)
         decayed = gradient + decay[name] * weight
-        if name not in trusted:
+        if name not in names:
             return decayed
         return trust_ratio(optim, decay[name], weight, gradient, decayed) * decayed
 

@@ -31,13 +31,14 @@ class Momentum(torch.optim.Optimizer):
         variables: Mapping[str, Variable],
     ):
         self.optim, decay = optim, decays(optim, variables)
+        with_ratio = trusted(optim, variables)
         groups = [
             {
                 "params": [parameter],
                 "name": name,
                 "lr": 0.0,
                 "weight_decay": decay[name],
-                "trust": name in trusted(optim, variables),
+                "trust": name in with_ratio,
             }
             for name, parameter in parameters.items()
         ]

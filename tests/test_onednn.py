@@ -185,6 +185,18 @@ def test_a_compiler_that_fails_is_told(tmp_path):
 
 
 @needs_onednn
+def test_a_full_disk_costs_no_run(tmp_path):
+    full = """
+        from alexnet.errors import RunError
+        from alexnet_jax import onednn
+        def refuse(path): raise RunError("no space left")
+        onednn.atomic_write = refuse
+        print(onednn.missing())
+    """
+    assert said(full, XDG_CACHE_HOME=str(tmp_path)) == "no space left"
+
+
+@needs_onednn
 def test_a_folder_that_others_can_write_is_not_used(tmp_path):
     folder = tmp_path / "alexnet" / "onednn"
     folder.mkdir(parents=True)
