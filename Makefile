@@ -42,6 +42,10 @@ gpu-report: setup  ## parity and speed on a GPU, into a page: MINUTES=60 GPU_PAG
 growth: setup  ## how a training step's cost grows: docs/growth.md and its picture
 	$(BIN)/python -m tests.growth
 
+DATASET ?= tfds:cifar10
+reproduce-%: setup  ## a published result again, for hours: reproduce-cifar-80sec DATASET=cache:DIR
+	$(BIN)/python -m tests.reproduce $* --dataset $(DATASET)
+
 golden: setup  ## write the first losses of every recipe anew
 	$(BIN)/python -m tests.golden.losses
 

@@ -6,6 +6,7 @@ comment above a field is its help text. Each class refuses values that no run ca
 Paths, local or on gs://, are text: `files.as_path` makes a path of it where it is used.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -83,6 +84,12 @@ class DataConfig:
     color_noise: float = 0.0
     # Its axes and sizes: the authors' own, or those of fb.resnet.torch, 2 to 17 times weaker.
     color_axes: Literal["original", "fb"] = "original"
+    # Epoch from which there is no more of it; by default none.
+    color_noise_until: float | None = None
+    # Divide what has noise by 1 + its strength, once the mean is subtracted, as the authors did.
+    color_noise_shrink: bool = False
+    # Examples in a row that share a crop's place and mirroring: 32 in the authors' program.
+    crop_chunk: int = 1
     # Mean of each channel, subtracted, in units of 0..255; one number stands for all channels.
     mean: tuple[float, ...] = IMAGENET_MEAN
     # Standard deviation of each channel, divided by, in units of 0..255.
@@ -103,7 +110,8 @@ class DataConfig:
         between(self, 1, 1024, "loader_threads")
         between(self, 0, 1024, "loader_workers")
         between(self, 1, 2 * LARGEST_IMAGE, "resize_to")
-        between(self, 0, None, "color_noise")
+        between(self, 0, None, "color_noise", "color_noise_until")
+        between(self, 1, None, "crop_chunk")
         require(all(s > 0 for s in self.std), "std", self.std, "above 0")
         _check_path("data_dir", self.data_dir)
         _check_path("preprocess_from", self.preprocess_from, hub=True)
@@ -131,6 +139,8 @@ class OptimConfig:
     freeze: tuple[str, ...] = ()
     # Factors on the rate of layers, variables or roles, as fc8=10 bias=2.
     rate_of: tuple[str, ...] = ()
+    # More such factors from an epoch on, as 67:conv1.kernel=0.1 72:conv1.kernel=0.
+    rate_at: tuple[str, ...] = ()
     # Factors on the weight decay of layers, variables or roles, as bias=0.
     decay_of: tuple[str, ...] = ()
     # Trust ratio of LARS, with weights w, gradient g, decay d: paper is eta |w| / (|g| + d |w|)
@@ -327,6 +337,11 @@ class TrainConfig:
             flip=data.flip,
             color_noise=data.color_noise,
             color_axes=data.color_axes,
+            color_noise_until=math.inf
+            if data.color_noise_until is None
+            else data.color_noise_until,
+            color_noise_shrink=data.color_noise_shrink,
+            crop_chunk=data.crop_chunk,
         )
 
     def loading(self, rows: "np.ndarray | None" = None) -> "Loading":

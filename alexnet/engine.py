@@ -20,12 +20,13 @@ METRICS = ("loss", "top1", "top5")  # of a training step
 _MOST_COMPILED = 1 << 30  # bytes of compiled programs that are kept; a network's are some 10 MB
 
 # image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B]), example (int32 [B]) and, with
-# color noise, color_shift (float32 [B, C]); B are this process's rows of the global batch. Images
-# larger than the network's input come with crop (int32 [B, 2], first row and column) and flip
-# (uint8 [B], 1 to mirror).
+# color noise, color_shift (float32 [B, C]) and perhaps color_scale (float32 [B], a factor once the
+# mean is subtracted); B are this process's rows of the global batch. Images larger than the
+# network's input come with crop (int32 [B, 2], first row and column) and flip (uint8 [B], 1 to
+# mirror).
 Batch = Mapping[str, np.ndarray]
 # What the steps take of a batch.
-ON_DEVICE = ("image", "label", "mask", "crop", "flip", "color_shift")
+ON_DEVICE = ("image", "label", "mask", "crop", "flip", "color_shift", "color_scale")
 
 
 class Engine(Protocol):

@@ -1,6 +1,6 @@
-"""The kinds of layers, a network made of them, and what follows from its table: shapes, arrays.
+"""A network made of layers, and what follows from its table: shapes, arrays.
 
-The networks themselves are in `spec.py`.
+The kinds of layers are in `kinds.py`, the networks themselves in `spec.py`.
 """
 
 import dataclasses
@@ -8,164 +8,68 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from alexnet.errors import UserError, check_count
+from alexnet.kinds import (
+    LRN,
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    FanIn,
+    Flatten,
+    Gaussian,
+    Init,
+    Initial,
+    Layer,
+    LeCun,
+    MaxPool,
+    ReLU,
+    Role,
+    SpatialLRN,
+    Tanh,
+    Variable,
+)
+
+__all__ = [
+    "LRN",
+    "AdaptiveAvgPool",
+    "AvgPool",
+    "BatchNorm",
+    "Conv",
+    "Dense",
+    "Dropout",
+    "FanIn",
+    "Flatten",
+    "Gaussian",
+    "Init",
+    "Initial",
+    "Layer",
+    "LeCun",
+    "MaxPool",
+    "ReLU",
+    "Role",
+    "Row",
+    "SpatialLRN",
+    "Spec",
+    "Tanh",
+    "Variable",
+    "check_input",
+    "count_dropouts",
+    "map_shapes",
+    "min_image_size",
+    "show",
+    "trace",
+    "variables",
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Gaussian:
-    """Kernel from N(0, std^2), bias constant (Krizhevsky et al. 2012, section 5)."""
-
-    std: float
-    bias: float = 0.0
-
-
-@dataclass(frozen=True)
-class FanIn:
-    """Kernel and bias from U(-b, b), b = 1/sqrt(fan_in): what torch.nn layers do by default.
-
-    torch writes it as kaiming_uniform(a=sqrt(5)), which is the same bound.
-    """
-
-
-@dataclass(frozen=True)
-class LeCun:
-    """Kernel from N(0, 1/fan_in), bias zero (LeCun et al. 1998, Efficient BackProp, eq. 16)."""
-
-
-Init = Gaussian | FanIn | LeCun
-
-
-# Initial values of an array, which `init.py` draws: N(0, number^2), U(-number, number), or the
-# number everywhere.
-Initial = tuple[Literal["normal", "uniform", "constant"], float]
-Role = Literal["kernel", "bias", "scale", "shift", "statistic"]
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One array of a network. A statistic is tracked, everything else is learned."""
-
-    shape: tuple[int, ...]  # HWIO or (in, out) for a kernel, (channels,) for everything else
-    role: Role
-    init: Initial
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolution with square kernel and symmetric zero padding."""
-
-    name: str
-    features: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    groups: int = 1
-    init: Init = FanIn()
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A fully connected layer; `features=None` means one output per class."""
-
-    name: str
-    features: int | None
-    init: Init = FanIn()
-
-
-@dataclass(frozen=True)
-class ReLU:
-    """max(x, 0)."""
-
-
-@dataclass(frozen=True)
-class LRN:
-    """Local response normalization across channels (Krizhevsky et al. 2012, section 3.3).
-
-    y_c = x_c / (k + alpha / size * sum of x^2 over `size` channels centered on c) ^ beta,
-    with channels outside the range taken as zero. alpha IS divided by size, as in the authors'
-    own code (cuda-convnet layer.py, `scale /= size`), in Caffe and in PyTorch; the paper's
-    formula leaves the division out, and TensorFlow's op follows the formula.
-    With `groups`, each group of channels is normalized by itself: the authors' two towers never
-    see each other's channels (layers-145.cfg), Caffe's do.
-    """
-
-    size: int = 5
-    alpha: float = 1e-4
-    beta: float = 0.75
-    k: float = 2.0
-    groups: int = 1
-
-
-@dataclass(frozen=True)
-class BatchNorm:
-    """Batch normalization of each channel (Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1).
-
-    y = (x - mean) / sqrt(variance + epsilon), times scale plus shift where it is affine. Training
-    uses the mean and the biased variance of the global batch, masked examples left out, and
-    updates the running ones: momentum * old + (1 - momentum) * new, with the unbiased variance, as
-    in torch (whose `momentum` is 1 - this one) and Caffe. Evaluation uses the running ones.
-    """
-
-    name: str
-    epsilon: float = 1e-4
-    momentum: float = 0.9
-    affine: bool = True
-
-
-@dataclass(frozen=True)
-class MaxPool:
-    """Max pooling.
-
-    Windows that would reach past the right or bottom edge are dropped (torch's default), or with
-    `ceil` kept and cut off there, where they start inside the input (Caffe, torch's ceil_mode).
-    """
-
-    window: int = 3
-    stride: int = 2
-    ceil: bool = False
-
-    def out(self, size: int) -> int:
-        """Output size for an input of `size` pixels."""
-        if not self.ceil:
-            return (size - self.window) // self.stride + 1
-        windows = -(-(size - self.window) // self.stride) + 1
-        return windows - 1 if (windows - 1) * self.stride >= size else windows
-
-    def overhang(self, size: int) -> int:
-        """Pixels by which the last window reaches past the edge; they never win the maximum."""
-        return max(0, (self.out(size) - 1) * self.stride + self.window - size)
-
-
-@dataclass(frozen=True)
-class AdaptiveAvgPool:
-    """Average pooling to a fixed output size, with torch's bin edges."""
-
-    size: int
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """Feature map to vector: in H, W, C order for canonical weights, C, H, W in torch."""
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Inverted dropout: kept units are divided by 1 - rate while training.
-
-    The paper halves the outputs at test time instead; the expected values are the same.
-    """
-
-    rate: float = 0.5
-
-
-Layer = Conv | Dense | ReLU | LRN | BatchNorm | MaxPool | AdaptiveAvgPool | Flatten | Dropout
 _KIND_NAMES = {
-    ReLU: "relu", LRN: "lrn", MaxPool: "pool", AdaptiveAvgPool: "avgpool",
-    Flatten: "flatten", Dropout: "dropout",
+    ReLU: "relu", Tanh: "tanh", LRN: "lrn", SpatialLRN: "spatial_lrn", MaxPool: "pool",
+    AvgPool: "pool", AdaptiveAvgPool: "avgpool", Flatten: "flatten", Dropout: "dropout",
 }  # fmt: skip
-
 
 MAX_SIDE = 4096  # pixels of an image; beyond it no machine has the memory for a batch
 MAX_FEATURES = 1 << 20
@@ -273,12 +177,10 @@ def _out_shape(spec: Spec, layer: Layer, shape: tuple[int, ...]) -> tuple[int, .
     """The output's shape for one input."""
     match layer:
         case Conv():
-            reach = 2 * layer.padding - layer.kernel
-            height, width = ((side + reach) // layer.stride + 1 for side in shape[:2])
-            return (height, width, layer.features)
+            return (layer.out(shape[0]), layer.out(shape[1]), layer.features)
         case Dense():
             return (spec.num_classes if layer.features is None else layer.features,)
-        case MaxPool():
+        case MaxPool() | AvgPool():
             return (layer.out(shape[0]), layer.out(shape[1]), shape[2])
         case AdaptiveAvgPool():
             return (layer.size, layer.size, shape[2])

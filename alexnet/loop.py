@@ -148,7 +148,8 @@ class Trainer:
                 if stop or self.step >= plan.total_steps:
                     break
             rate = self._learning_rate()
-            each = rates(self.config.optim, self.variables, rate)
+            epoch = self.step / plan.steps_per_epoch
+            each = rates(self.config.optim, self.variables, rate, epoch)
             metrics = self.engine.train_step(next(batches), step=self.step, rates=each)
             self.checkpoints.check()
             if pending:

@@ -8,15 +8,21 @@ from alexnet.errors import UserError
 from alexnet.layers import Variable
 
 
-def rates(optim: OptimConfig, variables: Mapping[str, Variable], rate: float) -> dict[str, float]:
-    """The rate of each learned variable where the schedule's is `rate`.
+def rates(
+    optim: OptimConfig, variables: Mapping[str, Variable], rate: float, epoch: float = 0.0
+) -> dict[str, float]:
+    """The rate of each learned variable where the schedule's is `rate`, after `epoch` epochs.
 
-    `--rate-of` multiplies it, and `--freeze` makes it 0.
+    `--rate-of` multiplies it, and so does `--rate-at` from its epoch on; `--freeze` makes it 0.
 
     Raises:
         UserError: for a group that matches nothing.
     """
-    return {name: rate * factor for name, factor in rate_multipliers(optim, variables).items()}
+    factors = rate_multipliers(optim, variables)
+    later = [pair for start, pair in _timed("--rate-at", optim.rate_at) if epoch >= start]
+    for name, factor in _multipliers(variables, later).items():
+        factors[name] *= rate * factor
+    return factors
 
 
 def learning_rate(
@@ -101,6 +107,7 @@ def frozen(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[s
     Raises:
         UserError: where nothing is left to learn.
     """
+    _multipliers(variables, [pair for _, pair in _timed("--rate-at", optim.rate_at)])
     factors = rate_multipliers(optim, variables)
     if not any(factors.values()):
         raise UserError("--freeze leaves nothing to learn")
@@ -143,6 +150,21 @@ def _pairs(option: str, texts: Iterable[str]) -> list[tuple[str, float]]:
             raise UserError(f"{option} {text} must read GROUP=FACTOR, such as fc8=10")
         pairs.append((group, factor))
     return pairs
+
+
+def _timed(option: str, texts: Iterable[str]) -> list[tuple[float, tuple[str, float]]]:
+    """Epochs, groups and factors out of texts such as `67:conv1=0.1`."""
+    found = []
+    for text in texts:
+        epoch, _, pair = text.partition(":")
+        try:
+            start = float(epoch)
+        except ValueError:
+            start = -1.0
+        if not 0 <= start < math.inf or not pair:
+            raise UserError(f"{option} {text} must read EPOCH:GROUP=FACTOR, such as 67:conv1=0.1")
+        found += [(start, one) for one in _pairs(f"{option} {epoch}:", [pair])]
+    return found
 
 
 def _multipliers(

@@ -1,13 +1,15 @@
 """The architectures, as data: one table of layers per variant, read top to bottom.
 
 Both frameworks walk these tables; neither knows a variant by name. Each variant's source stands
-in the comment above it; `layers.py` says what a row means.
+in the comment above it; `kinds.py` says what a row means. Those of Krizhevsky's own programs are in
+`krizhevsky.py`.
 """
 
 import dataclasses
 from numbers import Integral, Real
 from typing import Any
 
+from alexnet import krizhevsky
 from alexnet.errors import UserError, choose
 from alexnet.layers import (
     LRN,
@@ -143,7 +145,8 @@ BN = Spec(name="bn", image_size=227, layers=(
 ))  # fmt: skip
 
 VARIANTS: dict[str, Spec] = {
-    spec.name: spec for spec in (TORCHVISION, PAPER, SINGLE, CAFFE, CAFFENET, ONNX_ZOO, BN)
+    spec.name: spec
+    for spec in (TORCHVISION, PAPER, SINGLE, CAFFE, CAFFENET, ONNX_ZOO, BN, *krizhevsky.ALL)
 }
 
 

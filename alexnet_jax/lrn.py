@@ -1,4 +1,4 @@
-"""Local response normalization in JAX, with a gradient of its own."""
+"""Local response normalization in JAX: across channels, with a gradient of its own, and within."""
 
 import functools
 
@@ -46,6 +46,23 @@ def _neighbors(x: jax.Array, layer: spec.LRN, back: bool = False) -> jax.Array:
     """Sums over each channel's neighbors; with `back`, over those that it is a neighbor of."""
     near = band(layer, x.shape[-1])
     return jnp.matmul(x, near.T if back else near, precision=lax.Precision.HIGHEST)
+
+
+def spatial_lrn(x: jax.Array, layer: spec.SpatialLRN) -> jax.Array:
+    """Local response normalization within NHWC maps; `layers.SpatialLRN` has the formula.
+
+    fp32 inside. The sums over windows are sums of shifted maps, rows first and then columns.
+    """
+    wide = x.astype(jnp.float32)
+    sums = jnp.square(wide)
+    for axis in (1, 2):
+        edges = [(0, 0)] * 4
+        edges[axis] = (layer.size // 2, (layer.size - 1) // 2)
+        padded, side = jnp.pad(sums, edges), x.shape[axis]
+        parts = [lax.slice_in_dim(padded, i, i + side, axis=axis) for i in range(layer.size)]
+        sums = functools.reduce(jnp.add, parts)
+    scale = np.float32(layer.k) + np.float32(layer.alpha / layer.size**2) * sums
+    return (wide * _inverse_power(scale, layer.beta)).astype(x.dtype)
 
 
 def _inverse_power(x: jax.Array, beta: float) -> jax.Array:

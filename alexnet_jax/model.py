@@ -14,6 +14,7 @@ from alexnet.init import initial_weights
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    AvgPool,
     BatchNorm,
     Conv,
     Dense,
@@ -22,7 +23,9 @@ from alexnet.layers import (
     MaxPool,
     ReLU,
     Row,
+    SpatialLRN,
     Spec,
+    Tanh,
     check_input,
     count_dropouts,
     trace,
@@ -30,7 +33,7 @@ from alexnet.layers import (
 )
 from alexnet_jax import ops
 from alexnet_jax.conv import conv
-from alexnet_jax.lrn import lrn
+from alexnet_jax.lrn import lrn, spatial_lrn
 
 if TYPE_CHECKING:
     from alexnet.preprocess import Preprocess
@@ -246,23 +249,31 @@ class AlexNet(nnx.Module):
             own: Any = getattr(self, row.name, None)
             match row.layer:
                 case Conv():
-                    x = work.conv(x, *self._kernel_and_bias(own), row.layer)
+                    x = work.conv(
+                        ops.extended(x, row.layer), *self._kernel_and_bias(own), row.layer
+                    )
                 case Dense():
                     x = work.dense(row.name, x, *self._kernel_and_bias(own))
                 case BatchNorm():
                     x = _batch_norm(x, own, row.layer, train, mask, axis_name)
                 case ReLU():
                     x = ops.relu(x)
+                case Tanh():
+                    x = jnp.tanh(x)
                 case LRN():
                     x = lrn(x, row.layer)
+                case SpatialLRN():
+                    x = spatial_lrn(x, row.layer)
                 case MaxPool():
                     x = ops.max_pool(x, row.layer)
-                case AdaptiveAvgPool():
-                    x = ops.adaptive_avg_pool(x, row.layer)
+                case AvgPool() | AdaptiveAvgPool():
+                    x = ops.avg_pool(x, row.layer)
                 case Flatten():
                     x = x.reshape(x.shape[0], -1)
-                case Dropout(rate) if train:
-                    x = ops.dropout(x, rate, next(keys), first_row)
+                case Dropout() if train:
+                    x = ops.dropout(x, row.layer, next(keys), first_row)
+                case Dropout(rate, inverted=False):
+                    x = x * np.array(1 - rate, x.dtype)
             yield row.name, x
 
     def _kernel_and_bias(self, own: Any) -> tuple[jax.Array, jax.Array]:

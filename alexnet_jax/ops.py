@@ -13,6 +13,7 @@ from jax import lax
 from jax.extend.random import threefry2x32_p
 
 from alexnet import layers as spec
+from alexnet.band import averages
 from alexnet_jax.conv import precision
 
 
@@ -151,37 +152,41 @@ def _pool_backward(layer: spec.MaxPool, saved: tuple, grad: jax.Array) -> tuple[
 max_pool.defvjp(_pool_forward, _pool_backward)
 
 
-def adaptive_avg_pool(x: jax.Array, layer: spec.AdaptiveAvgPool) -> jax.Array:
-    """Average NHWC maps into size x size bins; bin i spans floor(i n/s) to ceil((i+1) n/s)."""
-    if x.shape[1:3] == (layer.size, layer.size):
+def avg_pool(x: jax.Array, layer: spec.AvgPool | spec.AdaptiveAvgPool) -> jax.Array:
+    """Average NHWC maps over the layer's bins, axis by axis: a product with a matrix for each."""
+    bins = [layer.bins(n) for n in x.shape[1:3]]
+    if all(len(own) == n for own, n in zip(bins, x.shape[1:3], strict=True)):
         return x
-    rows, columns = (jnp.asarray(_bins(n, layer.size), x.dtype) for n in x.shape[1:3])
+    rows, columns = (
+        jnp.asarray(averages(own, n), x.dtype) for own, n in zip(bins, x.shape[1:3], strict=True)
+    )
     return jnp.einsum("oh,nhwc,pw->nopc", rows, x, columns, precision=precision(x))
 
 
-def _bins(n: int, size: int) -> np.ndarray:
-    """(size, n) matrix that averages n entries into `size` bins."""
-    matrix = np.zeros((size, n), np.float32)
-    for i in range(size):
-        start, end = i * n // size, math.ceil((i + 1) * n / size)
-        matrix[i, start:end] = 1 / (end - start)
-    return matrix
+def extended(x: jax.Array, layer: spec.Conv) -> jax.Array:
+    """NHWC images with zeros on the right and at the bottom, as far as the last window reaches."""
+    edges = [(0, layer.overhang(n)) for n in x.shape[1:3]]
+    return jnp.pad(x, ((0, 0), *edges, (0, 0))) if layer.ceil else x
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array, first_row: jax.Array | int) -> jax.Array:
-    """Zero a share `rate` of the entries of (batch, features) and scale the rest up.
+def dropout(
+    x: jax.Array, layer: spec.Dropout, key: jax.Array, first_row: jax.Array | int
+) -> jax.Array:
+    """Zero a share of the entries of (batch, features); inverted, scale the rest up.
 
     Args:
         x: this device's rows of the batch.
-        rate: from 0 to below 1.
+        layer: its rate is from 0 to below 1.
         key: two uint32 words; the mask is a function of the key and of each entry's place in
             the global batch.
         first_row: the place of x's first row in the global batch.
     """
-    if rate == 0:
+    if layer.rate == 0:
         return x
+    kept = 1 - layer.rate
     row = lax.broadcasted_iota(jnp.uint32, x.shape, 0) + jnp.asarray(first_row, jnp.uint32)
     place = row * np.uint32(x.shape[1]) + lax.broadcasted_iota(jnp.uint32, x.shape, 1)
     high, low = threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(place), place)
-    keep = (high ^ low) < np.uint32(round((1 - rate) * 2**32))
-    return jnp.where(keep, x / np.array(1 - rate, x.dtype), np.array(0, x.dtype))
+    keep = (high ^ low) < np.uint32(round(kept * 2**32))
+    scaled = x / np.array(kept, x.dtype) if layer.inverted else x
+    return jnp.where(keep, scaled, np.array(0, x.dtype))

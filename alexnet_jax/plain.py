@@ -21,6 +21,7 @@ from alexnet.errors import UserError
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    AvgPool,
     BatchNorm,
     Conv,
     Dense,
@@ -29,7 +30,9 @@ from alexnet.layers import (
     MaxPool,
     ReLU,
     Row,
+    SpatialLRN,
     Spec,
+    Tanh,
     trace,
 )
 
@@ -69,7 +72,10 @@ def _layer(row: Row, precision: str, rngs: nnx.Rngs) -> Any:
                 layer.features,
                 (layer.kernel, layer.kernel),
                 strides=layer.stride,
-                padding=[(layer.padding, layer.padding)] * 2,
+                padding=[
+                    (layer.padding, layer.padding + layer.overhang(side))
+                    for side in row.in_shape[:2]
+                ],
                 feature_group_count=layer.groups,
                 precision=exact,
                 kernel_init=nnx.initializers.zeros_init(),
@@ -101,11 +107,21 @@ def _apply(row: Row, own: Any, x: jax.Array) -> jax.Array:
     match layer := row.layer:
         case ReLU():
             return nnx.relu(x)
+        case Tanh():
+            return nnx.tanh(x)
         case LRN():
             return lrn(x, layer)
+        case SpatialLRN():
+            return map_lrn(x, layer)
         case MaxPool():
             reach = [(0, layer.overhang(side)) for side in x.shape[1:3]]
             return nnx.max_pool(x, (layer.window,) * 2, (layer.stride,) * 2, reach)
+        case AvgPool():
+            reach = [(0, layer.overhang(side)) for side in x.shape[1:3]]
+            sizes = (layer.window,) * 2, (layer.stride,) * 2
+            return nnx.avg_pool(x, *sizes, reach, count_include_pad=False)
+        case Dropout(rate, inverted=False):
+            return own(x) * (1 - rate)  # what flax scaled up in training
         case AdaptiveAvgPool():
             return adaptive_avg_pool(x, layer.size)
         case Flatten():
@@ -122,6 +138,13 @@ def lrn(x: jax.Array, layer: LRN) -> jax.Array:
     sums = lax.reduce_window(jnp.square(wide), 0.0, lax.add, window, (1,) * 5, padding)
     y = wide / (layer.k + layer.alpha / layer.size * sums) ** layer.beta
     return y.reshape(x.shape).astype(x.dtype)
+
+
+def map_lrn(x: jax.Array, layer: SpatialLRN) -> jax.Array:
+    """Local response normalization within maps, by an average pool of squares."""
+    reach = [(layer.size // 2, (layer.size - 1) // 2)] * 2
+    means = nnx.avg_pool(jnp.square(x), (layer.size,) * 2, (1, 1), reach)
+    return x / (layer.k + layer.alpha * means) ** layer.beta
 
 
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:

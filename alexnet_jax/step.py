@@ -53,8 +53,9 @@ def train_step(
     Args:
         state: weights, statistics and momentum.
         batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32; with color
-            noise `color_shift` (B, C) float32; where images are to be cut here, `crop` (B, 2)
-            int32 and `flip` (B,) uint8; under `axis_name` this device's rows.
+            noise `color_shift` (B, C) and perhaps `color_scale` (B,) float32; where images are to
+            be cut here, `crop` (B, 2) int32 and `flip` (B,) uint8; under `axis_name` this
+            device's rows.
         rates: (learned variables,) float32, of this step.
         dropout_keys: (dropout layers, 2) uint32.
         optimizer: from `optim.gradient_transformation`.
@@ -201,12 +202,13 @@ def views(batch: Batch, size: int) -> jax.Array:
 
 
 def normalize(batch: Batch, normalization: Normalize, image_size: int) -> jax.Array:
-    """(pixel + color shift - mean) / std of the views in fp32, NHWC."""
+    """(pixel + color shift - mean) / std of the views in fp32, NHWC, times the color scale."""
     images = views(batch, image_size).astype(jnp.float32)
     if "color_shift" in batch:
         images += batch["color_shift"][:, None, None, :]
     scale = (1 / np.array(normalization.std)).astype(np.float32)
-    return (images - np.array(normalization.mean, np.float32)) * scale
+    images = (images - np.array(normalization.mean, np.float32)) * scale
+    return images * batch["color_scale"][:, None, None, None] if "color_scale" in batch else images
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:

@@ -216,6 +216,8 @@ def abstract_batch(config: TrainConfig, spec: Spec) -> dict[str, jax.ShapeDtypeS
     }
     if config.data.color_noise:
         shapes["color_shift"] = ((rows, channels), np.float32)
+    if config.data.color_noise_shrink:
+        shapes["color_scale"] = ((rows,), np.float32)
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
 

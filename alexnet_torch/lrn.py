@@ -1,4 +1,4 @@
-"""Local response normalization in torch, with a gradient of its own.
+"""Local response normalization in torch: across channels, with a gradient of its own, and within.
 
 `nn.LocalResponseNorm` pools over channels, which takes several times as long on CPU as the matrix
 products here (docs/performance.md).
@@ -27,6 +27,26 @@ class LRN(nn.Module):
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             return _by_slices(x, self.layer)
         return cast(torch.Tensor, _Normalize.apply(x, self.layer))
+
+    def extra_repr(self) -> str:
+        """The layer's numbers."""
+        return repr(self.layer)
+
+
+class SpatialLRN(nn.Module):
+    """Local response normalization within maps, in fp32; `layers.SpatialLRN` has the formula."""
+
+    def __init__(self, layer: spec.SpatialLRN):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize (batch, channels, height, width)."""
+        layer, wide = self.layer, x.float()
+        edges = (layer.size // 2, (layer.size - 1) // 2) * 2
+        means = functional.avg_pool2d(functional.pad(wide.square(), edges), layer.size, 1)
+        scale = layer.k + layer.alpha * means
+        return (wide * _inverse_power(scale, layer.beta)).to(x.dtype)
 
     def extra_repr(self) -> str:
         """The layer's numbers."""

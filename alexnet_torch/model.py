@@ -13,6 +13,7 @@ from alexnet.init import initial_weights
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    AvgPool,
     BatchNorm,
     Conv,
     Dense,
@@ -21,7 +22,9 @@ from alexnet.layers import (
     MaxPool,
     ReLU,
     Row,
+    SpatialLRN,
     Spec,
+    Tanh,
     check_input,
     trace,
 )
@@ -159,12 +162,16 @@ class AlexNet(nn.Module):
                     x = module(x, next(left) if left else None, first_row)
                 elif isinstance(module, ops.BatchNorm):
                     x = module(x, mask, processes)
-                elif in_place and isinstance(module, nn.ReLU) and before in (nn.Conv2d, nn.Linear):
+                elif in_place and isinstance(module, nn.ReLU) and before in _NOT_NEEDED:
                     x = functional.relu(x, inplace=True)
                 else:
                     x = module(x)
             before = type(module)
             yield name, x
+
+
+# Layers whose output no gradient needs, so that a ReLU may write over it.
+_NOT_NEEDED = (nn.Conv2d, ops.CeilConv2d, nn.Linear)
 
 
 def from_numpy(array: np.ndarray) -> torch.Tensor:
@@ -177,7 +184,7 @@ def _module(row: Row) -> nn.Module:
     match layer := row.layer:
         case Conv():
             return nn.utils.skip_init(
-                nn.Conv2d,
+                ops.CeilConv2d if layer.ceil else nn.Conv2d,
                 row.in_shape[2],
                 layer.features,
                 layer.kernel,
@@ -189,16 +196,24 @@ def _module(row: Row) -> nn.Module:
             return nn.utils.skip_init(nn.Linear, row.in_shape[0], row.out_shape[0])
         case ReLU():
             return nn.ReLU()
+        case Tanh():
+            return nn.Tanh()
         case LRN():
             return lrn.LRN(layer)
+        case SpatialLRN():
+            return lrn.SpatialLRN(layer)
         case BatchNorm():
             return ops.BatchNorm(layer, row.in_shape[-1])
         case MaxPool():
             return nn.MaxPool2d(layer.window, layer.stride, ceil_mode=layer.ceil)
+        case AvgPool():
+            return nn.AvgPool2d(
+                layer.window, layer.stride, ceil_mode=layer.ceil, count_include_pad=False
+            )
         case AdaptiveAvgPool():
             return nn.AdaptiveAvgPool2d(layer.size)
         case Flatten():
             return nn.Flatten()
         case Dropout():
-            return ops.Dropout(layer.rate, row.map_shape)
+            return ops.Dropout(layer, row.map_shape)
     raise ValueError(f"no module for {layer}")

@@ -7,9 +7,21 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn import functional
 
 from alexnet import layers as spec
 from alexnet import threefry
+
+
+class CeilConv2d(nn.Conv2d):
+    """A convolution over zeros on the right and at the bottom, as far as a last window reaches."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve NCHW images."""
+        sizes = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        layer = spec.Conv("", self.out_channels, *sizes, ceil=True)
+        height, width = (layer.overhang(n) for n in x.shape[2:])
+        return super().forward(functional.pad(x, (0, width, 0, height)))
 
 
 class BatchNorm(nn.Module):
@@ -96,37 +108,38 @@ class Dropout(nn.Module):
     """Dropout whose mask is a function of a key, bit for bit the one that JAX draws.
 
     Args:
-        rate: from 0 to below 1.
+        layer: its rate is from 0 to below 1.
         map_shape: (H, W, C) where the input is a feature map flattened in torch's C, H, W order:
             the mask belongs to places in the canonical H, W, C order.
     """
 
-    def __init__(self, rate: float, map_shape: tuple[int, int, int] | None = None):
+    def __init__(self, layer: spec.Dropout, map_shape: tuple[int, int, int] | None = None):
         super().__init__()
-        self.rate, self.map_shape = rate, map_shape
+        self.layer, self.map_shape = layer, map_shape
 
     def forward(
         self, x: torch.Tensor, key: threefry.Key | None = None, first_row: int = 0
     ) -> torch.Tensor:
-        """Zero a share of (batch, features) and scale the rest up; evaluation changes nothing.
+        """Zero a share of (batch, features), or in evaluation scale all; `layers.Dropout` has how.
 
         Args:
             x: this process's rows of the batch.
             key: two unsigned 32-bit words; by default drawn from torch's own generator.
             first_row: the place of x's first row in the global batch.
         """
-        if not self.training or self.rate == 0:
-            return x
+        kept = 1 - self.layer.rate
+        if not self.training or kept == 1:
+            return x if self.layer.inverted else x * kept
         if key is None:
             key = tuple(torch.randint(0, 2**32, (2,)).tolist())
         bits = random_bits(key, x.shape, first_row, x.device)
         if self.map_shape:
             bits = bits.view(-1, *self.map_shape).permute(0, 3, 1, 2).reshape(x.shape)
-        return torch.where(bits < _threshold(1 - self.rate), x / (1 - self.rate), 0.0)
+        return torch.where(bits < _threshold(kept), x / kept if self.layer.inverted else x, 0.0)
 
     def extra_repr(self) -> str:
-        """The rate."""
-        return f"rate={self.rate}"
+        """The layer's numbers."""
+        return repr(self.layer)
 
 
 def random_bits(

@@ -17,6 +17,7 @@ from alexnet.bench.plain import PlainOptions
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    AvgPool,
     BatchNorm,
     Conv,
     Dense,
@@ -25,7 +26,9 @@ from alexnet.layers import (
     MaxPool,
     ReLU,
     Row,
+    SpatialLRN,
     Spec,
+    Tanh,
     trace,
 )
 from alexnet.weights import layout
@@ -47,6 +50,41 @@ class GroupedLRN(nn.Module):
         return torch.cat([self.norm(part) for part in x.chunk(self.groups, dim=1)], dim=1)
 
 
+class PaddedConv2d(nn.Conv2d):
+    """`nn.Conv2d` over images with zeros on the right and at the bottom, for a last window."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve (batch, channels, height, width)."""
+        reach, step = 2 * int(self.padding[0]) - self.kernel_size[0], self.stride[0]
+        return super().forward(functional.pad(x, (0, -(x.shape[3] + reach) % step) * 2))
+
+
+class MapLRN(nn.Module):
+    """Local response normalization within maps, as Caffe builds it: an average pool of squares."""
+
+    def __init__(self, layer: SpatialLRN):
+        super().__init__()
+        self.layer, self.pool = layer, nn.AvgPool2d(layer.size, 1, layer.size // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize (batch, channels, height, width)."""
+        layer = self.layer
+        return x / (layer.k + layer.alpha * self.pool(x * x)) ** layer.beta
+
+
+class HalvedDropout(nn.Module):
+    """Dropout as of 2012: nothing is scaled in training, everything in evaluation."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Zero a share of the features, or scale them."""
+        kept = 1 - self.rate
+        return functional.dropout(x, self.rate) * kept if self.training else x * kept
+
+
 def network(spec: Spec, arrays: Mapping[str, np.ndarray]) -> nn.Sequential:
     """The network of a table in torch's own layers, with canonical weights."""
     model = nn.Sequential(OrderedDict((row.name, _module(row)) for row in trace(spec)))
@@ -59,18 +97,23 @@ def network(spec: Spec, arrays: Mapping[str, np.ndarray]) -> nn.Sequential:
 def _module(row: Row) -> nn.Module:
     match layer := row.layer:
         case Conv():
-            return nn.Conv2d(
+            conv = PaddedConv2d if layer.ceil else nn.Conv2d
+            return conv(
                 row.in_shape[2],
                 layer.features,
                 layer.kernel,
-                layer.stride,
-                layer.padding,
+                stride=layer.stride,
+                padding=layer.padding,
                 groups=layer.groups,
             )
         case Dense():
             return nn.Linear(row.in_shape[0], row.out_shape[0])
         case ReLU():
             return nn.ReLU(inplace=True)
+        case Tanh():
+            return nn.Tanh()
+        case SpatialLRN():
+            return MapLRN(layer)
         case LRN():
             return (
                 GroupedLRN(layer)
@@ -82,12 +125,14 @@ def _module(row: Row) -> nn.Module:
             return kind(row.in_shape[-1], layer.epsilon, 1 - layer.momentum, layer.affine)
         case MaxPool():
             return nn.MaxPool2d(layer.window, layer.stride, ceil_mode=layer.ceil)
+        case AvgPool():
+            return nn.AvgPool2d(layer.window, layer.stride, ceil_mode=layer.ceil)
         case AdaptiveAvgPool():
             return nn.AdaptiveAvgPool2d(layer.size)
         case Flatten():
             return nn.Flatten()
         case Dropout():
-            return nn.Dropout(layer.rate)
+            return nn.Dropout(layer.rate) if layer.inverted else HalvedDropout(layer.rate)
     raise ValueError(f"no module for {layer}")
 
 

@@ -38,8 +38,9 @@ def train_step(
         model, optimizer: weights and momentum; of several processes, an AlexNet in a
             `DistributedDataParallel`.
         batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32; with color
-            noise `color_shift` (B, C) float32; where images are to be cut here, `crop` (B, 2)
-            int32 and `flip` (B,) uint8; of several processes this one's rows.
+            noise `color_shift` (B, C) and perhaps `color_scale` (B,) float32; where images are to
+            be cut here, `crop` (B, 2) int32 and `flip` (B,) uint8; of several processes this
+            one's rows.
         rates: of this step, for each learned variable.
         dropout_keys: one for each dropout layer.
         normalization: mean and standard deviation of the input.
@@ -124,13 +125,19 @@ def views(batch: Batch, size: int) -> torch.Tensor:
 
 
 def normalize(batch: Batch, normalization: Normalize, image_size: int) -> torch.Tensor:
-    """(pixel + color shift - mean) / std of the views in fp32, as an NCHW view of NHWC memory."""
+    """(pixel + color shift - mean) / std of the views in fp32, times the color scale.
+
+    An NCHW view of NHWC memory.
+    """
     images = views(batch, image_size).float()
     if "color_shift" in batch:
         images = images + batch["color_shift"][:, None, None, :]
     mean = torch.tensor(normalization.mean, device=images.device)
     scale = (1 / torch.tensor(normalization.std, dtype=torch.float64)).float().to(images.device)
-    return ((images - mean) * scale).permute(0, 3, 1, 2)
+    images = (images - mean) * scale
+    if "color_scale" in batch:
+        images = images * batch["color_scale"][:, None, None, None]
+    return images.permute(0, 3, 1, 2)
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:

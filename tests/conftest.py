@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from alexnet.spec import VARIANTS
+
 ROOT = Path(__file__).parents[1]
 
 # Before JAX and torch start: tests of sharding need more than one device, many processes compile
@@ -21,6 +23,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+# Variants made of layers that others have too: tests that take long leave them out.
+DISTINCT = [
+    name
+    for name in VARIANTS
+    if name not in {
+        "krizhevsky2012_no_lrn", "krizhevsky2012_no_lrn2", "krizhevsky2012_half",
+        "one_weird_trick", "cifar_19pct", "figure1_relu",
+    }
+]  # fmt: skip
 NARROW = ("--width", "0.0625", "--log-every", "1")
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from alexnet.errors import RunError, UserError
@@ -23,7 +24,9 @@ from alexnet.files import atomic_write, check_target
 from alexnet.options import POSITIONAL, check_values, parse, require
 from alexnet.report.bench import conditions_lines
 from alexnet.spec import VARIANTS
-from tests.conftest import ROOT
+
+# Not from conftest.py, which hides GPUs from JAX.
+ROOT = Path(__file__).parents[1]
 
 GPU_NAME = {
     "jax": "import jax; d = jax.devices()[0]; print(d.device_kind if d.platform == 'gpu' else '')",

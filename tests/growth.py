@@ -25,8 +25,9 @@ from alexnet.bench.network import floating_point_operations
 from alexnet.files import atomic_write
 from alexnet.report.bench import conditions_lines
 from alexnet.spec import variant
-from tests.conftest import ROOT
 
+# Not from conftest.py, which makes several devices of a CPU and one thread for each process.
+ROOT = Path(__file__).parents[1]
 BASE: dict[str, Any] = {"batch_size": 32, "width": 1.0, "image_size": 224, "cores": 2}
 AXES: dict[str, list] = {
     "batch_size": [8, 16, 32, 64, 128, 256],

@@ -36,6 +36,7 @@ from alexnet_jax.plain import Plain as PlainJax
 from alexnet_torch import plain_input
 from alexnet_torch.plain import Plain as PlainTorch
 from alexnet_torch.plain import network
+from tests.conftest import DISTINCT
 from tests.weights.helpers import close, images, narrow
 
 SMALL = {"image_size": 67, "width": 1 / 16, "batch_size": 2}
@@ -43,7 +44,7 @@ OPTIONS = [
     "--image-size", "67", "--width", "0.0625", "--batch-size", "2", "--blocks", "1",
     "--block-seconds", "0.02",
 ]  # fmt: skip
-REST = sorted({*VARIANTS} - {"torchvision", "paper"})
+REST = sorted({*DISTINCT} - {"torchvision", "paper"})
 READING = Job("input", batch_size=2, image_size=67)
 
 

@@ -1,6 +1,9 @@
 """`make gpu-report` where there is no GPU, and its page of numbers that stand in for one's."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -66,3 +69,12 @@ def test_the_page_ends_in_time(tmp_path, measured):
     page = tmp_path / "gpu.md"
     assert gpu_report.main([str(page), "--minutes", "0.01"]) == 1
     assert page.read_text().count("not run, the time was over") == len(VARIANTS) * 8
+
+
+def test_programs_that_measure_take_the_machine_as_it_is():
+    """The suite's own conftest.py makes eight devices of a CPU, and hides GPUs."""
+    code = "import os, tests.gpu_report, tests.growth, tests.reproduce, tests.tpu_table; "
+    code += "assert not {'JAX_PLATFORMS', 'JAX_NUM_CPU_DEVICES', 'OMP_NUM_THREADS'} & {*os.environ}"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    clean.pop("OMP_NUM_THREADS", None)
+    subprocess.run([sys.executable, "-c", code], env=clean, cwd=gpu_report.ROOT, check=True)

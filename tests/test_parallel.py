@@ -14,14 +14,13 @@ from alexnet.layers import variables
 from alexnet.recipes import recipe
 from alexnet.run import training_engine
 from alexnet.schedule import learned
-from alexnet.spec import VARIANTS
 from alexnet.threefry import dropout_keys
 from alexnet_jax import parallel, topology
 from alexnet_jax.checkpoint import flat
 from alexnet_jax.engine import Engine, prepare
 from alexnet_jax.hlo import collectives
 from alexnet_jax.model import AlexNet
-from tests.conftest import first_batches
+from tests.conftest import DISTINCT, first_batches
 
 BOUND = 1e-5
 ONE_WEIRD_TRICK = [{"mesh": "data=4,model=2"}, {"mesh": "data=1,model=8"}]
@@ -236,7 +235,7 @@ def test_logits_are_those_of_the_model(mode):
     np.testing.assert_allclose(logits, expected, atol=1e-5 * float(expected.std()))
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {"bn"}))
+@pytest.mark.parametrize("variant", sorted({*DISTINCT} - {"bn"}))
 def test_only_gradients_cross_devices(variant):
     """The gradients, and loss, top-1, top-5 and the count of images, in fp32; nothing else."""
     for spmd in ("jit", "shard_map", "pmap") if variant == "torchvision" else ("jit",):

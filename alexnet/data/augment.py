@@ -61,28 +61,52 @@ class Augmentation:
     flip: bool = True  # mirror half of the views
     color_noise: float = 0.0  # strength of the paper's PCA noise; 0.1 there
     color_axes: ColorAxes = "original"
+    color_noise_until: float = math.inf  # the epoch from which there is none
+    color_noise_shrink: bool = False  # divide what has noise by 1 + its strength
+    crop_chunk: int = 1  # examples in a row of the epoch's order that share place and mirroring
+
+    def noise(self, epoch: int) -> float:
+        """The strength of color noise in an epoch."""
+        return self.color_noise if epoch < self.color_noise_until else 0.0
+
+    def scale(self, epoch: int) -> float:
+        """The factor on a view once the mean is subtracted (the authors' convdata.py)."""
+        return 1 / (1 + self.noise(epoch)) if self.color_noise_shrink else 1.0
 
 
 def train_view(
-    image: np.ndarray, augmentation: Augmentation, seed: int, epoch: int, index: int
+    image: np.ndarray,
+    augmentation: Augmentation,
+    seed: int,
+    epoch: int,
+    index: int,
+    leader: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A training view: the crop, uint8 S x S x C, and its color shift, float32[3].
 
     `image` is uint8 H x W x C. The shift is in units of 0..255, one for all pixels of the crop;
-    the device adds it before normalizing, without clipping.
+    the device adds it before normalizing, without clipping. `leader` is the example whose place
+    and mirroring this one shares, by default itself.
     """
     draws = uniforms(_DRAWS, VIEW, seed, epoch, index)
+    colors = draws[None, _COLOR]
+    if leader not in (None, index):
+        draws = uniforms(_DRAWS, VIEW, seed, epoch, leader)
     if augmentation.crop == "area":
         crop = _area_crop(image, augmentation.size, draws)
     else:
         crop = _position_crop(image, augmentation, draws)
     if augmentation.flip and draws[_FLIP] < 0.5:
         crop = crop[:, ::-1]
-    return crop, _color_shifts(draws[None, _COLOR], augmentation)[0]
+    return crop, _color_shifts(colors, augmentation, epoch)[0]
 
 
 def train_numbers(
-    augmentation: Augmentation, seed: int, epoch: int, indices: np.ndarray
+    augmentation: Augmentation,
+    seed: int,
+    epoch: int,
+    indices: np.ndarray,
+    leaders: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The views of `train_view` as numbers, for images that the device crops.
 
@@ -92,13 +116,16 @@ def train_numbers(
     """
     count = _COLOR.stop if augmentation.color_noise > 0 else _COLOR.start
     draws = uniforms_of_each(count, VIEW, seed, epoch, indices)
+    placed = draws
+    if leaders is not None and augmentation.crop_chunk > 1:
+        placed = uniforms_of_each(count, VIEW, seed, epoch, leaders)
     places = augmentation.resize_to - augmentation.size + 1
     found: dict[str, np.ndarray] = {
-        "crop": (draws[:, [_TOP, _LEFT]] * places).astype(np.int32),
-        "flip": ((draws[:, _FLIP] < 0.5) & augmentation.flip).astype(np.uint8),
+        "crop": (placed[:, [_TOP, _LEFT]] * places).astype(np.int32),
+        "flip": ((placed[:, _FLIP] < 0.5) & augmentation.flip).astype(np.uint8),
     }
     if augmentation.color_noise > 0:
-        found["color_shift"] = _color_shifts(draws[:, _COLOR], augmentation)
+        found["color_shift"] = _color_shifts(draws[:, _COLOR], augmentation, epoch)
     return found
 
 
@@ -219,9 +246,9 @@ def _resize(
     return resized[:, :, None] if gray else resized
 
 
-def _color_shifts(draws: np.ndarray, augmentation: Augmentation) -> np.ndarray:
+def _color_shifts(draws: np.ndarray, augmentation: Augmentation, epoch: int) -> np.ndarray:
     """PCA color noise from four uniform numbers each: float32 [B, 3], RGB in units of 0..255."""
-    strength = augmentation.color_noise
+    strength = augmentation.noise(epoch)
     if strength == 0:
         return np.zeros((len(draws), 3), np.float32)
     # Box and Muller 1958: two uniform numbers give two normal ones; the fourth goes unused.

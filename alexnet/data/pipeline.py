@@ -122,10 +122,10 @@ def train_batches(
 
     A batch has image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B], 0 where an image
     was left out), example (int32 [B], its number in `dataset.train`) and, with color noise,
-    color_shift (float32 [B, 3], in units of 0..255). B is the number of `loading.rows`, and only
-    their images are read. With `loading.whole`, images of `augmentation.resize_to` pixels a side
-    are handed over as they are, with crop (int32 [B, 2]) and flip (uint8 [B]), which say how the
-    step is to cut them: its input is the same.
+    color_shift (float32 [B, 3], in units of 0..255) and perhaps color_scale (float32 [B]). B is
+    the number of `loading.rows`, and only their images are read. With `loading.whole`, images of
+    `augmentation.resize_to` pixels a side are handed over as they are, with crop (int32 [B, 2])
+    and flip (uint8 [B]), which say how the step is to cut them: its input is the same.
 
     Raises:
         UserError: at once for a batch larger than the training set; while iterating for a label
@@ -150,23 +150,27 @@ def _train_batch(
     """The batch of a training step."""
     size, left_out = loading.batch_size, list[LeftOut]()
     epoch, place = divmod(step, len(source) // size)
-    indices = _epoch_order(len(source), seed, epoch)[place * size + loading.own_rows]
+    places, whole_order = place * size + loading.own_rows, _epoch_order(len(source), seed, epoch)
+    indices = whole_order[places]
+    leaders = whole_order[places - places % augmentation.crop_chunk]
     whole = augmentation.crop == "random" and _are_alike(source, loading, augmentation.resize_to)
     side = augmentation.resize_to if whole else augmentation.size
     batch = _empty_batch(indices, side, loading.channels)
+    if augmentation.color_noise_shrink:
+        batch["color_scale"] = np.full(len(indices), augmentation.scale(epoch), np.float32)
     load = functools.partial(_load, source, loading, num_classes, left_out)
     if whole:
         _fill(batch, source, load, num_classes)
-        numbers = train_numbers(augmentation, seed, epoch, indices)
+        numbers = train_numbers(augmentation, seed, epoch, indices, leaders)
         if "color_shift" in numbers:
             numbers["color_shift"][batch["mask"] == 0] = 0
         return batch | numbers, left_out
     if augmentation.color_noise > 0:
         batch["color_shift"] = np.zeros((len(indices), 3), np.float32)
-    for row, index in enumerate(indices.tolist()):
+    for row, (index, leader) in enumerate(zip(indices.tolist(), leaders.tolist(), strict=True)):
         if (example := load(index)) is None:
             continue
-        crop, shift = train_view(example[0], augmentation, seed, epoch, index)
+        crop, shift = train_view(example[0], augmentation, seed, epoch, index, leader)
         _set_row(batch, row, crop, example[1])
         if "color_shift" in batch:
             batch["color_shift"][row] = shift

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from alexnet.layers import Conv, Dense, Gaussian, Init, LeCun, MaxPool, Row, Spec, trace
+from alexnet.layers import AvgPool, Conv, Dense, Gaussian, Init, LeCun, MaxPool, Row, Spec, trace
 
 
 def comparison(one: Spec, other: Spec) -> dict[str, Any]:
@@ -48,15 +48,18 @@ def _words(row: Row) -> str:
     if isinstance(layer, Conv):
         groups = f", {layer.groups} groups" if layer.groups > 1 else ""
         text = f"{layer.kernel}x{layer.kernel}, stride {layer.stride}, padding {layer.padding}"
+        text += ", rounding up" if layer.ceil else ""
         return f"{text}{groups} -> {shape}; {_init(layer.init)}"
     if isinstance(layer, Dense):
         return f"-> {shape}; {_init(layer.init)}"
-    if isinstance(layer, MaxPool):
+    if isinstance(layer, MaxPool | AvgPool):
         rounding = "up" if layer.ceil else "down"
         return (
             f"{layer.window}x{layer.window}, stride {layer.stride}, rounding {rounding} -> {shape}"
         )
-    settings = ", ".join(f"{k} {v:g}" for k, v in vars(layer).items() if k != "name")
+    settings = ", ".join(
+        f"{k} {v:g}" for k, v in vars(layer).items() if k != "name" and v is not True
+    )
     return f"{settings} -> {shape}" if settings else f"-> {shape}"
 
 

@@ -13,7 +13,7 @@ from alexnet.preprocess import ChannelOrder, EvalProtocol, Normalize, Preprocess
 from alexnet.spec import VARIANTS, like
 from alexnet.weights import layout
 from alexnet.weights.core import READABLE, Weights, check, from_file
-from alexnet.weights.network import difference, fit, steps
+from alexnet.weights.network import difference, fit, fits, steps
 from alexnet.weights.precision import all_fp32
 
 # Caffe's ilsvrc_2012_mean.npy, averaged over its pixels, in R, G, B order (its own is B, G, R).
@@ -75,6 +75,8 @@ def complete(
     for name, array in arrays.items():
         arrays[name] = np.require(array, requirements="A")
     names, left_out = usable_names(found.class_names, spec)
+    if not found.spec and variant is None:
+        left_out += _also_fitting(found, spec)
     return Weights(
         arrays=arrays,
         spec=spec,
@@ -98,6 +100,17 @@ def _fit(found: Found, variant: str | None, image_size: int | None) -> Spec:
         allowed = (variant,)
     shapes = {name: array.shape for name, array in found.arrays.items()}
     return fit(shapes, allowed, image_size)
+
+
+def _also_fitting(found: Found, spec: Spec) -> tuple[str, ...]:
+    """A note where the arrays fit other variants too, which compute something else with them."""
+    shapes = {name: array.shape for name, array in found.arrays.items()}
+    allowed = found.variants or tuple(VARIANTS)
+    others = [one.name for one in fits(shapes, allowed, spec.image_size) if one.name != spec.name]
+    if not others:
+        return ()
+    text = f"taken as variant '{spec.name}', though {', '.join(others)} would fit as well"
+    return (f"it is {text}: --variant says which",)
 
 
 def _agreed(spec: Spec, name: str | None, image_size: int | None) -> Spec:

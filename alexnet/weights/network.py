@@ -1,7 +1,7 @@
 """Recognition of a file's network: by its layers where it has them, else by shapes.
 
-Two networks are the same where they compute the same function at evaluation, so dropout and
-poolings that change nothing do not count, and a pool is known by the size of what it gives.
+Two networks are the same where they compute the same function at evaluation, so inverted dropout
+and poolings that change nothing do not count, and a pool is known by the size of what it gives.
 """
 
 import dataclasses
@@ -9,9 +9,11 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from alexnet.errors import UserError
+from alexnet.krizhevsky import ALL
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    AvgPool,
     BatchNorm,
     Conv,
     Dense,
@@ -20,12 +22,16 @@ from alexnet.layers import (
     Layer,
     MaxPool,
     ReLU,
+    SpatialLRN,
     Spec,
+    Tanh,
+    map_shapes,
     trace,
     variables,
 )
 from alexnet.spec import VARIANTS, like
 
+_AUTHORS_OWN = frozenset(spec.name for spec in ALL)
 _MAX_IMAGE = 1024  # largest input that is tried when looking for one that fits
 
 
@@ -44,19 +50,25 @@ def steps(spec: Spec) -> list[str]:
                 lines.append(f"dense to {row.out_shape[0]}")
             case ReLU():
                 lines.append("ReLU")
+            case Tanh():
+                lines.append("tanh")
             case LRN(size, alpha, beta, k, groups):
                 # 6 digits: other files hold alpha and beta in fp32
                 lines.append(f"LRN of {size}, {alpha:.6g}, {beta:.6g}, k {k:.6g}, groups {groups}")
+            case SpatialLRN(size, alpha, beta, k):
+                lines.append(f"LRN within maps of {size}, {alpha:.6g}, {beta:.6g}, k {k:.6g}")
             case BatchNorm(_, epsilon, _, affine):
                 lines.append(f"batch norm, epsilon {epsilon:.6g}, affine {affine}")
-            case MaxPool(window, stride):
-                lines.append(f"{window}x{window} max pool, stride {stride}, to {row.out_shape[0]}")
+            case MaxPool(window, stride) | AvgPool(window, stride):
+                kind = "max" if isinstance(row.layer, MaxPool) else "average"
+                size = row.out_shape[0]
+                lines.append(f"{window}x{window} {kind} pool, stride {stride}, to {size}")
             case AdaptiveAvgPool(size):
                 lines += [f"average pool to {size}"] * (row.in_shape != row.out_shape)
             case Flatten():
                 lines.append("flatten")
-            case Dropout():
-                pass
+            case Dropout(rate, inverted):
+                lines += [f"times {1 - rate:.6g}"] * (not inverted and rate > 0)
     return lines
 
 
@@ -118,9 +130,7 @@ def room(layers: Iterable[Layer], image_size: int) -> int:
     size = image_size
     for layer in layers:
         match layer:
-            case Conv():
-                size = (size + 2 * layer.padding - layer.kernel) // layer.stride + 1
-            case MaxPool():
+            case Conv() | MaxPool() | AvgPool():
                 size = layer.out(size)
             case AdaptiveAvgPool():
                 size = layer.size
@@ -155,23 +165,34 @@ def fit(
     """The variant that arrays of these shapes are, or come nearest to; `check` tells which.
 
     Shapes are HWIO and (in, out), by canonical name; the image size is by default the variant's.
+    Where others fit too, it is none of the authors' own (`krizhevsky.py`): of those nobody else has
+    files.
 
     Raises:
         UserError: where several variants have these shapes, or only other image sizes fit.
     """
-    specs = [sized(VARIANTS[name], shapes, image_size) for name in allowed]
-    misses = [len(_misfits(spec, shapes)) for spec in specs]
-    shaped = [spec for spec, missed in zip(specs, misses, strict=True) if not missed]
-    fitting = [spec for spec in shaped if _is_scaled(spec, VARIANTS[spec.name])] or shaped
+    fitting = fits(shapes, allowed, image_size)
+    usual = [spec for spec in fitting if spec.name not in _AUTHORS_OWN]
+    fitting = usual if len(usual) == 1 else fitting
     if len(fitting) > 1:
         raise UserError(
             f"its arrays fit the variants {', '.join(spec.name for spec in fitting)}, which "
             "compute different things with them: say which it is with --variant"
         )
-    best = fitting[0] if fitting else specs[misses.index(min(misses))]
-    if _misfits(best, shapes) == ["fc6.kernel"] and image_size is None:
+    specs = [sized(VARIANTS[name], shapes, image_size) for name in allowed]
+    best = fitting[0] if fitting else min(specs, key=lambda spec: len(_misfits(spec, shapes)))
+    if _misfits(best, shapes) == [_first_dense(best)] and image_size is None:
         _name_sizes(best, shapes)
     return best
+
+
+def fits(
+    shapes: Mapping[str, tuple[int, ...]], allowed: Iterable[str], image_size: int | None
+) -> list[Spec]:
+    """The variants that have arrays of these shapes, those of a plain width alone if any are."""
+    specs = [sized(VARIANTS[name], shapes, image_size) for name in allowed]
+    shaped = [spec for spec in specs if not _misfits(spec, shapes)]
+    return [spec for spec in shaped if _is_scaled(spec, VARIANTS[spec.name])] or shaped
 
 
 def _is_scaled(spec: Spec, base: Spec) -> bool:
@@ -194,19 +215,24 @@ def _misfits(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     return [name for name in names if wanted.get(name) != shapes.get(name)]
 
 
+def _first_dense(spec: Spec) -> str:
+    """The kernel whose size follows from the image's, in AlexNet fc6's."""
+    return f"{next(iter(map_shapes(spec)))}.kernel"
+
+
 def _name_sizes(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise where other image sizes give fc6 as many inputs as it has."""
-    sizes = []
+    """Raise where other image sizes give the first dense layer as many inputs as it has."""
+    sizes, first = [], _first_dense(spec)
     for size in range(1, _MAX_IMAGE):
         try:
             other = variables(dataclasses.replace(spec, image_size=size))
         except UserError:  # too small for the network
             continue
-        sizes += [size] * (other["fc6.kernel"].shape == shapes.get("fc6.kernel"))
+        sizes += [size] * (other[first].shape == shapes.get(first))
     if sizes:
         raise UserError(
-            f"its fc6 has {shapes['fc6.kernel'][0]} inputs, which image sizes from {sizes[0]} to "
-            f"{sizes[-1]} give: say which it is with --image-size"
+            f"its {first.split('.')[0]} has {shapes[first][0]} inputs, which image sizes from "
+            f"{sizes[0]} to {sizes[-1]} give: say which it is with --image-size"
         )
 
 
@@ -222,11 +248,12 @@ def sized(base: Spec, shapes: Mapping[str, tuple[int, ...]], image_size: int | N
             return layer
         return dataclasses.replace(layer, features=last(layer.name) or layer.features)
 
+    head = [layer.name for layer in base if isinstance(layer, Dense)][-1]
     conv1 = shapes.get("conv1.kernel", ())
     spec = dataclasses.replace(
         base,
         layers=tuple(map(features, base.layers)),
-        num_classes=last("fc8") or base.num_classes,
+        num_classes=last(head) or base.num_classes,
         channels=(conv1[2] or base.channels) if len(conv1) == 4 else base.channels,
         image_size=image_size or base.image_size,
     )

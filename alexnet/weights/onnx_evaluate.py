@@ -30,7 +30,7 @@ _SHAPED = {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "Equal"}  # by their operan
 _OTHERS = {
     "Cast", "Concat", "Constant", "Flatten", "Gather", "LogSoftmax", "MatMul", "Pad",
     "Reciprocal", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Split", "Sqrt", "Squeeze",
-    "Unsqueeze",
+    "Tanh", "Unsqueeze",
 }  # fmt: skip
 _CASTS = {1: 4, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}  # TensorProto.DataType to bytes
 _FLOATS = {1, 10, 11, 16}
@@ -313,12 +313,17 @@ def _pool(found: Run, node: Any, x: Any) -> list[np.ndarray]:
     strides, pads = _geometry(node, x, window)
     made = math.prod(x.shape[:2]) * _places(found, x, window, strides, pads)
     found.spend(4 * made, work=_SLOW * made * math.prod(window))
-    counted = values.get("count_include_pad") and not values.get("ceil_mode")
-    if not maximum and any(pads) and not counted:
-        raise UserError("it has an average pool that leaves out padding, as no variant has")
-    view = reference.windows(reference.pad(x, pads, -np.inf if maximum else 0.0), window, strides)
     axes = tuple(range(-len(window), 0))
-    return [view.max(axes) if maximum else view.mean(axes, dtype=np.float32)]
+    view = reference.windows(reference.pad(x, pads, -np.inf if maximum else 0.0), window, strides)
+    if maximum:
+        return [view.max(axes)]
+    means = view.mean(axes, dtype=np.float32)
+    if any(pads) and values.get("count_include_pad") and values.get("ceil_mode"):
+        raise UserError("it has an average pool that rounds up and counts padding: none has both")
+    if any(pads) and not values.get("count_include_pad"):  # only what is inside counts
+        inside = reference.pad(np.ones((1, 1, *x.shape[2:]), np.float32), pads)
+        means /= reference.windows(inside, window, strides).mean(axes, dtype=np.float32)
+    return [means]
 
 
 def _lrn(found: Run, node: Any, x: Any) -> list[np.ndarray]:

@@ -125,7 +125,8 @@ def first_difference(spec: Spec, found: Run) -> tuple[int, float, str] | None:
         given = found.reached[layer]
         if given.shape != expected.shape:
             return place, -np.inf, f"{where} is {show(given.shape)}, not {show(expected.shape)}"
-        apart = float(np.abs(given - expected).max() / expected.std())
+        spread = expected.std() or 1.0  # tanh of such large numbers may be 1 everywhere
+        apart = float(np.abs(given - expected).max() / spread)
         if not apart <= TOLERANCE:  # nor for NaN
             return place, -np.nan_to_num(apart), f"{where} is off by {apart:.2g} of its spread"
     return None

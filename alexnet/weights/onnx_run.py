@@ -8,9 +8,9 @@ import numpy as np
 from alexnet.errors import UserError
 from alexnet.weights.core import READABLE
 from alexnet.weights.layout import from_torch
-from alexnet.weights.names import LEARNED
 from alexnet.weights.onnx_graph import Graph
 
+_MOST = 8  # layers with kernels
 LARGEST = 128 << 20  # bytes that one operator may make of the image
 
 
@@ -70,10 +70,9 @@ class Run:
 
     def next_layer(self, conv: bool, x: np.ndarray) -> str:
         """The name of the conv or dense layer that comes next, and is given x."""
-        wanted = [layer.name for layer in LEARNED if (layer.kind == "conv") == conv]
-        for name in wanted:
-            if name not in self.reached:
-                self.reached[name] = x
-                return name
-        kind = "conv" if conv else "dense"
-        raise UserError(f"it has more than the {len(wanted)} {kind} layers of AlexNet")
+        number = len(self.reached) + 1
+        if number > _MOST:
+            raise UserError(f"it has more than the {_MOST} conv and dense layers of AlexNet")
+        name = f"conv{number}" if conv else f"fc{number}"
+        self.reached[name] = x
+        return name

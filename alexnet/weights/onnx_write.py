@@ -1,8 +1,8 @@
 """The network and its weights as an ONNX file, opset 13: NCHW images in, logits out.
 
-Any number of images goes in. LRN over groups of channels and adaptive pooling, which ONNX lacks,
-become reshapes and products. The `onnx` package makes all but the weights, which go from their
-arrays to the file: inside its messages they would be copied twice.
+Any number of images goes in. LRN over groups of channels or within maps and adaptive pooling, which
+ONNX lacks, become reshapes, averages and products. The `onnx` package makes all but the weights,
+which go from their arrays to the file: inside its messages they would be copied twice.
 """
 
 import json
@@ -12,16 +12,21 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from alexnet.band import averages
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    AvgPool,
     BatchNorm,
     Conv,
     Dense,
+    Dropout,
     Flatten,
     MaxPool,
     ReLU,
     Row,
+    SpatialLRN,
+    Tanh,
     trace,
 )
 from alexnet.preprocess import to_json as preprocess_to_json
@@ -32,7 +37,6 @@ from alexnet.weights.layout import blocks, to_torch
 from alexnet.weights.names import torch_keys
 from alexnet.weights.onnx_graph import METADATA_KEY, package
 from alexnet.weights.precision import STORED, Dtype
-from alexnet.weights.reference import bin_matrix
 
 OPSET, IR_VERSION = 13, 8
 # Fields of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
@@ -102,9 +106,10 @@ def _graph(onnx: Any, weights: Weights, dtype: Dtype) -> Any:
         nodes.append(helper.make_node("Cast", [name + _ENDS[dtype]], [name], to=1))
     current = "image"
     for row in trace(spec):
+        before = current
         for op, inputs, attributes, values in _nodes(row):
             constants += [onnx.numpy_helper.from_array(v, name) for name, v in values.items()]
-            names = [current if name is None else name for name in inputs]
+            names = [{None: current, _BEFORE: before}.get(name, name) for name in inputs]
             current = f"{row.name}_{op.lower()}_{len(nodes)}"
             nodes.append(helper.make_node(op, names, [current], current, **attributes))
     nodes.append(helper.make_node("Identity", [current], ["logits"], "logits"))
@@ -116,6 +121,7 @@ def _graph(onnx: Any, weights: Weights, dtype: Dtype) -> Any:
     return helper.make_graph(nodes, "alexnet", [image], [logits], constants)
 
 
+_BEFORE = "before"  # in a node's inputs: what reached the layer
 Nodes = Iterator[tuple[str, list[str | None], dict[str, Any], dict[str, np.ndarray]]]
 
 
@@ -127,14 +133,18 @@ def _nodes(row: Row) -> Nodes:
         case Conv():
             yield "Conv", weights, {
                 "kernel_shape": (layer.kernel,) * 2, "strides": (layer.stride,) * 2,
-                "pads": (layer.padding,) * 4, "group": layer.groups,
+                "pads": _pads(layer, row), "group": layer.groups,
             }, {}  # fmt: skip
         case Dense():
             yield "Gemm", weights, {"transB": 1}, {}
         case ReLU():
             yield "Relu", [None], {}, {}
+        case Tanh():
+            yield "Tanh", [None], {}, {}
         case LRN():
             yield from _lrn_nodes(row, layer)
+        case SpatialLRN():
+            yield from _spatial_nodes(row, layer)
         case BatchNorm():
             own = [f"{row.name}.{part}" for part in ("weight", "bias")]
             statistics = [f"{row.name}.{part}" for part in ("running_mean", "running_var")]
@@ -142,16 +152,25 @@ def _nodes(row: Row) -> Nodes:
             constants = {} if layer.affine else plain
             inputs = [None, *own, *statistics]
             yield "BatchNormalization", inputs, {"epsilon": layer.epsilon}, constants
-        case MaxPool():
-            overhang = layer.overhang(row.in_shape[0])
-            yield "MaxPool", [None], {
+        case MaxPool() | AvgPool():
+            yield "MaxPool" if isinstance(layer, MaxPool) else "AveragePool", [None], {
                 "kernel_shape": (layer.window,) * 2, "strides": (layer.stride,) * 2,
-                "pads": (0, 0, overhang, overhang),
+                "pads": _pads(layer, row),
             }, {}  # fmt: skip
         case AdaptiveAvgPool():
             yield from _average_nodes(row, layer)
         case Flatten():
             yield "Flatten", [None], {"axis": 1}, {}
+        case Dropout(rate, inverted=False):
+            kept = f"{row.name}.kept"
+            yield "Mul", [None, kept], {}, {kept: np.array(1 - rate, "<f4")}
+
+
+def _pads(layer: Conv | MaxPool | AvgPool, row: Row) -> tuple[int, int, int, int]:
+    """Pixels before and after the image, in the order of ONNX's attribute `pads`."""
+    before = layer.padding if isinstance(layer, Conv) else 0
+    after = before + layer.overhang(row.in_shape[0])
+    return before, before, after, after
 
 
 def _lrn_nodes(row: Row, layer: LRN) -> Nodes:
@@ -167,6 +186,23 @@ def _lrn_nodes(row: Row, layer: LRN) -> Nodes:
     yield "Reshape", [None, f"{row.name}.together"], {}, {f"{row.name}.together": together}
 
 
+def _spatial_nodes(row: Row, layer: SpatialLRN) -> Nodes:
+    """Divide by a power of the windows' mean squares, in which pixels outside count as zeros."""
+    before, after = layer.size // 2, (layer.size - 1) // 2
+    numbers = {"alpha": layer.alpha, "k": layer.k, "beta": layer.beta}
+    constants = {f"{row.name}.{part}": np.array(n, "<f4") for part, n in numbers.items()}
+    alpha, k, beta = constants
+    yield "Mul", [None, None], {}, constants
+    yield "AveragePool", [None], {
+        "kernel_shape": (layer.size,) * 2, "strides": (1, 1), "count_include_pad": 1,
+        "pads": (before, before, after, after),
+    }, {}  # fmt: skip
+    yield "Mul", [None, alpha], {}, {}
+    yield "Add", [None, k], {}, {}
+    yield "Pow", [None, beta], {}, {}
+    yield "Div", [_BEFORE, None], {}, {}
+
+
 def _average_nodes(row: Row, layer: AdaptiveAvgPool) -> Nodes:
     """Plain average pooling where the bins are equal, else two products with the bins' matrix."""
     size = row.in_shape[0]
@@ -176,7 +212,7 @@ def _average_nodes(row: Row, layer: AdaptiveAvgPool) -> Nodes:
         window = (size // layer.size,) * 2
         yield "AveragePool", [None], {"kernel_shape": window, "strides": window}, {}
         return
-    bins = bin_matrix(size, layer.size)
+    bins = averages(layer.bins(size), size)
     rows, columns = f"{row.name}.rows", f"{row.name}.columns"
     yield "MatMul", [rows, None], {}, {rows: bins}
     yield "MatMul", [None, columns], {}, {columns: np.ascontiguousarray(bins.T)}

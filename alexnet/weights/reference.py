@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from alexnet.band import averages
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    AvgPool,
     BatchNorm,
     Conv,
     Dense,
@@ -20,7 +22,9 @@ from alexnet.layers import (
     Flatten,
     MaxPool,
     ReLU,
+    SpatialLRN,
     Spec,
+    Tanh,
 )
 
 
@@ -46,30 +50,35 @@ def forward(
             kernel, bias = arrays[f"{layer.name}.kernel"], arrays[f"{layer.name}.bias"]
         match layer:
             case Conv():
-                pads, strides = (layer.padding,) * 4, (layer.stride,) * 2
+                after = tuple(layer.padding + layer.overhang(size) for size in x.shape[2:])
+                pads, strides = (*(layer.padding,) * 2, *after), (layer.stride,) * 2
                 x = convolve(x, kernel.transpose(3, 2, 0, 1), bias, strides, pads, layer.groups)
             case Dense():
                 x = x @ kernel + bias
             case ReLU():
                 x = np.maximum(x, 0)
+            case Tanh():
+                x = np.tanh(x)
             case LRN():
                 parts = np.split(x, layer.groups, axis=1)
                 rule = (layer.size, layer.alpha, layer.beta, layer.k)
                 x = np.concatenate([normalize(part, *rule) for part in parts], axis=1)
+            case SpatialLRN():
+                x = normalize_within(x, layer)
             case MaxPool():
                 over = (0, 0, *(layer.overhang(size) for size in x.shape[2:]))
                 padded = pad(x, over, -np.inf)
                 x = windows(padded, (layer.window,) * 2, (layer.stride,) * 2).max((-2, -1))
-            case AdaptiveAvgPool():
-                rows, columns = (bin_matrix(size, layer.size) for size in x.shape[2:])
+            case AvgPool() | AdaptiveAvgPool():
+                rows, columns = (averages(layer.bins(size), size) for size in x.shape[2:])
                 x = rows @ x @ columns.T
             case Flatten():
                 x = x.reshape(len(x), -1)
             case BatchNorm():
                 names = (f"{layer.name}.{part}" for part in ("scale", "shift", "mean", "variance"))
                 x = batch_norm(x, layer.epsilon, *(arrays[name] for name in names))
-            case Dropout():
-                pass
+            case Dropout(rate, inverted):
+                x = x if inverted else x * np.float32(1 - rate)
     yield "logits", x
 
 
@@ -111,6 +120,13 @@ def normalize(x: np.ndarray, size: int, alpha: float, beta: float, k: float) -> 
     return x / (np.float32(k) + np.float32(alpha / size) * sums) ** np.float32(beta)
 
 
+def normalize_within(x: np.ndarray, layer: SpatialLRN) -> np.ndarray:
+    """LRN within each channel's map."""
+    edges = (*(layer.size // 2,) * 2, *((layer.size - 1) // 2,) * 2)
+    means = windows(pad(x * x, edges), (layer.size,) * 2, (1, 1)).mean((-2, -1), dtype=np.float32)
+    return x / (np.float32(layer.k) + np.float32(layer.alpha) * means) ** np.float32(layer.beta)
+
+
 def batch_norm(
     x: np.ndarray,
     epsilon: float,
@@ -123,12 +139,3 @@ def batch_norm(
     factor = scale / np.sqrt(variance + np.float32(epsilon))
     factor, rest = (a.reshape(-1, *[1] * (x.ndim - 2)) for a in (factor, shift - mean * factor))
     return x * factor + rest
-
-
-def bin_matrix(size: int, bins: int) -> np.ndarray:
-    """The (bins, size) matrix of adaptive average pooling along one axis, with torch's edges."""
-    matrix = np.zeros((bins, size), "<f4")
-    for i in range(bins):
-        start, end = i * size // bins, -(-(i + 1) * size // bins)
-        matrix[i, start:end] = 1 / (end - start)
-    return matrix

@@ -11,31 +11,31 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from alexnet.errors import UserError
+from alexnet.kinds import LAYERS
 from alexnet.layers import (
     LRN,
     MAX_FEATURES,
     MAX_PARAMS,
     MAX_SIDE,
     AdaptiveAvgPool,
+    AvgPool,
     BatchNorm,
     Conv,
     Dense,
-    Dropout,
     FanIn,
     Flatten,
     Layer,
     MaxPool,
-    ReLU,
+    SpatialLRN,
     Spec,
     trace,
     variables,
 )
 from alexnet.spec import VARIANTS, like, refuse_outdated, variant
 
-KINDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (Conv, Dense, ReLU, LRN, BatchNorm, MaxPool, AdaptiveAvgPool, Flatten, Dropout)
-}
+KINDS: dict[str, type] = {kind.__name__: kind for kind in LAYERS}
+# Fields that older files lack; they stay out of a file where they have the value that is older.
+_ADDED = {("Conv", "ceil"): False, ("Dropout", "inverted"): True}
 MAX_LAYERS = 200
 _NAME = re.compile(r"[a-z_]{1,20}[0-9]{1,4}[a-z0-9_]{0,20}")  # no model has such an attribute
 _SIZES = ("image_size", "num_classes", "channels")
@@ -50,10 +50,7 @@ def to_json(spec: Spec) -> dict[str, Any]:
     Raises:
         UserError: for a table that `from_json` would refuse.
     """
-    layers = [
-        {"kind": type(layer).__name__} | {f: getattr(layer, f) for f in _fields(type(layer))}
-        for layer in spec.layers
-    ]
+    layers = [_described(layer) for layer in spec.layers]
     values = {"name": spec.name, **{size: getattr(spec, size) for size in _SIZES}, "layers": layers}
     from_json(values)
     return values
@@ -117,11 +114,22 @@ def _fields(kind: type) -> dict[str, Any]:
     return {f.name: f.type for f in dataclasses.fields(kind) if f.name != "init"}
 
 
+def _described(layer: Layer) -> dict[str, Any]:
+    kind = type(layer).__name__
+    fields = {name: getattr(layer, name) for name in _fields(type(layer))}
+    kept = {name: n for name, n in fields.items() if n is not _ADDED.get((kind, name), ...)}
+    return {"kind": kind, **kept}
+
+
 def _layer(values: Any) -> Layer:
     kind = KINDS.get(values.get("kind")) if _is_plain(values) else None
     if kind is None:
         raise UserError(f"a layer must be one of {', '.join(KINDS)}")
     fields = _fields(kind)
+    older = {
+        name: _ADDED[kind.__name__, name] for name in fields if (kind.__name__, name) in _ADDED
+    }
+    values = older | values
     if set(values) != {"kind", *fields}:
         raise UserError(f"a {kind.__name__} must have exactly {', '.join(fields)}")
     for name, type_ in fields.items():
@@ -148,6 +156,9 @@ def _check(name: str, value: Any, type_: type, low: float, high: float) -> None:
         raise UserError(f"{name} of the network is {value!r:.40}, and must be from {low} to {high}")
 
 
+_MAPS = (Conv, LRN, SpatialLRN, MaxPool, AvgPool, AdaptiveAvgPool, Flatten)  # take a map
+
+
 def _check_shapes(spec: Spec) -> None:
     """Refuse a table whose layers don't fit one another."""
     shape: tuple[int, ...] = (0, 0, spec.channels)
@@ -158,7 +169,7 @@ def _check_shapes(spec: Spec) -> None:
             if len(shape) != 1:
                 raise UserError("the network has a Dense layer before its map is flattened")
             shape, flattened = (layer.features or spec.num_classes,), False
-        elif isinstance(layer, Conv | LRN | MaxPool | AdaptiveAvgPool | Flatten):
+        elif isinstance(layer, _MAPS):
             if len(shape) != 3:
                 raise UserError(f"the network has a {kind} after its map was flattened")
             groups = getattr(layer, "groups", 1)

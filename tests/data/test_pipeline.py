@@ -14,10 +14,10 @@ from data_helpers import evaluating, make_config, training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.augment import eval_view, train_view
+from alexnet.data.augment import eval_view, train_numbers, train_view
 from alexnet.data.dataset import ArraySource, Dataset
 from alexnet.data.images import BadImage, decode
-from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch
+from alexnet.data.pipeline import BadImages, eval_batches, steps_per_epoch, train_batches
 from alexnet.draws import order
 from alexnet.errors import UserError
 
@@ -402,3 +402,37 @@ next(batches)
 def child_env():
     here = Path(__file__).parent
     return os.environ | {"PYTHONPATH": f"{here.parents[1]}{os.pathsep}{here}"}
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["cut on the device", "cut here"])
+def test_examples_of_a_chunk_share_place_and_mirroring(whole):
+    """As in the authors' convdata.py: 32 in a row of the epoch's order; each has its own noise."""
+    config = make_config(color_noise=0.1, seed=3, crop_chunk=4, batch_size=16, flip=True)
+    data = config.open_dataset()
+    loading = dataclasses.replace(config.loading(), whole=whole)
+    batches = train_batches(data, config.augmentation, loading, seed=3)
+    batch = next(batches)
+    batches.close()
+    plain = dataclasses.replace(config.augmentation, crop_chunk=1)
+    for row, index in enumerate(batch["example"].tolist()):
+        leader = int(batch["example"][row - row % 4])
+        numbers = train_numbers(plain, 3, 0, np.array([leader]))
+        own = train_numbers(plain, 3, 0, np.array([index]))
+        np.testing.assert_array_equal(batch["color_shift"][row], own["color_shift"][0])
+        if "crop" in batch:
+            np.testing.assert_array_equal(batch["crop"][row], numbers["crop"][0])
+            assert batch["flip"][row] == numbers["flip"][0]
+        else:
+            view, _ = train_view(decode(data.train[index][0], 3), plain, 3, 0, index, leader)
+            np.testing.assert_array_equal(batch["image"][row], view)
+
+
+def test_noise_ends_and_with_it_its_scale():
+    config = make_config(color_noise=0.25, color_noise_until=1.0, color_noise_shrink=True)
+    data = config.open_dataset()
+    per_epoch = steps_per_epoch(data, config.data.batch_size)
+    noisy, quiet = (take(training(data, config, step), 1)[0] for step in (0, per_epoch))
+    assert noisy["color_shift"].any()
+    assert not quiet["color_shift"].any()
+    np.testing.assert_array_equal(noisy["color_scale"], np.full(8, 0.8, np.float32))
+    np.testing.assert_array_equal(quiet["color_scale"], np.ones(8, np.float32))

@@ -14,6 +14,7 @@ from alexnet.layers import (
     ReLU,
 )
 from alexnet.spec import VARIANTS, variant
+from tests.conftest import DISTINCT
 from tests.parity.pairs import (
     FORWARD_BOUND,
     forward,
@@ -23,8 +24,9 @@ from tests.parity.pairs import (
 )
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    ("name", "train"), [(n, True) for n in VARIANTS] + [(n, False) for n in DISTINCT]
+)
 def test_every_layer(name, train):
     ours, theirs = forward(make_pair(name), train)
     measured = worst_by_std(ours, theirs)

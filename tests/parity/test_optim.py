@@ -12,7 +12,8 @@ import torch
 from alexnet.config import OptimConfig
 from alexnet.errors import UserError
 from alexnet.layers import Variable, variables
-from alexnet.schedule import decays, frozen, rate_multipliers, rates
+from alexnet.recipes import recipe
+from alexnet.schedule import decays, frozen, learning_rate, rate_multipliers, rates
 from alexnet.spec import VARIANTS
 from alexnet_jax.optim import gradient_transformation
 from alexnet_torch.optim import Momentum
@@ -269,6 +270,24 @@ def test_groups_match_by_layer_variable_and_role():
     assert found_decays["conv1.kernel"] == 0  # frozen: momentum stays at rest, too
 
 
+def test_rates_of_configuration_145():
+    """The log at the end of layer-params-145.cfg, by epoch: kernels, conv1's kernel, biases."""
+    config, found = recipe("krizhevsky2012"), variables(VARIANTS["krizhevsky2012"])
+    log = {
+        0: (0.01, 0.01, 0.02), 24.9: (0.01, 0.01, 0.02), 25: (1e-3, 1e-3, 0.02),
+        51: (1e-4, 1e-4, 0.02), 67: (1e-4, 1e-5, 0.02), 72: (1e-4, 0, 0.02), 79: (1e-5, 0, 0.02),
+        90: (1e-5, 0, 0.02),
+    }  # fmt: skip
+    for epoch, (kernels, first, biases) in log.items():
+        step = round(epoch * 10)
+        rate = learning_rate(config.optim, step, total_steps=910, steps_per_epoch=10)
+        each = rates(config.optim, found, rate, epoch)
+        for name, value in each.items():
+            wanted = biases if name.endswith("bias") else first if "conv1" in name else kernels
+            assert value == pytest.approx(wanted), (epoch, name)
+    assert decays(config.optim, found)["fc8.bias"] == 0
+
+
 def test_something_must_be_left_to_learn():
     with pytest.raises(UserError, match="--freeze leaves nothing to learn"):
         frozen(OptimConfig(freeze=("kernel", "bias")), variables(VARIANTS["bn"]))
@@ -283,11 +302,16 @@ def test_something_must_be_left_to_learn():
         ({"rate_of": ("fc8=fast",)}, "must read GROUP=FACTOR"),
         ({"rate_of": ("fc8=-1",)}, "must read GROUP=FACTOR"),
         ({"decay_of": ("bias=inf",)}, "--decay-of bias=inf must read"),
+        ({"rate_at": ("conv1=0.1",)}, "--rate-at conv1=0.1 must read EPOCH:GROUP=FACTOR"),
+        ({"rate_at": ("-1:conv1=0.1",)}, "must read EPOCH:GROUP=FACTOR"),
+        ({"rate_at": ("7:conv1",)}, "--rate-at 7: conv1 must read GROUP=FACTOR"),
+        ({"rate_at": ("7:conv9=1",)}, "no learned variable is in the group 'conv9'"),
     ],
 )
 def test_groups_that_mean_nothing_are_refused(options, message):
+    optim, found = OptimConfig(**options), variables(VARIANTS["bn"])
     with pytest.raises(UserError, match=message):
-        decays(OptimConfig(**options), variables(VARIANTS["bn"]))
+        assert frozen(optim, found) or decays(optim, found)
 
 
 @pytest.mark.parametrize("odd", ["gradient", "momentum"])

@@ -28,9 +28,11 @@ TRAINING = 1.5  # seconds after the log has begun, in half of the cases
 SECOND = 0.3  # the share of cases with a second signal
 AT_ONCE = 10  # seconds that ending at once may take, on a machine that does much else
 END = 60
-# Says that Python is there, and becomes train.py.
+# Says that Python is there, and becomes train.py. A campaign under nohup hands on a SIGHUP that is
+# ignored, which a run then leaves ignored.
 _FIRST_LINE = """
-import os, sys
+import _signal, os, sys
+_signal.signal(_signal.SIGHUP, _signal.SIG_DFL)
 os.write(1, b"first line\\n")
 exec(compile(open(sys.argv[1]).read(), sys.argv.pop(1), "exec"))
 """

@@ -11,14 +11,18 @@ import torch.nn.functional as F
 from alexnet.layers import (
     LRN,
     AdaptiveAvgPool,
+    AvgPool,
     BatchNorm,
     Conv,
     Dense,
+    Dropout,
     Flatten,
     MaxPool,
     ReLU,
     Row,
+    SpatialLRN,
     Spec,
+    Tanh,
     trace,
     variables,
 )
@@ -84,6 +88,8 @@ def forward(weights: Weights, images: np.ndarray) -> np.ndarray:
         match layer:
             case Conv():
                 kernel = np.ascontiguousarray(weights.arrays[f"{layer.name}.kernel"])
+                beyond = -(x.shape[2] + 2 * layer.padding - layer.kernel) % layer.stride
+                x = F.pad(x, (0, beyond, 0, beyond)) if layer.ceil else x
                 x = F.conv2d(
                     x,
                     torch.from_numpy(kernel).permute(3, 2, 0, 1),
@@ -94,6 +100,12 @@ def forward(weights: Weights, images: np.ndarray) -> np.ndarray:
                 )
             case ReLU():
                 x = F.relu(x)
+            case Tanh():
+                x = F.tanh(x)
+            case SpatialLRN():  # by a convolution of ones with each map
+                ones = torch.ones(x.shape[1], 1, layer.size, layer.size)
+                sums = F.conv2d(x * x, ones, padding=layer.size // 2, groups=x.shape[1])
+                x = x / (layer.k + layer.alpha / layer.size**2 * sums) ** layer.beta
             case LRN():
                 parts = x.chunk(layer.groups, 1)
                 rule = (layer.size, layer.alpha, layer.beta, layer.k)
@@ -106,6 +118,10 @@ def forward(weights: Weights, images: np.ndarray) -> np.ndarray:
                 x = F.batch_norm(x, *own, eps=layer.epsilon)
             case MaxPool():
                 x = F.max_pool2d(x, layer.window, layer.stride, ceil_mode=layer.ceil)
+            case AvgPool():
+                x = F.avg_pool2d(x, layer.window, layer.stride, ceil_mode=layer.ceil)
+            case Dropout(rate, inverted=False):
+                x = x * (1 - rate)
             case AdaptiveAvgPool():
                 x = F.adaptive_avg_pool2d(x, layer.size)
             case Flatten():

@@ -122,6 +122,17 @@ def test_other_programs_read_its_safetensors(tmp_path):
     assert all(torch.equal(arrays[key], value) for key, value in state(weights).items())
 
 
+def test_the_authors_own_networks_are_told_apart_by_name_alone(tmp_path):
+    """cuda_convnet2 has torchvision's shapes; of the two only torchvision's files are held."""
+    weights = narrow("torchvision")
+    save(tmp_path / "a.pth", weights, "torch")
+    read = load(tmp_path / "a.pth")
+    same(weights, read)
+    assert "though cuda_convnet2 would fit as well: --variant says which" in " ".join(read.notes)
+    assert load(tmp_path / "a.pth", variant="cuda_convnet2").spec.name == "cuda_convnet2"
+    assert not load(tmp_path / "a.pth", variant="torchvision").notes
+
+
 def test_shapes_that_several_variants_have_are_not_guessed(tmp_path):
     save(tmp_path / "a.pth", narrow("paper"), "torch")
     with pytest.raises(UserError, match=r"fit the variants paper, caffe, caffenet.*--variant"):

@@ -4,7 +4,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from alexnet.layers import LRN, AdaptiveAvgPool, BatchNorm, Conv, Dense, MaxPool, Row, Spec, trace
+from alexnet.layers import (
+    LRN,
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    MaxPool,
+    Row,
+    SpatialLRN,
+    Spec,
+    trace,
+)
 from alexnet.report.page.filters import towers
 from alexnet.report.page.html import Html, clean, joined, scrolled, sides, table, tag
 from alexnet.weights.core import show
@@ -45,10 +57,14 @@ def _after(row: Row) -> str:
     match row.layer:
         case MaxPool(window, stride):
             return f"pool {window}/{stride} → {row.out_shape[0]}"
+        case AvgPool(window, stride):
+            return f"avg {window}/{stride} → {row.out_shape[0]}"
         case AdaptiveAvgPool(size):
             return f"avg pool → {size}"
         case LRN() | BatchNorm():
             return "LRN" if isinstance(row.layer, LRN) else "batch norm"
+        case SpatialLRN():
+            return "LRN in maps"
         case _:
             return ""
 

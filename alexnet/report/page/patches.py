@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alexnet.errors import choose
-from alexnet.layers import Conv, MaxPool, Spec, trace
+from alexnet.layers import AvgPool, Conv, MaxPool, SpatialLRN, Spec, trace
 from alexnet.report.page.features import Features
 from alexnet.report.page.html import Html, joined, sides, tag
 from alexnet.report.page.network import Network, after_relu, convolutions
@@ -37,8 +37,10 @@ def receptive_field(spec: Spec, name: str) -> Field:
         match row.layer:
             case Conv(kernel=kernel, stride=step, padding=padding):
                 window = (kernel, step, padding)
-            case MaxPool(window=kernel, stride=step):
+            case MaxPool(window=kernel, stride=step) | AvgPool(window=kernel, stride=step):
                 window = (kernel, step, 0)
+            case SpatialLRN(size=kernel):
+                window = (kernel, 1, kernel // 2)
             case _ if len(row.out_shape) == 3 and row.in_shape == row.out_shape:
                 window = (1, 1, 0)  # pointwise, or across channels
             case _:
