@@ -61,7 +61,7 @@ def collectives(hlo_text: str) -> list[Collective]:
         started = _STARTED.match(_LAYOUT.sub("", type_)) if one["start"] else None
         if started and kind != "all-reduce":  # whose start has the type of its result
             type_ = started["result"]
-        size = _bytes(type_) * (group if kind == "reduce-scatter" else 1)
+        size = array_bytes(type_) * (group if kind == "reduce-scatter" else 1)
         if computation.startswith("all-reduce-scatter"):  # a fusion that keeps one share
             kind = "reduce-scatter"
         if group > 1:  # alone, a device has nobody to exchange with
@@ -69,7 +69,7 @@ def collectives(hlo_text: str) -> list[Collective]:
     return found
 
 
-def _bytes(type_: str) -> int:
+def array_bytes(type_: str) -> int:
     """The size of all arrays in a type such as `(f32[2,3]{1,0}, bf16[4])`."""
     total = 0
     for element, dimensions in _ARRAY.findall(type_):

@@ -11,32 +11,47 @@ from alexnet import layers as spec
 from alexnet.band import band
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def lrn(x: jax.Array, layer: spec.LRN) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def lrn(x: jax.Array, layer: spec.LRN, rectify: bool = False) -> jax.Array:
     """Local response normalization over channels; `layers.LRN` has the formula. fp32 inside.
+
+    With `rectify`, of max(x, 0): the gradient then needs nothing but what LRN's own does.
 
     The sums over neighbors are a product with a matrix of ones around its diagonal: matrix units
     take less time for it than windows or shifted sums do.
     """
-    return _lrn_forward(x, layer)[0]
+    return _lrn_forward(x, layer, rectify)[0]
 
 
-def _lrn_forward(x: jax.Array, layer: spec.LRN) -> tuple[jax.Array, tuple]:
+def _lrn_forward(x: jax.Array, layer: spec.LRN, rectify: bool) -> tuple[jax.Array, tuple]:
     wide = x.astype(jnp.float32)
+    if rectify:
+        wide = jnp.maximum(wide, np.float32(0))
     sums = _neighbors(jnp.square(wide), layer)
     scale = np.float32(layer.k) + np.float32(layer.alpha / layer.size) * sums
     y = (wide * _inverse_power(scale, layer.beta)).astype(x.dtype)
     # In x's precision: in fp32 the scale would be half of what a TPU's bf16 step moves for LRN.
-    return y, (x, scale.astype(x.dtype))
+    return y, (wide.astype(x.dtype), y, scale.astype(x.dtype))
 
 
-def _lrn_backward(layer: spec.LRN, saved: tuple, grad: jax.Array) -> tuple[jax.Array]:
+def _lrn_backward(
+    layer: spec.LRN, rectify: bool, saved: tuple, grad: jax.Array
+) -> tuple[jax.Array]:
     """dx = g s^-b - 2 b alpha/n x (sum of g x s^(-b-1) over those that x is a neighbor of)."""
-    x, scale, grad = (array.astype(jnp.float32) for array in (*saved, grad))
-    direct = grad * _inverse_power(scale, layer.beta)
+    kept, y, scale, wide = (array.astype(jnp.float32) for array in (*saved, grad))
+    power = _inverse_power(scale, layer.beta)
+    # Of x and y compilers keep one. y is kept for the next layer anyhow, and elsewhere than on
+    # CPU, where a division is what takes time, moving x too takes longer than x = y / power.
+    x = lax.platform_dependent(
+        kept, y, power, cpu=lambda kept, *_: kept, default=lambda _, y, power: y / power
+    )
+    direct = wide * power
     others = _neighbors(direct * x / scale, layer, back=True)
     factor = np.float32(2 * layer.beta * layer.alpha / layer.size)
-    return ((direct - factor * x * others).astype(saved[0].dtype),)
+    to_input = direct - factor * x * others
+    if rectify:
+        to_input = jnp.where(x > 0, to_input, np.float32(0))
+    return (to_input.astype(grad.dtype),)
 
 
 lrn.defvjp(_lrn_forward, _lrn_backward)

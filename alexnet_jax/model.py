@@ -245,36 +245,42 @@ class AlexNet(nnx.Module):
         train = not self.deterministic if train is None else train
         keys = iter(self._dropout_keys(key) if train else ())
         x = x.astype(self.dtype)
-        for row in trace(self.spec):
-            own: Any = getattr(self, row.name, None)
-            match row.layer:
-                case Conv():
-                    x = work.conv(
-                        ops.extended(x, row.layer), *self._kernel_and_bias(own), row.layer
-                    )
-                case Dense():
-                    x = work.dense(row.name, x, *self._kernel_and_bias(own))
-                case BatchNorm():
-                    x = _batch_norm(x, own, row.layer, train, mask, axis_name)
-                case ReLU():
-                    x = ops.relu(x)
-                case Tanh():
-                    x = jnp.tanh(x)
-                case LRN():
-                    x = lrn(x, row.layer)
-                case SpatialLRN():
-                    x = spatial_lrn(x, row.layer)
-                case MaxPool():
-                    x = ops.max_pool(x, row.layer)
-                case AvgPool() | AdaptiveAvgPool():
-                    x = ops.avg_pool(x, row.layer)
-                case Flatten():
-                    x = x.reshape(x.shape[0], -1)
-                case Dropout() if train:
-                    x = ops.dropout(x, row.layer, next(keys), first_row)
-                case Dropout(rate, inverted=False):
-                    x = x * np.array(1 - rate, x.dtype)
-            yield row.name, x
+        rows, rectify = trace(self.spec), False
+        for row, after in zip(rows, [*(row.layer for row in rows[1:]), None], strict=True):
+            with jax.named_scope(row.name):
+                own: Any = getattr(self, row.name, None)
+                match row.layer:
+                    case Conv():
+                        inputs = ops.extended(x, row.layer)
+                        y = work.conv(inputs, *self._kernel_and_bias(own), row.layer)
+                    case Dense():
+                        y = work.dense(row.name, x, *self._kernel_and_bias(own))
+                    case BatchNorm():
+                        y = _batch_norm(x, own, row.layer, train, mask, axis_name)
+                    case ReLU():
+                        y = ops.relu(x)
+                    case Tanh():
+                        y = jnp.tanh(x)
+                    case LRN():
+                        y = lrn(x, row.layer, rectify)
+                    case SpatialLRN():
+                        y = spatial_lrn(x, row.layer)
+                    case MaxPool():
+                        y = ops.max_pool(x, row.layer, rectify)
+                    case AvgPool() | AdaptiveAvgPool():
+                        y = ops.avg_pool(x, row.layer)
+                    case Flatten():
+                        y = x.reshape(x.shape[0], -1)
+                    case Dropout() if train:
+                        y = ops.dropout(x, row.layer, next(keys), first_row)
+                    case Dropout(rate, inverted=False):
+                        y = x * np.array(1 - rate, x.dtype)
+                    case Dropout():
+                        y = x
+            yield row.name, y
+            # Left to these two, which then have less to move.
+            rectify = isinstance(row.layer, ReLU) and isinstance(after, LRN | MaxPool)
+            x = x if rectify else y
 
     def _kernel_and_bias(self, own: Any) -> tuple[jax.Array, jax.Array]:
         return own.kernel[...].astype(self.dtype), own.bias[...].astype(self.dtype)

@@ -85,18 +85,25 @@ def running(
     return (1 - share) * old + share * lax.stop_gradient(new)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def max_pool(x: jax.Array, layer: spec.MaxPool) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def max_pool(x: jax.Array, layer: spec.MaxPool, rectify: bool = False) -> jax.Array:
     """Max pooling of NHWC maps. Of equal maxima, the first in row order gets the gradient.
 
     That is torch's rule and XLA's. On CPU the windows are taken as strided slices, about five
     times as fast there as XLA's windowed ops; elsewhere the windowed ops are faster.
+
+    With `rectify`, of max(x, 0). That commutes with pooling, values and gradients to the bit: on
+    CPU it comes before, elsewhere after, where it has a quarter of the numbers to move.
     """
     return lax.platform_dependent(
         x,
-        cpu=functools.partial(_pool_slices, layer=layer),
-        default=functools.partial(_pool_windows, layer=layer),
+        cpu=lambda x: _pool_slices(_rectified(x, rectify), layer),
+        default=lambda x: _rectified(_pool_windows(x, layer), rectify),
     )
+
+
+def _rectified(x: jax.Array, rectify: bool) -> jax.Array:
+    return relu(x) if rectify else x
 
 
 def _pool_windows(x: jax.Array, layer: spec.MaxPool) -> jax.Array:
@@ -124,16 +131,20 @@ def _pool_slices(x: jax.Array, layer: spec.MaxPool) -> jax.Array:
     return functools.reduce(lax.max, [part for _, _, part in _slices(x, layer)])
 
 
-def _pool_forward(x: jax.Array, layer: spec.MaxPool) -> tuple[jax.Array, tuple]:
-    y = max_pool(x, layer)
+def _pool_forward(x: jax.Array, layer: spec.MaxPool, rectify: bool) -> tuple[jax.Array, tuple]:
+    y = max_pool(x, layer, rectify)
     return y, (x, y)
 
 
-def _pool_backward(layer: spec.MaxPool, saved: tuple, grad: jax.Array) -> tuple[jax.Array]:
-    def windows(x: jax.Array, _: jax.Array, grad: jax.Array) -> jax.Array:
+def _pool_backward(
+    layer: spec.MaxPool, rectify: bool, saved: tuple, grad: jax.Array
+) -> tuple[jax.Array]:
+    def windows(x: jax.Array, y: jax.Array, grad: jax.Array) -> jax.Array:
+        grad = _relu_backward(y, grad)[0] if rectify else grad
         return jax.vjp(functools.partial(_pool_windows, layer=layer), x)[1](grad)[0]
 
     def slices(x: jax.Array, y: jax.Array, grad: jax.Array) -> jax.Array:
+        x = _rectified(x, rectify)
         taken, total = jnp.zeros(y.shape, bool), jnp.zeros_like(x)
         for i, j, part in _slices(x, layer):
             wins = (part == y) & ~taken
@@ -144,7 +155,7 @@ def _pool_backward(layer: spec.MaxPool, saved: tuple, grad: jax.Array) -> tuple[
             ]
             share = jnp.where(wins, grad, np.array(0, grad.dtype))
             total += lax.pad(share, np.array(0, grad.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
-        return total
+        return _relu_backward(x, total)[0] if rectify else total
 
     return (lax.platform_dependent(*saved, grad, cpu=slices, default=windows),)
 

@@ -1,6 +1,7 @@
 """Each operation against its formula in NumPy, or against torch's own."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import lax
 from torch.nn import functional
 
 from alexnet.layers import (
@@ -92,6 +94,40 @@ def test_the_gradient_of_lrn_is_that_of_the_formula(seed, size, groups, beta):
     np.testing.assert_allclose(nhwc(images.grad), differences, rtol=1e-5, atol=2e-6)
 
 
+def of(backend):
+    """A context in which operations take the form of a backend: "cpu", or "default"."""
+    return mock.patch.object(
+        lax, "platform_dependent", lambda *operands, **forms: forms[backend](*operands)
+    )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "default"])
+@given(seed=st.integers(0, 99), size=st.integers(1, 6), levels=st.sampled_from([None, 4]))
+@settings(max_examples=15, deadline=None)
+def test_lrn_of_a_relu_is_both_in_turn(backend, seed, size, levels):
+    layer, x = LRN(size=size, alpha=0.3, groups=2), jnp.asarray(maps(seed, 2, 3, 3, 8))
+    x = 3 * x if levels is None else jnp.round(levels * x)  # with zeros, where ReLU's gradient is 0
+    with of("cpu"):
+        expected, expected_vjp = jax.vjp(lambda x: lrn(ops.relu(x), layer), x)
+    grad = jnp.asarray(maps(seed + 1, *x.shape))
+    with of(backend):
+        y, vjp = jax.vjp(lambda x: lrn(x, layer, rectify=True), x)
+        np.testing.assert_allclose(vjp(grad)[0], expected_vjp(grad)[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "default"])
+def test_the_gradient_of_lrn_in_bf16_is_fp32s_rounded(backend):
+    layer, x, grad = LRN(groups=2), 40 * maps(0, 2, 5, 5, 96), maps(1, 2, 5, 5, 96)
+    x, grad = (jnp.asarray(array, jnp.bfloat16) for array in (x, grad))
+    with of(backend):
+        wide, narrow = (
+            jax.vjp(lambda x: lrn(x, layer, rectify=True), x.astype(kind))[1](grad.astype(kind))[0]
+            for kind in (jnp.float32, jnp.bfloat16)
+        )
+    assert jnp.abs(wide - narrow).max() < 2**-7 * jnp.abs(wide).max()
+
+
 def test_lrn_trains_after_inference():
     """The matrix that is kept for both must not be one of `inference_mode`'s."""
     layer, images = LRN(size=3), nchw(maps(0, 1, 2, 2, 7))
@@ -154,6 +190,19 @@ def test_of_equal_maxima_the_same_one_gets_the_gradient(seed, size, ceil):
     pooled.backward(nchw(grad).contiguous())
     _, vjp = jax.vjp(lambda x: ops.max_pool(x, layer), jnp.asarray(x))
     np.testing.assert_allclose(vjp(jnp.asarray(grad))[0], nhwc(images.grad), atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "default"])
+@given(seed=st.integers(0, 99), size=st.integers(5, 12), ceil=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_max_pooling_of_a_relu_is_both_in_turn(backend, seed, size, ceil):
+    layer, x = MaxPool(3, 2, ceil=ceil), jnp.asarray(maps(seed, 2, size, size, 3, levels=5) - 3)
+    with of(backend):
+        y, vjp = jax.vjp(lambda x: ops.max_pool(x, layer, rectify=True), x)
+        expected, expected_vjp = jax.vjp(lambda x: ops.max_pool(ops.relu(x), layer), x)
+        grad = jnp.asarray(maps(seed + 1, *y.shape))
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_array_equal(vjp(grad)[0], expected_vjp(grad)[0])
 
 
 def test_relu_and_its_gradient_are_torchs():

@@ -11,6 +11,7 @@ from pathlib import Path
 from alexnet.spec import VARIANTS
 
 ONE = "--topology v5e:4x4 --batch-size 2048 --precision bf16"
+FOUR = "--topology v5e:2x2 --batch-size 512 --precision bf16"
 MESHES = ("data=16,model=1", "data=4,model=4", "data=1,model=16")
 TABLES = {
     "generations": [
@@ -22,7 +23,7 @@ TABLES = {
             ("v6e:2x2", 4), ("v6e:4x4", 16), ("v6e:8x8", 64), ("tpu7x:2x2x1", 8),
         )
     ],
-    "variants": [f"{ONE} --variant {variant}" for variant in VARIANTS],
+    "variants": [f"{FOUR} --variant {variant}" for variant in VARIANTS],
     "spread": [f"{ONE} --spmd shard_map", ONE.replace("bf16", "fp32")],
     "meshes": [
         f"--topology v5e:4x4 --batch-size {batch} --precision bf16 --mesh {mesh}"

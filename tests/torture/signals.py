@@ -28,11 +28,12 @@ TRAINING = 1.5  # seconds after the log has begun, in half of the cases
 SECOND = 0.3  # the share of cases with a second signal
 AT_ONCE = 10  # seconds that ending at once may take, on a machine that does much else
 END = 60
-# Says that Python is there, and becomes train.py. A campaign under nohup hands on a SIGHUP that is
-# ignored, which a run then leaves ignored.
+# Says that Python is there, and becomes train.py. A campaign in the background or under nohup hands
+# on signals that are ignored, which a run would leave ignored.
 _FIRST_LINE = """
 import _signal, os, sys
 _signal.signal(_signal.SIGHUP, _signal.SIG_DFL)
+_signal.signal(_signal.SIGINT, lambda *_: os._exit(130))
 os.write(1, b"first line\\n")
 exec(compile(open(sys.argv[1]).read(), sys.argv.pop(1), "exec"))
 """
