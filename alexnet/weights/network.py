@@ -179,8 +179,10 @@ def fit(
             f"its arrays fit the variants {', '.join(spec.name for spec in fitting)}, which "
             "compute different things with them: say which it is with --variant"
         )
+    if fitting:
+        return fitting[0]
     specs = [sized(VARIANTS[name], shapes, image_size) for name in allowed]
-    best = fitting[0] if fitting else min(specs, key=lambda spec: len(_misfits(spec, shapes)))
+    best = min(specs, key=lambda spec: len(_misfits(spec, shapes)))
     if _misfits(best, shapes) == [_first_dense(best)] and image_size is None:
         _name_sizes(best, shapes)
     return best
@@ -190,8 +192,13 @@ def fits(
     shapes: Mapping[str, tuple[int, ...]], allowed: Iterable[str], image_size: int | None
 ) -> list[Spec]:
     """The variants that have arrays of these shapes, those of a plain width alone if any are."""
-    specs = [sized(VARIANTS[name], shapes, image_size) for name in allowed]
-    shaped = [spec for spec in specs if not _misfits(spec, shapes)]
+    shaped = []
+    for name in allowed:
+        try:
+            spec = sized(VARIANTS[name], shapes, image_size)
+        except UserError:  # an image too small for this one
+            continue
+        shaped += [] if _misfits(spec, shapes) else [spec]
     return [spec for spec in shaped if _is_scaled(spec, VARIANTS[spec.name])] or shaped
 
 

@@ -133,6 +133,12 @@ def test_the_authors_own_networks_are_told_apart_by_name_alone(tmp_path):
     assert not load(tmp_path / "a.pth", variant="torchvision").notes
 
 
+def test_a_small_network_is_known_by_its_shapes(tmp_path):
+    weights = narrow("cifar_80sec", width=1.0, num_classes=10)
+    save(tmp_path / "a.pth", weights, "torch")
+    same(weights, load(tmp_path / "a.pth"))
+
+
 def test_shapes_that_several_variants_have_are_not_guessed(tmp_path):
     save(tmp_path / "a.pth", narrow("paper"), "torch")
     with pytest.raises(UserError, match=r"fit the variants paper, caffe, caffenet.*--variant"):
