@@ -93,15 +93,17 @@ def train(options: Options, recipe: str, framework: str, seed: int) -> None:
 
 
 def curve(options: Options, recipe: str, framework: str, seed: int) -> Curve | None:
-    """A run's errors; of training the mean of each epoch's lines. None where there is no run."""
+    """A run's errors; of training the mean of each epoch's lines. None where there are none yet."""
     target = workdir(options, recipe, framework, seed)
-    if not (target / "metrics.jsonl").exists():
+    if not target.exists():
         return None
     split = EXPERIMENTS[options.name].split
     by_epoch: dict[int, list[dict[str, Any]]] = {}
-    for record in read(target / "metrics.jsonl"):
+    for record in read(target):
         if record["split"] == split:
             by_epoch.setdefault(-(-record["step"] // STEPS), []).append(record)
+    if not by_epoch:
+        return None
     errors = [1 - mean(one["top1"] for one in own) for own in by_epoch.values()]
     ends = [own[-1]["step"] / STEPS for own in by_epoch.values()]
     return Curve(recipe, framework, seed, ends, errors)

@@ -1,0 +1,35 @@
+"""The table and the picture of `make reproduce-NAME`, of runs that are there."""
+
+from alexnet.recipes import RECIPES
+from tests import reproduce
+from tests.conftest import run_train
+
+
+def test_every_experiment_has_recipes():
+    for experiment in reproduce.EXPERIMENTS.values():
+        assert set(experiment.recipes) <= RECIPES.keys()
+        assert len(experiment.recipes) <= len(reproduce.STYLES)
+
+
+def test_a_run_becomes_a_row_and_a_line(tmp_path, capsys):
+    options = ["cifar-80sec", "--show", "--folder", str(tmp_path), "--seeds", "0"]
+    assert reproduce.main(options) == 1
+    assert "no run of cifar-80sec" in capsys.readouterr().out
+    run_train(
+        "--framework", "torch", "--recipe", "cifar-80sec", "--dataset", "synthetic", "--steps", 2,
+        "--batch-size", 4, "--image-size", 8, "--workdir", tmp_path / "cifar-80sec-torch-0",
+    )  # fmt: skip
+    assert reproduce.main(options) == 0
+    printed = capsys.readouterr().out
+    assert "| `cifar-80sec` | torch | 0 | 0.0 | " in printed
+    assert "26 % error in 80 seconds" in printed
+    assert (tmp_path / "cifar-80sec.png").stat().st_size > 10_000
+
+
+def test_epochs_to_an_error():
+    curve = reproduce.Curve("figure1-relu", "jax", 0, [1.0, 2.0, 3.0], [0.4, 0.25, 0.2])
+    assert reproduce.reached(curve, 0.25) == 2.0
+    assert reproduce.reached(curve, 0.1) is None
+    (row,) = reproduce.table([curve], 0.25)[2:]
+    assert "| 3.0 | 20.00 % | 2.0 |" in row
+    assert "not reached" in reproduce.table([curve], 0.1)[2]
