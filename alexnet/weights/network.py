@@ -1,7 +1,8 @@
 """Recognition of a file's network: by its layers where it has them, else by shapes.
 
 Two networks are the same where they compute the same function at evaluation, so inverted dropout
-and poolings that change nothing do not count, and a pool is known by the size of what it gives.
+and poolings that change nothing do not count, a pool is known by the size of what it gives, and a
+ReLU after a max pool is one before it.
 """
 
 import dataclasses
@@ -69,6 +70,8 @@ def steps(spec: Spec) -> list[str]:
                 lines.append("flatten")
             case Dropout(rate, inverted):
                 lines += [f"times {1 - rate:.6g}"] * (not inverted and rate > 0)
+        if lines[-1:] == ["ReLU"] and " max pool" in "".join(lines[-2:-1]):
+            lines[-2:] = lines[:-3:-1]
     return lines
 
 
