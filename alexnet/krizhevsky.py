@@ -63,7 +63,7 @@ def _without(name: str, spec: Spec, *left_out: Layer) -> Spec:
 
 _SPATIAL = next(layer for layer in KRIZHEVSKY2012 if isinstance(layer, SpatialLRN))
 
-# layers-148.cfg, the paper's "without response normalization": none of its three kinds of place.
+# layers-148.cfg, the paper's "without response normalization": none of the three layers of it.
 # 60,965,224 parameters.
 NO_LRN = _without("krizhevsky2012_no_lrn", KRIZHEVSKY2012, _LRN, _SPATIAL)
 

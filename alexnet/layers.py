@@ -63,7 +63,7 @@ __all__ = [
     "show",
     "trace",
     "variables",
-]  # fmt: skip
+]
 
 
 _KIND_NAMES = {

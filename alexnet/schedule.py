@@ -107,6 +107,7 @@ def frozen(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[s
     Raises:
         UserError: where nothing is left to learn.
     """
+    # Refuses at the start a group that --rate-at would name epochs later.
     _multipliers(variables, [pair for _, pair in _timed("--rate-at", optim.rate_at)])
     factors = rate_multipliers(optim, variables)
     if not any(factors.values()):

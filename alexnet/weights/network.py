@@ -71,7 +71,7 @@ def steps(spec: Spec) -> list[str]:
             case Dropout(rate, inverted):
                 lines += [f"times {1 - rate:.6g}"] * (not inverted and rate > 0)
         if lines[-1:] == ["ReLU"] and " max pool" in "".join(lines[-2:-1]):
-            lines[-2:] = lines[:-3:-1]
+            lines[-2:] = [lines[-1], lines[-2]]
     return lines
 
 
