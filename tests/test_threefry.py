@@ -36,23 +36,24 @@ def test_bits_are_those_of_jax(key, rows, features):
 @given(
     key=st.tuples(WORD, WORD),
     rate=st.sampled_from([0.1, 0.5, 0.9]),
+    inverted=st.booleans(),
     first_row=st.integers(0, 2**17),
 )
 @settings(max_examples=20, deadline=None)
-def test_masks_agree_element_for_element(key, rate, first_row):
+def test_masks_agree_element_for_element(key, rate, inverted, first_row):
+    layer = spec.Dropout(rate, inverted)
     x = np.ones((3, 4096), np.float32)  # places on both sides of 2^31 come up
-    ours = Dropout(rate).train()(torch.from_numpy(x), key, first_row).numpy()
-    theirs = np.asarray(dropout(jnp.asarray(x), rate, jnp.array(key, jnp.uint32), first_row))
+    ours = Dropout(layer).train()(torch.from_numpy(x), key, first_row).numpy()
+    theirs = np.asarray(dropout(jnp.asarray(x), layer, jnp.array(key, jnp.uint32), first_row))
     assert (ours == theirs).all()
     assert abs((ours == 0).mean() - rate) < 0.03
 
 
 def test_a_share_of_the_batch_gets_its_rows_of_the_mask():
     key, x = jnp.array([1, 2], jnp.uint32), jnp.ones((8, 100))
-    whole = dropout(x, 0.5, key, 0)
-    assert (
-        jnp.concatenate([dropout(x[:3], 0.5, key, 0), dropout(x[3:], 0.5, key, 3)]) == whole
-    ).all()
+    layer = spec.Dropout(0.5)
+    shares = [dropout(x[:3], layer, key, 0), dropout(x[3:], layer, key, 3)]
+    assert (jnp.concatenate(shares) == dropout(x, layer, key, 0)).all()
 
 
 def test_keys_differ_by_seed_step_and_layer():
