@@ -230,8 +230,10 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class DevicesConfig:
-    """Device placement; doesn't affect results."""
+    """Placement on devices and compilation; results differ by rounding at most."""
 
+    # torch: through torch.compile, which needs a C++ compiler on a CPU. JAX always compiles.
+    compile: bool = False
     # JAX's way to spread a step over devices.
     spmd: Literal["jit", "shard_map", "pmap"] = "jit"
     # data=D,model=M: D times M devices, of which M share fc6, fc7 and fc8; by default M is 1.
@@ -262,6 +264,20 @@ class DevicesConfig:
         if self.processes is not None and self.process is not None:
             need = f"from 0 to below --processes, {self.processes}"
             require(0 <= self.process < self.processes, "process", self.process, need)
+
+    def check_framework(self, framework: str) -> None:
+        """Refuse options of the other framework; `both` takes neither's.
+
+        Raises:
+            UserError: with the options that are not for this one.
+        """
+        if framework != "jax" and self != DevicesConfig(compile=self.compile):
+            raise UserError(
+                "--spmd, --mesh and --distributed are JAX's: add --framework jax. torch runs on "
+                "several processes by `torchrun --nproc-per-node=N train.py --framework torch ...`"
+            )
+        if framework != "torch" and self.compile:
+            raise UserError("--compile is torch's, and JAX always compiles: add --framework torch")
 
 
 @dataclass(frozen=True)
@@ -294,11 +310,7 @@ class TrainConfig:
         if channels != 3:
             need = "0 unless the input has 3 channels"
             require(data.color_noise == 0, "color_noise", data.color_noise, need)
-        if self.framework == "torch" and self.devices != DevicesConfig():
-            raise UserError(
-                "--spmd, --mesh and --distributed are JAX's: torch runs on several processes by "
-                "`torchrun --nproc-per-node=N train.py --framework torch ...`"
-            )
+        self.devices.check_framework(self.framework)
 
     @property
     def image_size(self) -> int:

@@ -66,7 +66,7 @@ class Conv:
 
     def overhang(self, size: int) -> int:
         """Pixels by which the last window reaches past the padding; they count as zeros."""
-        return _beyond(size + 2 * self.padding, self.kernel, self.stride, self.ceil)
+        return beyond(size + 2 * self.padding, self.kernel, self.stride, self.ceil)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class _Pool:
 
     def overhang(self, size: int) -> int:
         """Pixels by which the last window reaches past the edge; they count for nothing."""
-        return _beyond(size, self.window, self.stride, self.ceil)
+        return beyond(size, self.window, self.stride, self.ceil)
 
 
 class MaxPool(_Pool):
@@ -213,7 +213,7 @@ def _places(size: int, window: int, stride: int, ceil: bool) -> int:
     return count - 1 if (count - 1) * stride >= size else count
 
 
-def _beyond(size: int, window: int, stride: int, ceil: bool) -> int:
+def beyond(size: int, window: int, stride: int, ceil: bool) -> int:
     """The pixels of the last window that an axis of `size` pixels lacks."""
     return max(0, (_places(size, window, stride, ceil) - 1) * stride + window - size)
 

@@ -90,6 +90,21 @@ def _apart(layer: Layer) -> Layer:
 # so that fc6 has its 6x6 map. 60,965,224 parameters.
 NO_OVERLAP = Spec("krizhevsky2012_no_overlap", tuple(map(_apart, KRIZHEVSKY2012)), image_size=224)
 
+# layers-150.cfg: two columns that meet at the classes only, 160 channels each in conv2. A column's
+# dense layers, 4,096 and 2,048 outputs, are written as convolutions in two groups here, the first
+# over the whole map: 8,192 and 4,096 channels. 60,714,408 parameters.
+NO_COMMUNICATION = Spec(name="krizhevsky2012_no_communication", image_size=224, layers=(
+    *KRIZHEVSKY2012.layers[:4],
+    Conv("conv2", 320, kernel=5, padding=2, groups=2, init=_N01_BIAS1), ReLU(), _LRN, _SPATIAL,
+    _POOL,
+    Conv("conv3", 384, kernel=3, padding=1, groups=2, init=_N03), ReLU(),
+    Conv("conv4", 384, kernel=3, padding=1, groups=2, init=_N03_BIAS1), ReLU(),
+    Conv("conv5", 256, kernel=3, padding=1, groups=2, init=_N03_BIAS1), _POOL, ReLU(),
+    Conv("conv6", 8192, kernel=6, groups=2, init=_N01_BIAS1), ReLU(), Dropout(0.5, inverted=False),
+    Conv("conv7", 4096, kernel=1, groups=2, init=_N01_BIAS1), ReLU(), Dropout(0.5, inverted=False),
+    Flatten(), Dense("fc8", None, init=_N01),
+))  # fmt: skip
+
 # layers-145-half.cfg, the paper's net on one GPU: one tower of 48, 128, 192 and 192 channels, but
 # 256 in conv5, since with half of them it would have half of the parameters. 59,798,312 parameters.
 _ONE = dataclasses.replace(_LRN, groups=1)
@@ -166,6 +181,7 @@ FIGURE1_TANH = Spec(name="figure1_tanh", image_size=32, num_classes=10, layers=t
 ))  # fmt: skip
 
 ALL = (
-    KRIZHEVSKY2012, NO_LRN, NO_LRN2, NO_OVERLAP, HALF, CUDA_CONVNET2, ONE_WEIRD_TRICK,
+    KRIZHEVSKY2012, NO_LRN, NO_LRN2, NO_OVERLAP, NO_COMMUNICATION, HALF, CUDA_CONVNET2,
+    ONE_WEIRD_TRICK,
     CIFAR_80SEC, CIFAR_18PCT, CIFAR_19PCT, FIGURE1_RELU, FIGURE1_TANH,
 )  # fmt: skip

@@ -183,10 +183,10 @@ def extended(x: jax.Array, layer: spec.Conv) -> jax.Array:
 def dropout(
     x: jax.Array, layer: spec.Dropout, key: jax.Array, first_row: jax.Array | int
 ) -> jax.Array:
-    """Zero a share of the entries of (batch, features); inverted, scale the rest up.
+    """Zero a share of the entries of each row; inverted, scale the rest up.
 
     Args:
-        x: this device's rows of the batch.
+        x: this device's rows of the batch, (rows, features) or (rows, H, W, C).
         layer: its rate is from 0 to below 1.
         key: two uint32 words; the mask is a function of the key and of each entry's place in
             the global batch.
@@ -195,9 +195,10 @@ def dropout(
     if layer.rate == 0:
         return x
     kept = 1 - layer.rate
-    row = lax.broadcasted_iota(jnp.uint32, x.shape, 0) + jnp.asarray(first_row, jnp.uint32)
-    place = row * np.uint32(x.shape[1]) + lax.broadcasted_iota(jnp.uint32, x.shape, 1)
+    shape = x.shape[0], math.prod(x.shape[1:])
+    row = lax.broadcasted_iota(jnp.uint32, shape, 0) + jnp.asarray(first_row, jnp.uint32)
+    place = row * np.uint32(shape[1]) + lax.broadcasted_iota(jnp.uint32, shape, 1)
     high, low = threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(place), place)
-    keep = (high ^ low) < np.uint32(round(kept * 2**32))
+    keep = ((high ^ low) < np.uint32(round(kept * 2**32))).reshape(x.shape)
     scaled = x / np.array(kept, x.dtype) if layer.inverted else x
     return jnp.where(keep, scaled, np.array(0, x.dtype))

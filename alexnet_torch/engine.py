@@ -18,6 +18,7 @@ from alexnet.preprocess import Preprocess
 from alexnet.schedule import frozen
 from alexnet.threefry import dropout_keys
 from alexnet_torch import checkpoint
+from alexnet_torch.compiled import compile_network, failures_told
 from alexnet_torch.model import AlexNet
 from alexnet_torch.optim import Momentum
 from alexnet_torch.step import eval_step, train_step
@@ -48,6 +49,8 @@ class Engine:
             memory.keep_freed()
         model = AlexNet(spec, weights=arrays, dtype=DTYPES[precision])
         self._model = cast(Any, model).to(self._device, memory_format=torch.channels_last)
+        if devices and devices.compile:
+            compile_network(self._model)
         together = dist.is_initialized()
         self._processes = dist.get_world_size() if together else 1
         self._rank = dist.get_rank() if together else 0
@@ -88,19 +91,20 @@ class Engine:
     ) -> Any:
         if self._optimizer is None or self._optim is None:
             raise ValueError("an engine without optim can't train")
-        return train_step(
-            self._trained,
-            self._optimizer,
-            self._put(batch),
-            rates,
-            dropout_keys(self._seed, step, self._dropouts).tolist(),
-            normalization=self._normalization,
-            image_size=self._spec.image_size,
-            label_smoothing=self._optim.label_smoothing,
-            parts=self._optim.accumulate,
-            first_row=int(self.rows[0]),
-            processes=self._processes,
-        )
+        with failures_told():
+            return train_step(
+                self._trained,
+                self._optimizer,
+                self._put(batch),
+                rates,
+                dropout_keys(self._seed, step, self._dropouts).tolist(),
+                normalization=self._normalization,
+                image_size=self._spec.image_size,
+                label_smoothing=self._optim.label_smoothing,
+                parts=self._optim.accumulate,
+                first_row=int(self.rows[0]),
+                processes=self._processes,
+            )
 
     def eval_step(self, batch: Mapping[str, np.ndarray]) -> Any:
         return self._evaluate(batch)[0]
@@ -113,13 +117,14 @@ class Engine:
         return self.eval_outputs(batch)[1]
 
     def _evaluate(self, batch: Mapping[str, np.ndarray]) -> tuple[Any, torch.Tensor]:
-        return eval_step(
-            self._model,
-            self._put(batch),
-            normalization=self._normalization,
-            image_size=self._spec.image_size,
-            processes=self._processes,
-        )
+        with failures_told():
+            return eval_step(
+                self._model,
+                self._put(batch),
+                normalization=self._normalization,
+                image_size=self._spec.image_size,
+                processes=self._processes,
+            )
 
     def fetch(self, metrics: Any) -> dict[str, float]:
         return {name: float(value) for name, value in metrics.items()}

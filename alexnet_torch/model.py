@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -215,5 +215,6 @@ def _module(row: Row) -> nn.Module:
         case Flatten():
             return nn.Flatten()
         case Dropout():
-            return ops.Dropout(layer, row.map_shape)
+            as_it_is = cast(ops.MapShape, row.in_shape) if len(row.in_shape) == 3 else None
+            return ops.Dropout(layer, as_it_is or row.map_shape)
     raise ValueError(f"no module for {layer}")

@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from alexnet import layers as spec
 from alexnet import threefry
+from alexnet.kinds import beyond
+
+MapShape = tuple[int, int, int]  # H, W, C
 
 
 class CeilConv2d(nn.Conv2d):
@@ -18,9 +21,10 @@ class CeilConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve NCHW images."""
-        sizes = self.kernel_size[0], self.stride[0], int(self.padding[0])
-        layer = spec.Conv("", self.out_channels, *sizes, ceil=True)
-        height, width = (layer.overhang(n) for n in x.shape[2:])
+        edges = 2 * int(self.padding[0])
+        height, width = (
+            beyond(n + edges, self.kernel_size[0], self.stride[0], True) for n in x.shape[2:]
+        )
         return super().forward(functional.pad(x, (0, width, 0, height)))
 
 
@@ -109,21 +113,21 @@ class Dropout(nn.Module):
 
     Args:
         layer: its rate is from 0 to below 1.
-        map_shape: (H, W, C) where the input is a feature map flattened in torch's C, H, W order:
-            the mask belongs to places in the canonical H, W, C order.
+        map_shape: (H, W, C) where the input is a feature map, as it is or flattened in torch's
+            C, H, W order: the mask belongs to places in the canonical H, W, C order.
     """
 
-    def __init__(self, layer: spec.Dropout, map_shape: tuple[int, int, int] | None = None):
+    def __init__(self, layer: spec.Dropout, map_shape: MapShape | None = None):
         super().__init__()
         self.layer, self.map_shape = layer, map_shape
 
     def forward(
         self, x: torch.Tensor, key: threefry.Key | None = None, first_row: int = 0
     ) -> torch.Tensor:
-        """Zero a share of (batch, features), or in evaluation scale all; `layers.Dropout` has how.
+        """Zero a share of each row, or in evaluation scale all; `layers.Dropout` has how.
 
         Args:
-            x: this process's rows of the batch.
+            x: this process's rows of the batch, (rows, features) or (rows, C, H, W).
             key: two unsigned 32-bit words; by default drawn from torch's own generator.
             first_row: the place of x's first row in the global batch.
         """
@@ -132,7 +136,8 @@ class Dropout(nn.Module):
             return x if self.layer.inverted else x * kept
         if key is None:
             key = tuple(torch.randint(0, 2**32, (2,)).tolist())
-        bits = random_bits(key, x.shape, first_row, x.device)
+        rows_and_features = torch.Size((x.shape[0], math.prod(x.shape[1:])))
+        bits = random_bits(key, rows_and_features, first_row, x.device)
         if self.map_shape:
             bits = bits.view(-1, *self.map_shape).permute(0, 3, 1, 2).reshape(x.shape)
         return torch.where(bits < _threshold(kept), x / kept if self.layer.inverted else x, 0.0)
@@ -150,11 +155,27 @@ def random_bits(
     They are the bits of `jax.random.bits` with the top bit flipped, so that signed comparison
     orders them as unsigned numbers.
     """
-    start = first_row * shape[1]
+    return cast(torch.Tensor, _random_bits(*key, *shape, first_row, device))
+
+
+# One operator, into which torch.compile does not look: it would write twenty rounds of threefry
+# into one expression, each with the one before several times, and be at it for an hour.
+@torch.library.custom_op("alexnet::random_bits", mutates_args=())
+def _random_bits(
+    key_high: int, key_low: int, rows: int, features: int, first_row: int, device: torch.device
+) -> torch.Tensor:
+    start = first_row * features
     # conversion to int32 wraps, which reads places from 2^31 on as the unsigned words they are
-    place = torch.arange(start, start + shape.numel(), device=device).to(torch.int32)
-    high, low = threefry.threefry2x32(key, torch.zeros_like(place), place)
-    return (high ^ low ^ -(2**31)).view(shape)
+    place = torch.arange(start, start + rows * features, device=device).to(torch.int32)
+    high, low = threefry.threefry2x32((key_high, key_low), torch.zeros_like(place), place)
+    return (high ^ low ^ -(2**31)).view(rows, features)
+
+
+@_random_bits.register_fake
+def _(
+    key_high: int, key_low: int, rows: int, features: int, first_row: int, device: torch.device
+) -> torch.Tensor:
+    return torch.empty((rows, features), dtype=torch.int32, device=device)
 
 
 def _threshold(share: float) -> int:

@@ -56,6 +56,17 @@ def test_a_share_of_the_batch_gets_its_rows_of_the_mask():
     assert (jnp.concatenate(shares) == dropout(x, layer, key, 0)).all()
 
 
+def test_a_map_has_the_mask_of_its_flattened_form():
+    key, layer, rng = (1, 2), spec.Dropout(0.5), np.random.default_rng(0)
+    x = rng.normal(size=(3, 4, 5, 6)).astype(np.float32)  # N, H, W, C
+    flat = dropout(jnp.asarray(x.reshape(3, -1)), layer, jnp.array(key, jnp.uint32), 7)
+    whole = np.asarray(dropout(jnp.asarray(x), layer, jnp.array(key, jnp.uint32), 7))
+    assert (whole.reshape(3, -1) == np.asarray(flat)).all()
+    torchs = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    ours = Dropout(layer, (4, 5, 6)).train()(torchs, key, 7).numpy()
+    assert (ours.transpose(0, 2, 3, 1) == whole).all()
+
+
 def test_keys_differ_by_seed_step_and_layer():
     keys = np.concatenate([dropout_keys(seed, step, 2) for seed in range(5) for step in range(5)])
     assert len({tuple(key) for key in keys.tolist()}) == 50

@@ -11,7 +11,7 @@ from alexnet.recipes import RECIPES
 from alexnet.spec import variant
 
 What = Literal["train", "infer", "input", "convert"]
-Kind = Literal["ours", "plain", "plain, compiled"]
+Kind = Literal["ours", "ours, compiled", "plain", "plain, compiled"]
 # Small, since the batches are always the same: of what is learned by heart, gradients become too
 # small for fast arithmetic.
 RATE = 1e-4
@@ -43,8 +43,18 @@ class Job:
         """The contender in words: `jax`, `plain torch, compiled`."""
         if self.framework is None:
             return self.what
-        plain, comma, rest = self.kind.partition(",")
-        return self.framework if self.kind == "ours" else f"{plain} {self.framework}{comma}{rest}"
+        whose, comma, rest = self.kind.partition(",")
+        return f"{self.framework if self.is_ours else f'{whose} {self.framework}'}{comma}{rest}"
+
+    @property
+    def is_ours(self) -> bool:
+        """True for this project's own engines."""
+        return self.kind.startswith("ours")
+
+    @property
+    def compiled(self) -> bool:
+        """True for what goes through torch.compile."""
+        return self.kind.endswith("compiled")
 
     @property
     def spec(self) -> Spec:
@@ -99,7 +109,7 @@ class Job:
             normalize.std,
             precision=self.precision,
             train=self.what == "train",
-            compiled=self.kind == "plain, compiled",
+            compiled=self.compiled,
             rate=optim.learning_rate,
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,

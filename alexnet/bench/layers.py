@@ -34,7 +34,7 @@ def layer_parts(job: Job) -> dict[str, Run]:
             initial_weights(alone, job.seed),
             np.random.default_rng(job.seed).standard_normal(shape, np.float32),
             precision=job.precision,
-            plain=job.kind != "ours",
+            plain=not job.is_ours,
         )
 
     def run(place: int, name: str, count: int) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.bench.job import Job
+from alexnet.config import DevicesConfig
 from alexnet.engine import import_framework, load_engine
 from alexnet.init import initial_weights
 from alexnet.layers import Spec, trace, variables
@@ -52,7 +53,7 @@ def network_step(job: Job) -> tuple[Step, Wait, str]:
     wait: Wait
     spec, made = job.spec, itertools.cycle(batches(job))
     arrays = initial_weights(spec, job.seed)
-    if job.kind != "ours":
+    if not job.is_ours:
         plain = import_framework(str(job.framework), "plain").Plain(spec, arrays, job.plain)
         if job.what == "infer":
             step, wait = _on_next(plain.logits, made), _nothing
@@ -73,6 +74,7 @@ def _ours(job: Job, spec: Spec, arrays: dict[str, np.ndarray], made: Any) -> tup
         preprocess=job.config.preprocess,
         batch_size=job.batch_size,
         precision=job.precision,
+        devices=DevicesConfig(compile=job.compiled),
         seed=job.seed,
         optim=job.optim if job.what == "train" else None,
     )

@@ -131,7 +131,7 @@ def _row(child: Child, timings: dict[str, Timing], peaks: dict[str, float]) -> d
             "peak_matmul_gflops": peak / 1e9,
             "share_of_peak": flops / timing.median() / peak,
         }
-    if job.kind == "ours":
+    if job.is_ours:
         others = {name: other for name, other in timings.items() if name != child.name}
         row["times_as_fast_as"] = {name: ratios(timing, other) for name, other in others.items()}
     return row

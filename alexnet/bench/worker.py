@@ -60,7 +60,7 @@ def _prepare(job: Job) -> tuple[dict[str, Run], dict[str, Any]]:
     try:
         parts, note = _parts(job)
     except Exception as error:
-        if job.kind != "plain, compiled" or isinstance(error, UserError | MemoryError):
+        if not job.compiled or isinstance(error, UserError | MemoryError):
             raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         return {}, {"unavailable": f"torch.compile failed: {first:.200}"}

@@ -36,6 +36,8 @@ class Options:
     # Also what one would write without this project, in alternation: the same network in torch's
     # and in Flax's own layers; for --what input, torch's DataLoader over Pillow.
     against: Literal["plain"] | None = None
+    # With torch also its engine through torch.compile, as `alexnet train --compile` runs it.
+    compile: bool = False
     # Time each layer by itself: its forward pass and its gradients.
     layers: bool = False
     # Blocks that are timed; their median counts.
@@ -76,6 +78,8 @@ class Options:
         require(0 < self.width <= 1, "width", self.width, "above 0 and at most 1")
         if self.what not in _NETWORK and self.layers:
             raise UserError("--layers is for networks: give --what train or --what infer with it")
+        if self.compile and (self.framework == "jax" or self.what not in _NETWORK or self.layers):
+            raise UserError("--compile is for whole networks in torch: add --framework torch")
         if self.what == "convert" and self.against:
             raise UserError("--against is for networks and --what input: leave it out")
         if self.what != "input" and (self.dataset, self.data_dir) != ("synthetic", None):
@@ -130,6 +134,7 @@ def _jobs(options: Options) -> "list[Job]":
         UserError: where there is no such network.
     """
     from alexnet.bench.job import Job
+    from alexnet.spec import variant
 
     common: dict[str, Any] = {name: getattr(options, name) for name in _SHARED}
     if options.what not in _NETWORK:
@@ -137,8 +142,11 @@ def _jobs(options: Options) -> "list[Job]":
         return [Job(**common), *plain]
     both = options.framework == "both"
     frameworks: list[Any] = ["jax", "torch"] if both else [options.framework]
+    sizes = {name: getattr(options, name) for name in ("num_classes", "image_size", "width")}
+    variant(options.variant, **sizes)  # before any process starts: refuses what no network has
     jobs = [Job(framework=name, **common) for name in frameworks]
-    jobs[0].spec  # noqa: B018  (raises for sizes that no network has)
+    if options.compile:
+        jobs.append(Job(framework="torch", kind="ours, compiled", **common))
     if options.against:
         for name in frameworks:
             jobs.append(Job(framework=name, kind="plain", **common))

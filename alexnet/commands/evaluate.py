@@ -81,8 +81,7 @@ def main(options: Options) -> int:
     from alexnet.trained import framework_for
 
     framework = options.framework or framework_for(options.weights)
-    if framework != "jax" and options.devices != DevicesConfig():
-        raise UserError("--spmd, --mesh and --distributed are JAX's: add --framework jax")
+    options.devices.check_framework(framework)
     if options.save:
         check_target(options.save)
     real = _read_real(options)

@@ -6,6 +6,8 @@ import json
 import numpy as np
 
 from alexnet.hub.folder import CONFIG, MODEL
+from alexnet.layers import min_image_size
+from alexnet.spec import VARIANTS
 from alexnet.weights.layout import to_state_dict
 from alexnet.weights.names import TORCHVISION_KEYS
 from tests.weights.helpers import narrow, same
@@ -17,7 +19,8 @@ HOSTILE = (
 
 
 def hf_weights(name="torchvision", **changes):
-    return dataclasses.replace(narrow(name, image_size=67), **changes)
+    size = max(67, min_image_size(VARIANTS[name]))
+    return dataclasses.replace(narrow(name, image_size=size), **changes)
 
 
 def equal(one, other):

@@ -1,0 +1,46 @@
+"""torch.compile for the engine: programs kept for this user alone, and failures as sentences."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from torch import nn
+
+from alexnet.errors import RunError, UserError
+from alexnet.user_cache import own_folder
+
+
+def compile_network(model: nn.Module) -> None:
+    """Have a network's calls, forward and backward, go through torch.compile.
+
+    Inductor's own place for what it compiles and later runs is a folder of a foreseeable name in
+    the machine's shared /tmp; `~/.cache/alexnet/torch` takes its place, unless the environment
+    says something else.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        try:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(own_folder("torch"))
+        except (OSError, UserError) as error:
+            print(f"note: compiled programs are kept in the temporary folder: {error}",
+                  file=sys.stderr)  # fmt: skip
+    model.compile()
+
+
+@contextlib.contextmanager
+def failures_told() -> Iterator[None]:
+    """Turn what torch's compiler raises into a sentence.
+
+    Raises:
+        RunError: with the compiler's own words.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(
+            f"torch.compile failed: {first:.200}; it needs a C++ compiler on a CPU (g++), and "
+            "without --compile training needs none"
+        ) from error
