@@ -240,6 +240,17 @@ def test_contenders_take_turns():
     assert (found["user_seconds_per_step"], found["page_faults_per_step"]) == (1, 1)
 
 
+def test_batches_made_ahead_do_not_make_a_block_endless():
+    """The first steps of each run took no time: they were ready."""
+
+    class Ready(Clock):
+        def run(self, part, steps):
+            return super().run(part, max(0, steps - 4))
+
+    timing = measure.measure([Ready("a", 0.01, [])], "step", blocks=1, block_seconds=2.0)["a"]
+    assert 200 <= timing.steps <= 300
+
+
 SECONDS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=9)
 
 

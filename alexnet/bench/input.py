@@ -8,6 +8,11 @@ from alexnet.data.pipeline import steps_per_epoch, train_batches
 from alexnet.engine import import_framework
 
 
+def ahead(job: Job) -> int:
+    """The most batches that a pipeline makes before they are asked for."""
+    return 2 * max(job.loader_threads, job.loader_workers) + 2
+
+
 def input_step(job: Job) -> Callable[[int], None]:
     """A function that takes so many training batches from the pipeline.
 

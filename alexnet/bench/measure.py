@@ -63,7 +63,11 @@ def _steps(child: Child, part: str, block_seconds: float) -> int:
         fastest = min(fastest, seconds)
         if done >= _WARM and steady:
             break
-    return max(1, round(block_seconds / fastest))
+    count, seconds = 1, fastest
+    while seconds < block_seconds / 8:
+        count *= 2  # a few steps may have been made ahead, or be too short for the clock
+        seconds = child.run(part, count)["seconds"]
+    return max(1, round(count * block_seconds / seconds))
 
 
 def ratios(ours: Timing, other: Timing) -> dict[str, float]:
