@@ -35,7 +35,7 @@ def as_path(text: str | PurePath) -> Path:
     Raises:
         UserError: for a URL of another kind or without a bucket, or where a package is missing.
     """
-    url = str(text)
+    url = str(check_path(text))
     if "://" not in url:
         return Path(text)
     if not url.startswith(REMOTE):
@@ -50,6 +50,17 @@ def as_path(text: str | PurePath) -> Path:
             "pip install -c constraints.txt -e '.[gcs]'"
         ) from error
     return epath.Path(url)
+
+
+def check_path(path: str | PurePath) -> str | PurePath:
+    """A path as it is; what is none would fail later, in other words.
+
+    Raises:
+        UserError: for a value of another type.
+    """
+    if not isinstance(path, str | PurePath):
+        raise UserError(f"a path is needed, a string or a pathlib.Path, not {path!r:.60}")
+    return path
 
 
 def is_remote(path: str | PurePath) -> bool:
@@ -267,6 +278,7 @@ def open_file(
     Raises:
         UserError: where there is no such file, it is larger than `limit` bytes, or reading fails.
     """
+    check_path(path)
     try:
         opener = functools.partial(_open_regular, follow=follow)
         with (

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 import alexnet
+import alexnet.files
 import alexnet_jax
 import alexnet_torch
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
-from alexnet.weights import check, save
+from alexnet.weights import check, load, save
 from tests.weights.helpers import narrow
 
 IMAGE = np.zeros((70, 70, 3), np.uint8)
@@ -48,6 +49,15 @@ def test_of_predict(options, message, weights):
 def test_of_evaluate(options, message, weights):
     with pytest.raises(UserError, match=message):
         alexnet.evaluate(weights, "digits", **{"framework": "torch"} | options)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"a.npz"])
+def test_of_paths(path, weights):
+    for work in (load, lambda path: save(path, weights), alexnet.files.as_path):
+        with pytest.raises(UserError, match="a path is needed, a string or a pathlib.Path, not"):
+            work(path)
+    with pytest.raises(UserError, match="a data set's name is needed"):
+        alexnet.evaluate(weights, 5, framework="torch")
 
 
 def test_of_models(weights):

@@ -29,6 +29,10 @@ def open_dataset(
     Raises:
         UserError: for an unknown name, or data that isn't there or isn't as it must be.
     """
+    if not isinstance(name, str):
+        raise UserError(
+            f"a data set's name is needed, as 'digits' or 'folder:PATH', not {name!r:.60}"
+        )
     kind, colon, rest = name.partition(":")
     if name == "digits":
         from alexnet.data.digits import open_digits

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from alexnet.errors import UserError, choose
-from alexnet.files import atomic_write, open_file
+from alexnet.files import atomic_write, check_path, open_file
 from alexnet.preprocess import Preprocess
 from alexnet.weights import table
 from alexnet.weights.assemble import complete
@@ -144,6 +144,7 @@ def save(
     Raises:
         UserError: for a format that is unknown or can't hold these weights.
     """
+    check_path(path)
     format = format or from_suffix(path, weights)
     if choose("format", format, FORMATS) not in WRITABLE:
         raise UserError(f"{format} is read only; written are {', '.join(WRITABLE)}")
