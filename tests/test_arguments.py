@@ -54,7 +54,7 @@ def test_of_evaluate(options, message, weights):
 @pytest.mark.parametrize("path", [None, 5, b"a.npz"])
 def test_of_paths(path, weights):
     for work in (load, lambda path: save(path, weights), alexnet.files.as_path):
-        with pytest.raises(UserError, match="a path is needed, a string or a pathlib.Path, not"):
+        with pytest.raises(UserError, match="a path is needed, a string or a"):
             work(path)
     with pytest.raises(UserError, match="a data set's name is needed"):
         alexnet.evaluate(weights, 5, framework="torch")
