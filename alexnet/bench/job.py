@@ -84,7 +84,8 @@ class Job:
             data_dir=self.data_dir,
             loader_threads=self.loader_threads,
             loader_workers=self.loader_workers,
-            resize_to=None,
+            # Of the recipe's size; of another, the share that it is by default.
+            resize_to=base.data.resize_to if self.spec.image_size == base.image_size else None,
         )
         run = dataclasses.replace(base.run, seed=self.seed)
         return dataclasses.replace(base, model=model, data=data, run=run)

@@ -272,7 +272,12 @@ def _clear_rest(batch: Batch) -> None:
 
 def _set_row(batch: Batch, row: int, crop: np.ndarray, label: int) -> None:
     """Fill in a row: its crop, or its crops where the batch has several views."""
-    batch["image"][..., row, :, :, :] = crop
+    place = batch["image"][..., row, :, :, :]
+    if crop.strides[-2] < 0:  # mirrored: pixel by pixel numpy takes four times as long
+        for channel in range(crop.shape[-1]):
+            place[..., channel] = crop[..., channel]
+    else:
+        place[...] = crop
     batch["label"][row] = label
     batch["mask"][row] = 1
 
