@@ -266,11 +266,7 @@ class DevicesConfig:
             require(0 <= self.process < self.processes, "process", self.process, need)
 
     def check_framework(self, framework: str) -> None:
-        """Refuse options of the other framework; `both` takes neither's.
-
-        Raises:
-            UserError: with the options that are not for this one.
-        """
+        """Refuse, with a UserError, options of the other framework; `both` takes neither's."""
         if framework != "jax" and self != DevicesConfig(compile=self.compile):
             raise UserError(
                 "--spmd, --mesh and --distributed are JAX's: add --framework jax. torch runs on "

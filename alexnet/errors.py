@@ -13,6 +13,11 @@ class RunError(Exception):
     """A run that could not go on through no mistake of the user's: exit code 1."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, at most 200 characters, or the error's type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant: one that is spelled alike, or begins with `name`."""
     known = list(known)

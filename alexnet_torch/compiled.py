@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from alexnet.errors import RunError, UserError
+from alexnet.errors import RunError, UserError, first_line
 from alexnet.user_cache import own_folder
 
 
@@ -22,8 +22,8 @@ def compile_network(model: nn.Module) -> None:
         try:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(own_folder("torch"))
         except (OSError, UserError) as error:
-            print(f"note: compiled programs are kept in the temporary folder: {error}",
-                  file=sys.stderr)  # fmt: skip
+            where = "the temporary folder, not this user's own"
+            print(f"note: compiled programs are kept in {where}: {error}", file=sys.stderr)
     model.compile()
 
 
@@ -39,8 +39,7 @@ def failures_told() -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(
-            f"torch.compile failed: {first:.200}; it needs a C++ compiler on a CPU (g++), and "
-            "without --compile training needs none"
+            f"torch.compile failed: {first_line(error)}; it needs a C++ compiler on a CPU (g++), "
+            "and without --compile training needs none"
         ) from error

@@ -215,6 +215,6 @@ def _module(row: Row) -> nn.Module:
         case Flatten():
             return nn.Flatten()
         case Dropout():
-            as_it_is = cast(ops.MapShape, row.in_shape) if len(row.in_shape) == 3 else None
-            return ops.Dropout(layer, as_it_is or row.map_shape)
+            shape = row.in_shape if len(row.in_shape) == 3 else row.map_shape
+            return ops.Dropout(layer, cast(ops.MapShape | None, shape))
     raise ValueError(f"no module for {layer}")

@@ -28,8 +28,8 @@ DISTINCT = [
     name
     for name in VARIANTS
     if name not in {
-        "krizhevsky2012_no_lrn", "krizhevsky2012_no_lrn2", "krizhevsky2012_no_communication",
-        "krizhevsky2012_half", "one_weird_trick", "cifar_19pct", "figure1_relu",
+        "krizhevsky2012_no_lrn", "krizhevsky2012_no_lrn2", "krizhevsky2012_half",
+        "one_weird_trick", "cifar_19pct", "figure1_relu",
     }
 ]  # fmt: skip
 NARROW = ("--width", "0.0625", "--log-every", "1")

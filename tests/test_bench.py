@@ -27,7 +27,7 @@ from alexnet.data.augment import Augmentation
 from alexnet.data.dataset import ArraySource
 from alexnet.engine import load_engine
 from alexnet.errors import RunError, UserError
-from alexnet.layers import Dropout, Spec, min_image_size
+from alexnet.layers import Dropout, Spec
 from alexnet.report.bench import print_benchmark
 from alexnet.spec import PAPER, VARIANTS
 from alexnet_jax import parallel
@@ -37,7 +37,7 @@ from alexnet_torch import plain_input
 from alexnet_torch.plain import Plain as PlainTorch
 from alexnet_torch.plain import network
 from tests.conftest import DISTINCT
-from tests.weights.helpers import close, images, narrow
+from tests.weights.helpers import close, images, narrow, side
 
 SMALL = {"image_size": 67, "width": 1 / 16, "batch_size": 2}
 OPTIONS = [
@@ -53,7 +53,7 @@ READING = Job("input", batch_size=2, image_size=67)
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_plain_torch_gives_the_same_logits(name):
-    weights = narrow(name, image_size=max(99, min_image_size(VARIANTS[name])))
+    weights = narrow(name, image_size=side(name, 99))
     close(of_plain_torch(weights), of_ours(weights))
 
 
@@ -61,7 +61,7 @@ def test_plain_torch_gives_the_same_logits(name):
     "name", ["torchvision", "paper", *(pytest.param(n, marks=pytest.mark.slow) for n in REST)]
 )
 def test_plain_jax_gives_the_same_logits(name):
-    weights = narrow(name, image_size=67)
+    weights = narrow(name, image_size=side(name, 67))
     plain = Network(weights.spec, weights.arrays)
     plain.eval()
     close(np.asarray(jax.jit(plain)(images(weights.spec))), of_ours(weights))
@@ -210,6 +210,23 @@ def test_what_does_not_compile_is_no_failure(monkeypatch):
     )
     with pytest.raises(RuntimeError):
         worker._prepare(dataclasses.replace(job, kind="plain"))
+
+
+def test_the_engines_own_sentence_on_its_compiler_is_not_said_twice(monkeypatch):
+    def fail(job):
+        raise RunError("torch.compile failed: no C++ compiler; install one")
+
+    monkeypatch.setattr(worker, "_parts", fail)
+    found = worker._prepare(Job("train", "ours, compiled", "torch"))
+    assert found == ({}, {"unavailable": "torch.compile failed: no C++ compiler; install one"})
+
+
+@pytest.mark.parametrize(("what", "untimed"), [("input", 8), ("train", 0)])
+def test_what_a_pipeline_made_ahead_is_not_timed(what, untimed, monkeypatch):
+    taken, job = [], Job(what, loader_threads=3)
+    monkeypatch.setattr(worker, "_timed", lambda run, steps: taken.append(("timed", steps)))
+    worker._answer({"part": "step", "steps": 5}, {"step": lambda n: taken.append(("not", n))}, job)
+    assert taken == [("not", untimed)] * bool(untimed) + [("timed", 5)]
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -363,12 +380,12 @@ def test_a_row_without_numbers(capsys):
 
 
 @pytest.mark.slow
-def test_all_five_contenders(capsys):
-    options = ["--framework", "both", "--against", "plain"]
+def test_all_six_contenders(capsys):
+    options = ["--framework", "both", "--against", "plain", "--compile"]
     assert cli.main(["bench", *options, *OPTIONS]) == 0
     printed = capsys.readouterr().out
     for plain in ("plain jax", "plain torch", "plain torch, compiled"):
-        for ours in ("jax", "torch"):
+        for ours in ("jax", "torch", "torch, compiled"):
             assert f"{ours} is " in printed
             assert f" times as fast as {plain} (" in printed
     assert "jax is " in printed.split(" times as fast as torch (")[0]

@@ -21,6 +21,7 @@ from alexnet_jax.engine import Engine, prepare
 from alexnet_jax.hlo import collectives
 from alexnet_jax.model import AlexNet
 from tests.conftest import DISTINCT, first_batches
+from tests.weights.helpers import side
 
 BOUND = 1e-5
 ONE_WEIRD_TRICK = [{"mesh": "data=4,model=2"}, {"mesh": "data=1,model=8"}]
@@ -28,10 +29,10 @@ MODES = [{"spmd": "jit"}, {"spmd": "shard_map"}, {"spmd": "pmap"}, *ONE_WEIRD_TR
 
 
 def make_config(variant="torchvision", batch_size=16, **devices):
-    base = recipe("digits")
+    base, size = recipe("digits"), side(variant, 67)
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(base.model, variant=variant, width=0.0625, image_size=67),
+        model=dataclasses.replace(base.model, variant=variant, width=0.0625, image_size=size),
         data=dataclasses.replace(
             base.data, batch_size=batch_size, flip=True, color_noise=0.1, loader_threads=1
         ),

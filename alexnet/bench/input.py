@@ -9,7 +9,7 @@ from alexnet.engine import import_framework
 
 
 def ahead(job: Job) -> int:
-    """The most batches that a pipeline makes before they are asked for."""
+    """The most batches that ours, or a `DataLoader`, makes before they are asked for."""
     return 2 * max(job.loader_threads, job.loader_workers) + 2
 
 

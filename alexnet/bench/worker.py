@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from alexnet.bench.job import Job
-from alexnet.errors import RunError, UserError
+from alexnet.errors import RunError, UserError, first_line
 
 Run = Callable[[int], Any]  # so many steps, waited for
 _LONGEST = 1000  # characters of an error
@@ -62,8 +62,9 @@ def _prepare(job: Job) -> tuple[dict[str, Run], dict[str, Any]]:
     except Exception as error:
         if not job.compiled or isinstance(error, UserError | MemoryError):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return {}, {"unavailable": f"torch.compile failed: {first:.200}"}
+        told = isinstance(error, RunError)  # by the engine, which says it is the compiler
+        reason = str(error) if told else f"torch.compile failed: {first_line(error)}"
+        return {}, {"unavailable": reason}
     device = importlib.import_module(native).device() if job.framework else {}
     return parts, {"note": note, "device": device}
 

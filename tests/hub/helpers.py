@@ -6,11 +6,9 @@ import json
 import numpy as np
 
 from alexnet.hub.folder import CONFIG, MODEL
-from alexnet.layers import min_image_size
-from alexnet.spec import VARIANTS
 from alexnet.weights.layout import to_state_dict
 from alexnet.weights.names import TORCHVISION_KEYS
-from tests.weights.helpers import narrow, same
+from tests.weights.helpers import narrow, same, side
 
 HOSTILE = (
     'a"b: c', "<script>alert(1)</script>", "two\nlines", "| *x* [y](z)", "\x1b[2J---", "\u2028é😀",
@@ -19,8 +17,7 @@ HOSTILE = (
 
 
 def hf_weights(name="torchvision", **changes):
-    size = max(67, min_image_size(VARIANTS[name]))
-    return dataclasses.replace(narrow(name, image_size=size), **changes)
+    return dataclasses.replace(narrow(name, image_size=side(name, 67)), **changes)
 
 
 def equal(one, other):

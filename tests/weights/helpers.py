@@ -23,10 +23,11 @@ from alexnet.layers import (
     SpatialLRN,
     Spec,
     Tanh,
+    min_image_size,
     trace,
     variables,
 )
-from alexnet.spec import variant
+from alexnet.spec import VARIANTS, variant
 from alexnet.weights import Weights
 from alexnet.weights.assemble import default_preprocess
 from alexnet.weights.formats import load_file, write
@@ -40,6 +41,11 @@ def narrow(name: str, seed: int = 0, **sizes) -> Weights:
     """Random weights of a variant with few features; large enough for every unit to matter."""
     sizes = {"num_classes": CLASSES, "width": WIDTH} | sizes
     return random_weights(variant(name, **sizes), seed)
+
+
+def side(name: str, least: int) -> int:
+    """Pixels of the smallest input, from `least` up, that a variant takes."""
+    return max(least, min_image_size(VARIANTS[name]))
 
 
 def learned(spec: Spec) -> list[Row]:
