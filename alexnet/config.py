@@ -8,12 +8,12 @@ Paths, local or on gs://, are text: `files.as_path` makes a path of it where it 
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from alexnet.errors import UserError
-from alexnet.files import as_path
 from alexnet.layers import LeCun, Spec
-from alexnet.options import between, check_values, flag, require
+from alexnet.options import between, check_option_path, check_values, flag, require
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, EvalProtocol, Normalize, Preprocess
 from alexnet.spec import VARIANTS, variant
 
@@ -59,7 +59,7 @@ class ModelConfig:
         between(self, 1, LARGEST_IMAGE, "image_size")
         between(self, 1, MOST_CLASSES, "channels")
         require(0 < self.width <= 1, "width", self.width, "above 0 and at most 1")
-        _check_path("init_from", self.init_from, hub=True)
+        check_option_path("init_from", self.init_from, hub=True)
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class DataConfig:
     mean: tuple[float, ...] = IMAGENET_MEAN
     # Standard deviation of each channel, divided by, in units of 0..255.
     std: tuple[float, ...] = IMAGENET_STD
+    # Mean image in place of --mean: a cache with statistics, .npz, .npy, .binaryproto, or weights.
+    mean_image: str | None = None
     # Weights whose preprocessing to take where options don't say it; by default --init-from's.
     preprocess_from: str | None = None
     # An image that can't be read: leave it out and count it, or stop.
@@ -113,8 +115,9 @@ class DataConfig:
         between(self, 0, None, "color_noise", "color_noise_until")
         between(self, 1, None, "crop_chunk")
         require(all(s > 0 for s in self.std), "std", self.std, "above 0")
-        _check_path("data_dir", self.data_dir)
-        _check_path("preprocess_from", self.preprocess_from, hub=True)
+        check_option_path("data_dir", self.data_dir)
+        check_option_path("mean_image", self.mean_image, hub=True)
+        check_option_path("preprocess_from", self.preprocess_from, hub=True)
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ class RunConfig:
             raise UserError("--resume and --overwrite exclude each other: give one of them")
         if self.steps is not None and self.epochs is not None:
             raise UserError("--steps and --epochs exclude each other: give one of them")
-        _check_path("workdir", self.workdir)
+        check_option_path("workdir", self.workdir)
 
 
 @dataclass(frozen=True)
@@ -318,25 +321,32 @@ class TrainConfig:
         """Pixels to scale to before cropping: torchvision's 256 for 224 where not given."""
         return self.data.resize_to or round(self.image_size * 8 / 7)
 
-    @property
+    @cached_property
     def preprocess(self) -> Preprocess:
-        """Preprocessing of images at evaluation."""
+        """Preprocessing of images at evaluation; a mean image is read once.
+
+        Raises:
+            UserError: where there is none in the file named.
+        """
         data, channels = self.data, self.model.channels
+        protocol = EvalProtocol(data.resize_rule, self.resize_to, self.image_size)
         normalize = Normalize(
             mean=data.mean * channels if len(data.mean) == 1 else data.mean,
             std=data.std * channels if len(data.std) == 1 else data.std,
             channel_order="L" if channels == 1 else "RGB",
         )
-        return Preprocess(
-            normalize, EvalProtocol(data.resize_rule, self.resize_to, self.image_size)
-        )
+        if data.mean_image:
+            from alexnet.data.mean_image import with_image
+
+            normalize = with_image(normalize, protocol, data.mean_image)
+        return Preprocess(normalize, protocol)
 
     @property
     def augmentation(self) -> "Augmentation":
         """Training views of images."""
         from alexnet.data.augment import Augmentation
 
-        data = self.data
+        data, until = self.data, self.data.color_noise_until
         return Augmentation(
             size=self.image_size,
             resize_to=self.resize_to,
@@ -345,9 +355,7 @@ class TrainConfig:
             flip=data.flip,
             color_noise=data.color_noise,
             color_axes=data.color_axes,
-            color_noise_until=math.inf
-            if data.color_noise_until is None
-            else data.color_noise_until,
+            color_noise_until=math.inf if until is None else until,
             color_noise_shrink=data.color_noise_shrink,
             crop_chunk=data.crop_chunk,
         )
@@ -389,11 +397,3 @@ class TrainConfig:
             width=model.width,
             init=LeCun() if model.init == "lecun" else None,
         )
-
-
-def _check_path(name: str, text: str | None, hub: bool = False) -> None:
-    try:
-        if text and not (hub and text.startswith("hf://")):  # that is fetched when it is read
-            as_path(text)
-    except UserError as error:
-        raise UserError(f"{flag(name)}: {error}") from error

@@ -15,6 +15,7 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from alexnet.errors import UserError, choose, nearest
+from alexnet.files import as_path
 
 T = TypeVar("T")
 # Metadata of a field that is no --option; the last may be a tuple, which takes all that is left.
@@ -304,6 +305,19 @@ def require(holds: bool, name: str, value: Any, need: str) -> None:
     """
     if not holds:
         raise UserError(f"{flag(name)} is {shown(value):.60}, but it must be {need}")
+
+
+def check_option_path(name: str, text: str | None, hub: bool = False) -> None:
+    """Refuse a field's text that is no path; with `hub` it may be an address hf://...
+
+    Raises:
+        UserError: naming the option.
+    """
+    try:
+        if text and not (hub and text.startswith("hf://")):  # that is fetched when it is read
+            as_path(text)
+    except UserError as error:
+        raise UserError(f"{flag(name)}: {error}") from error
 
 
 def between(options: Any, low: float, high: float | None, *names: str) -> None:

@@ -229,7 +229,9 @@ def _changed(whole: Weights, to_variant: str | None, fold: bool) -> Weights:
         whole = adapt(whole, to_variant)
     if fold:
         own = whole.preprocess
-        imagenet = dataclasses.replace(own.normalize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        imagenet = dataclasses.replace(
+            own.normalize, mean=IMAGENET_MEAN, std=IMAGENET_STD, image=b""
+        )
         whole = fold_preprocess(whole, dataclasses.replace(own, normalize=imagenet))
         whole = dataclasses.replace(whole, preprocess_from="as --fold made it")
     return whole

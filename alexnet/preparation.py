@@ -22,6 +22,8 @@ class PreparationConfig:
     mean: tuple[float, ...] = ()
     # Standard deviation of each channel, divided by, in units of 0..255.
     std: tuple[float, ...] = ()
+    # Mean image in place of --mean: a cache with statistics, .npz, .npy, .binaryproto, or weights.
+    mean_image: str | None = None
     # Resizing before the crop: scale the short side, or warp both sides.
     resize_rule: ResizeRule | None = None
     # Weights, a run or a folder whose preprocessing is taken; the options above go before it.
@@ -31,6 +33,7 @@ class PreparationConfig:
         """Check each option."""
         check_values(self)
         require(all(s > 0 for s in self.std), "std", self.std, "above 0")
+        check_one_mean(bool(self.mean), self.mean_image)
 
     def __bool__(self) -> bool:
         """True where something is asked for."""
@@ -40,6 +43,12 @@ class PreparationConfig:
     def given(self) -> list[str]:
         """The options that are given, as they stand on a command line."""
         return [flag(field.name) for field in fields(self) if getattr(self, field.name)]
+
+
+def check_one_mean(has_mean: bool, mean_image: str | None) -> None:
+    """Refuse `--mean` and `--mean-image` together."""
+    if has_mean and mean_image:
+        raise UserError("--mean and --mean-image say two things to subtract: give one")
 
 
 def prepared(weights: "Weights", config: PreparationConfig) -> "Weights":
@@ -54,6 +63,8 @@ def prepared(weights: "Weights", config: PreparationConfig) -> "Weights":
     values: dict[str, Any] = preprocess_to_json(base)
     own = [name for name in ("mean", "std", "resize_rule") if getattr(config, name)]
     channels = weights.spec.channels
+    if config.mean:
+        values.pop("image", None)
     for name in own:
         value = getattr(config, name)
         single = isinstance(value, tuple) and len(value) == 1
@@ -63,12 +74,18 @@ def prepared(weights: "Weights", config: PreparationConfig) -> "Weights":
                 f"{flag(name)} has {len(value)} numbers, but the network's input has {channels} "
                 "channels: give one number, or one for each"
             )
+    found = preprocess_from_json(values, channels)
+    if config.mean_image:
+        from alexnet.data.mean_image import with_image
+
+        normalize = with_image(found.normalize, found.protocol, config.mean_image)
+        found, own = replace(found, normalize=normalize), [*own, "mean_image"]
     words = [f"{' and '.join(map(flag, own))}, else"] if own else []
     return replace(
         weights,
-        preprocess=preprocess_from_json(values, channels),
+        preprocess=found,
         preprocess_from=" ".join([*words, origin]),
-        mean_image=image and not config.mean,
+        mean_image=image and not config.mean and not config.mean_image,
     )
 
 
@@ -89,9 +106,11 @@ def _of(source: str, spec: "Spec") -> tuple[Preprocess, str, bool]:
             f"--preprocess-from {source} is for {len(found.normalize.mean)} channels, and these "
             f"weights are for {spec.channels}"
         )
-    size, before = spec.image_size, found.protocol
+    size, before, normalize = spec.image_size, found.protocol, found.normalize
     scaled = replace(before, resize_to=round(before.resize_to * size / before.crop), crop=size)
-    return replace(found, protocol=scaled), f"{source}", image
+    if normalize.image and size != before.crop:
+        normalize, image = replace(normalize, image=b""), True
+    return Preprocess(normalize, scaled), f"{source}", image
 
 
 def said(weights: "Weights") -> str:

@@ -18,6 +18,7 @@ from alexnet.errors import RunError, UserError
 from alexnet.files import as_path
 from alexnet.layers import Spec, variables
 from alexnet.loop import Plan, Trainer
+from alexnet.preprocess import to_json as preprocess_to_json
 from alexnet.processes import Processes, check_alike, connect, listed, part_with, together
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
@@ -45,6 +46,8 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     options = dataclasses.asdict(config)
     options["devices"]["process"] = None
     check_alike(processes, "options", options)
+    preprocess = together(processes, lambda: config.preprocess)  # which reads a mean image
+    check_alike(processes, "preprocessing", preprocess_to_json(preprocess))
     engine_class = load_engine(config.framework)
     dataset = together(processes, config.open_dataset)
     check_alike(processes, "data", (dataset.name, len(dataset.train), dataset.class_names))

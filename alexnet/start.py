@@ -119,5 +119,7 @@ def with_preprocessing_of(
         found["resize_to"] = protocol.resize_to
     if normalize.channel_order == config.preprocess.normalize.channel_order:
         found |= {"mean": normalize.mean, "std": normalize.std}
+        if normalize.image and protocol.crop == config.image_size and "mean" not in given:
+            found["mean_image"] = source
     new = {name: value for name, value in found.items() if name not in given}
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **new))

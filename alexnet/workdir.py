@@ -10,6 +10,7 @@ from typing import Any
 from alexnet import files, sealed
 from alexnet.config import TrainConfig
 from alexnet.config_json import from_json, to_json
+from alexnet.data import mean_image
 from alexnet.errors import RunError, UserError
 from alexnet.lock import LOCK, Lock, acquire
 from alexnet.metrics import DAMAGED, DIGESTS, EVENTS, METRICS
@@ -23,6 +24,7 @@ _WRITTEN = (
     DAMAGED,
     WEIGHTS,
     CURVE,
+    mean_image.FILE,
 )  # and, as the mark of a run, the configuration
 # The names that a run's own files have in its folders.
 _IN_FOLDERS = {
@@ -90,6 +92,7 @@ def _prepare(path: Path, config: TrainConfig) -> None:
         raise UserError(
             f"{path} holds a run already: --resume goes on with it, --overwrite deletes it first"
         )
+    _ = config.preprocess  # read before a run is deleted, whose mean image it may be
     if is_run:
         _delete_run(path)
     write_config(path, config)
@@ -133,19 +136,28 @@ def _is_link(path: Path) -> bool:
 
 def write_config(path: Path, config: TrainConfig) -> None:
     """Write down how a run began; --resume and --overwrite are not part of that."""
+    if config.data.mean_image:
+        mean_image.write(path, config.preprocess)
     as_begun = dataclasses.replace(config.run, resume=False, overwrite=False)
     sealed.write(path / CONFIG, to_json(dataclasses.replace(config, run=as_begun)))
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration of the run in a work directory; a UserError where it can't be read."""
+    """The configuration of the run in a work directory; a UserError where it can't be read.
+
+    Its mean image, if it has one, is the copy that is kept there.
+    """
     try:
         values = sealed.read(path / CONFIG)
     except OSError as error:
         raise UserError(f"there is no run in {path}: {CONFIG}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path / CONFIG} is not a run's configuration: {error}") from error
-    return from_json(values, str(path / CONFIG))
+    config = from_json(values, str(path / CONFIG))
+    if config.data.mean_image is None:
+        return config
+    data = dataclasses.replace(config.data, mean_image=str(path / mean_image.FILE))
+    return dataclasses.replace(config, data=data)
 
 
 # Fields whose change leaves the numbers of a resumed run as they are. A bad image that is to be
@@ -153,6 +165,7 @@ def read_config(path: Path) -> TrainConfig:
 _FREE_ON_RESUME = {
     "workdir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "log_every",
     "loader_threads", "loader_workers", "data_dir", "init_from", "preprocess_from", "on_bad_image",
+    "mean_image",  # whose pixels are compared
 }  # fmt: skip
 _LENGTH = {"epochs", "steps"}
 _BY_TOTAL = ("cosine", "poly")  # schedules whose every rate depends on the number of steps
@@ -166,6 +179,11 @@ def _check_same_run(saved: TrainConfig, now: TrainConfig) -> None:
             f"the run in {path} was trained by {saved.framework}, not {now.framework}: resume it "
             f"with --framework {saved.framework}, or move it with `alexnet convert {path} NEW --to "
             f"{now.framework}`"
+        )
+    if saved.preprocess.normalize.image != now.preprocess.normalize.image:
+        raise UserError(
+            f"--resume goes on with the run in {path} as it began: its mean image was another "
+            "than that of --mean-image; leave the option out"
         )
     by_total = saved.optim.schedule in _BY_TOTAL
     free = _FREE_ON_RESUME if by_total else _FREE_ON_RESUME | _LENGTH

@@ -207,7 +207,7 @@ def normalize(batch: Batch, normalization: Normalize, image_size: int) -> jax.Ar
     if "color_shift" in batch:
         images += batch["color_shift"][:, None, None, :]
     scale = (1 / np.array(normalization.std)).astype(np.float32)
-    images = (images - np.array(normalization.mean, np.float32)) * scale
+    images = (images - normalization.subtracted) * scale
     return images * batch["color_scale"][:, None, None, None] if "color_scale" in batch else images
 
 

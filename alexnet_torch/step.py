@@ -132,7 +132,7 @@ def normalize(batch: Batch, normalization: Normalize, image_size: int) -> torch.
     images = views(batch, image_size).float()
     if "color_shift" in batch:
         images = images + batch["color_shift"][:, None, None, :]
-    mean = torch.tensor(normalization.mean, device=images.device)
+    mean = torch.tensor(normalization.subtracted, device=images.device)
     scale = (1 / torch.tensor(normalization.std, dtype=torch.float64)).float().to(images.device)
     images = (images - mean) * scale
     if "color_scale" in batch:

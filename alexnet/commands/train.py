@@ -9,6 +9,7 @@ from alexnet.config import DevicesConfig, ModelConfig, TrainConfig
 from alexnet.errors import RunError, UserError
 from alexnet.files import as_path
 from alexnet.options import parse
+from alexnet.preparation import check_one_mean
 from alexnet.recipes import RECIPES, default_recipe, recipe
 
 WORDS = {"recipe": tuple(RECIPES)}
@@ -34,6 +35,7 @@ def defaults(given: Mapping[str, Any], recipe_name: str | None = None) -> dict[s
     Raises:
         UserError: for an unknown recipe, or a run that can't be read.
     """
+    check_one_mean(given.get("mean") is not None, given.get("mean_image"))
     if given.get("resume") and given.get("workdir") and "help" not in given:
         from alexnet.workdir import read_config  # slow, and not needed for --help
 

@@ -53,4 +53,4 @@ def decodable(image: Any) -> np.ndarray | bytes | Path:
 def normalized(view: np.ndarray, normalize: Normalize) -> np.ndarray:
     """uint8 pixels to float32, (pixel - mean) / std, in the engines' own arithmetic."""
     scale = (1 / np.array(normalize.std)).astype(np.float32)
-    return (view.astype(np.float32) - np.array(normalize.mean, np.float32)) * scale
+    return (view.astype(np.float32) - normalize.subtracted) * scale

@@ -162,10 +162,11 @@ def _preprocessing(preprocess: Preprocess, mean_image: bool) -> str:
         if rule.resize_rule == "short"
         else f"warp both sides to {rule.resize_to} pixels"
     )
+    image = "the mean image in `config.json`, whose channels have " if normalize.image else ""
     text = (
         f"With bilinear interpolation, {resized}; cut out the center, {rule.crop}x{rule.crop}; of "
         f"pixels from 0 to 255 in {normalize.channel_order} order, subtract "
-        f"{_numbers(normalize.mean)} and divide by {_numbers(normalize.std)}."
+        f"{image}{_numbers(normalize.mean)} and divide by {_numbers(normalize.std)}."
     )
     if mean_image:
         text += " In training a mean image was subtracted; these are its channels' means."

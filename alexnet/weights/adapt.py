@@ -98,7 +98,7 @@ def fold_preprocess(weights: Weights, target: Preprocess) -> Weights:
                 f"{field} can't be folded into weights: they need {have}, and {want} is wanted; "
                 f"a target with {field} {have} works"
             )
-    if weights.mean_image:
+    if weights.mean_image or weights.preprocess.normalize.image:
         raise UserError(
             "a mean image can't be folded into conv1, which has one bias for all places: keep the "
             "preprocessing beside the weights, with the image's channel means"

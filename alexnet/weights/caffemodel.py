@@ -135,9 +135,9 @@ def _collect(
     if name is None or f"{name}.kernel" in arrays or len(blobs) > 2:
         extra.append(layer.name[:100])
         return
-    for part, blob in zip(("kernel", "bias"), blobs, strict=False):
+    for part, one in zip(("kernel", "bias"), blobs, strict=False):
         key = f"{name}.{part}"
-        array = _blob(layer.name, _parse(blob))
+        array = blob(layer.name, _parse(one))
         if part == "bias":
             array = array.reshape(-1)
         elif not name.startswith("conv") and array.ndim == 4 and array.shape[:2] == (1, 1):
@@ -146,7 +146,7 @@ def _collect(
         names[key] = f"{layer.name} {part}"
 
 
-def _blob(name: str, blob: wire.Message) -> np.ndarray:
+def blob(name: str, blob: wire.Message) -> np.ndarray:
     """The array of a BlobProto."""
     data = wire.floats(blob, 8, "<f8") if 8 in blob else wire.floats(blob, 5)
     if 7 in blob:

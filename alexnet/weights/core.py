@@ -33,7 +33,7 @@ class Weights:
     class_names: tuple[str, ...] | None = None
     source: str = ""  # where they came from, in words
     preprocess_from: str = ""  # where the preprocessing is from, in words
-    # The source subtracts a mean image; `preprocess.normalize.mean` holds its channel means.
+    # The source subtracts a mean image that is not here, but for its channels' means.
     mean_image: bool = False
     notes: tuple[str, ...] = ()  # sentences on what was changed or left out as they were read
 

@@ -4,13 +4,14 @@ Kernels are HWIO and for R, G, B inputs already; dense layers are convolutions t
 map; LRN's parameters are [n, k, alpha/n, beta]. (Read in vlfeat/matconvnet utils/import-caffe.py.)
 """
 
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from alexnet.errors import UserError
 from alexnet.layers import LRN, Conv, Dense, Flatten, Layer, ReLU, Spec
-from alexnet.preprocess import Preprocess
+from alexnet.preprocess import Preprocess, with_mean_image
 from alexnet.weights import matfile
 from alexnet.weights.assemble import CAFFE_VARIANTS, Found, caffe_preprocess
 from alexnet.weights.layout import row_major
@@ -167,7 +168,7 @@ def _four(layer: dict[str, Any], name: str) -> tuple[int, ...]:
 
 
 def _preprocess(normalization: dict[str, Any], spec: Spec) -> tuple[Preprocess | None, bool]:
-    """The preprocessing, and whether it subtracts a mean image instead of a mean color."""
+    """The preprocessing, and if it subtracts a mean image of which only the color is kept."""
     image = normalization.get("averageImage")
     if not isinstance(image, np.ndarray) or image.size < spec.channels:
         return None, False
@@ -175,7 +176,11 @@ def _preprocess(normalization: dict[str, Any], spec: Spec) -> tuple[Preprocess |
         return None, False
     pixels = image.reshape(-1, spec.channels)
     mean = tuple(float(number) for number in pixels.mean(0, dtype=np.float64))
-    return caffe_preprocess(spec.image_size, mean), bool((pixels != pixels[0]).any())
+    found = caffe_preprocess(spec.image_size, mean)
+    varies = bool((pixels != pixels[0]).any())
+    if varies and image.shape[:2] == (spec.image_size,) * 2:
+        return replace(found, normalize=with_mean_image(found.normalize, image)), False
+    return found, varies
 
 
 def _class_names(classes: Any) -> tuple[str, ...] | None:

@@ -57,6 +57,7 @@ _MESSAGES = {
         ("transform", 100, "Transform", ""), ("convolution", 106, "Convolution", ""),
         ("dense", 117, "Dense", ""), ("lrn", 118, "Lrn", ""), ("pooling", 121, "Pooling", ""),
     ],
+    "Mean": [("blob", 1, "BlobProto", "")],
     "Net": [("name", 1, "string", ""), ("layers", 2, "V1", "repeated"),
             ("layer", 100, "V2", "repeated")],
 }  # fmt: skip
@@ -64,7 +65,16 @@ _V1_CODES = {"Convolution": 4, "Data": 5, "Dropout": 6, "InnerProduct": 14, "LRN
              "Pooling": 17, "ReLU": 18, "SoftmaxWithLoss": 21}  # fmt: skip
 
 
-def _caffe_types():
+def binaryproto(image: np.ndarray) -> bytes:
+    """Caffe's file of a mean image, [H, W, 3] in R, G, B order."""
+    planes = image[:, :, ::-1].transpose(2, 0, 1)
+    blob = _caffe_types("Mean")().blob
+    blob.num, blob.channels, blob.height, blob.width = 1, *planes.shape
+    blob.data.extend(planes.ravel().tolist())
+    return blob.SerializeToString()
+
+
+def _caffe_types(wanted: str = "Net"):
     file = descriptor_pb2.FileDescriptorProto(name="caffe_test.proto", syntax="proto2")
     kinds = descriptor_pb2.FieldDescriptorProto
     for name, fields in _MESSAGES.items():
@@ -79,7 +89,7 @@ def _caffe_types():
             field.options.packed = mode == "packed"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Net"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(wanted))
 
 
 def caffemodel(weights: Weights, version: int = 2, mean_file: str = "", edit=None) -> bytes:

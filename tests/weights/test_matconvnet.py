@@ -25,7 +25,9 @@ def test_matconvnet(name, compressed, tmp_path):
     read = load(path)
     same(weights, read)
     assert read.class_names == weights.class_names
-    assert read.mean_image
+    assert not read.mean_image  # it is here
+    image = scipy.io.loadmat(path)["normalization"]["averageImage"][0, 0]
+    np.testing.assert_array_equal(read.preprocess.normalize.subtracted, image)
     assert read.preprocess.protocol.resize_rule == "warp"
     assert all(109 < mean < 111 for mean in read.preprocess.normalize.mean)
 

@@ -119,5 +119,6 @@ def preprocessing(found: Preprocess) -> str:
     )
     return (
         f"{side} to {protocol.resize_to}, {protocol.crop} from the center, "
-        f"{normalize.channel_order}, minus {mean}, over {std}"
+        f"{normalize.channel_order}, minus {'a mean image of ' if normalize.image else ''}{mean}, "
+        f"over {std}"
     )

@@ -1,0 +1,166 @@
+"""Mean images from the files that people have them in, as a network's input subtracts them.
+
+The data providers of cuda-convnet and of the program of 2012 subtract the center of the training
+images' mean image from every view, wherever that was cut out (convdata.py, `data_mean_crop`). Caffe
+subtracts the part that lies under the view (data_transformer.cpp): at the center, the same.
+"""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from alexnet import sealed
+from alexnet.errors import UserError
+from alexnet.files import as_path, open_file, read_all
+from alexnet.preprocess import EvalProtocol, Normalize, Preprocess, with_mean_image
+from alexnet.preprocess import from_json as preprocess_from_json
+from alexnet.preprocess import to_json as preprocess_to_json
+
+FILE = "mean_image.json"  # a run's own, in its work directory
+_STATISTICS = "statistics.npz"  # a cache's, by `alexnet prepare --statistics`
+_LARGEST = 1 << 12  # pixels a side
+_MOST = 1 << 29  # bytes of a file, or of what is packed in it
+_MAX_HEADER = 10_000  # bytes of a .npy file's, as in NumPy itself
+
+
+def with_image(normalize: Normalize, protocol: EvalProtocol, source: str | None) -> Normalize:
+    """The normalization with a mean image; unchanged, where `source` is None.
+
+    Args:
+        normalize: of a network's input.
+        protocol: resizing and crop; the image is as large as what is resized, or as the crop.
+        source: a cache with statistics, their `.npz`; a `.npy` (H x W x C in R, G, B order, or
+            Caffe's C x H x W in B, G, R); Caffe's `.binaryproto`; weights or a run that have one.
+
+    Raises:
+        UserError: for a file that is damaged, or has no such image.
+    """
+    if source is None:
+        return normalize
+    try:
+        pixels = _read(source, len(normalize.mean))
+        if normalize.channel_order == "BGR":
+            pixels = pixels[:, :, ::-1]
+        return with_mean_image(normalize, _center(pixels, protocol))
+    except UserError as error:
+        raise UserError(f"--mean-image {source}: {error}") from error
+
+
+def write(folder: Path, preprocess: Preprocess) -> None:
+    """Keep a run's preprocessing, which has a mean image, in its work directory."""
+    sealed.write(folder / FILE, {"preprocess": preprocess_to_json(preprocess)})
+
+
+def _read(source: str, channels: int) -> np.ndarray:
+    """A mean image: [H, W, C] in R, G, B order, checked."""
+    path = as_path(source)
+    if (path / _STATISTICS).is_file():
+        path /= _STATISTICS
+    if path.name == FILE:
+        pixels = _of_run(path, channels)
+    elif reader := _READERS.get(path.suffix):
+        with open_file(path, _MOST) as file:
+            pixels = reader(file)
+    else:
+        pixels = _of_weights(source)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[0] != pixels.shape[1] or pixels.shape[2] != channels:
+        shape = "x".join(map(str, pixels.shape))
+        raise UserError(f"its shape is {shape}, and a square of {channels} channels is needed")
+    if not (pixels.min() >= 0 and 1 < pixels.max() <= 255):  # not either, for NaN
+        raise UserError(
+            f"its values go from {pixels.min():g} to {pixels.max():g}: they must be means of "
+            "pixels in units of 0..255"
+        )
+    return pixels
+
+
+def _center(pixels: np.ndarray, protocol: EvalProtocol) -> np.ndarray:
+    """The part of a mean image that lies under the center crop, float32 [S, S, C]."""
+    side, crop = len(pixels), protocol.crop
+    if side not in (crop, protocol.resize_to):
+        raise UserError(
+            f"it has {side} pixels a side, and needed are the {protocol.resize_to} that images are "
+            f"scaled to, or the {crop} of the network's input"
+        )
+    first = round((side - crop) / 2)  # as in `augment`
+    return pixels[first : first + crop, first : first + crop].astype(np.float32)
+
+
+def _npy(file: BinaryIO) -> np.ndarray:
+    """An array of floats; with channels first, as Caffe's ilsvrc_2012_mean.npy, B, G, R."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = io.BytesIO(file.read(_MAX_HEADER + 12))
+    try:
+        parse = {
+            (1, 0): npy.read_array_header_1_0,
+            (2, 0): npy.read_array_header_2_0,
+        }[npy.read_magic(head)]
+        shape, columns, dtype = parse(head, max_header_size=_MAX_HEADER)
+    except Exception as error:  # NumPy's parsers raise nearly anything for a damaged header
+        raise UserError("it is no .npy file, or a damaged one") from error
+    if dtype.kind not in "fu" or len(shape) not in (2, 3) or max(shape) > _LARGEST:
+        raise UserError(f"it holds {dtype} of shape {shape}: no image")
+    if int(np.prod(shape)) * dtype.itemsize != size - head.tell():
+        raise UserError("it is cut short or damaged: its size is not what its header says")
+    file.seek(head.tell())
+    found = np.frombuffer(file.read(), dtype).reshape(shape, order="F" if columns else "C")
+    return _channels_last(found)
+
+
+def _npz(file: BinaryIO) -> np.ndarray:
+    """The statistics of a cache."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            info = archive.getinfo("mean_image.npy")
+            if info.file_size > _MOST:
+                raise UserError(f"its mean image unpacks to {info.file_size:,} bytes: too many")
+            return _npy(io.BytesIO(archive.read(info)))
+    except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, EOFError) as error:
+        raise UserError("it is damaged, or has no 'mean_image'") from error
+
+
+def _binaryproto(file: BinaryIO) -> np.ndarray:
+    """Caffe's own file of a mean image, a BlobProto."""
+    from alexnet.weights import wire
+    from alexnet.weights.caffemodel import blob
+
+    found = blob("mean image", wire.parse(read_all(file), 100))
+    return _channels_last(found[0] if found.ndim == 4 and len(found) == 1 else found)
+
+
+def _channels_last(pixels: np.ndarray) -> np.ndarray:
+    """[H, W, C] in R, G, B order, of that or of Caffe's [C, H, W] in B, G, R."""
+    if pixels.ndim == 3 and len(pixels) in (1, 3) and pixels.shape[1] == pixels.shape[2]:
+        return pixels[::-1].transpose(1, 2, 0)
+    return pixels
+
+
+def _of_run(path: Path, channels: int) -> np.ndarray:
+    try:
+        found = preprocess_from_json(sealed.read(path).get("preprocess"), channels)
+    except (OSError, ValueError) as error:
+        raise UserError(f"it can't be read: {error}") from error
+    return _of(found.normalize)
+
+
+def _of_weights(source: str) -> np.ndarray:
+    from alexnet.trained import open_weights
+
+    return _of(open_weights(source).preprocess.normalize)
+
+
+def _of(normalize: Normalize) -> np.ndarray:
+    if not normalize.image:
+        raise UserError("it has no mean image, only the mean of each channel")
+    image = normalize.subtracted
+    return image[:, :, ::-1] if normalize.channel_order == "BGR" else image
+
+
+_READERS = {".npz": _npz, ".npy": _npy, ".binaryproto": _binaryproto}
