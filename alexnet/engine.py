@@ -86,6 +86,9 @@ class Engine(Protocol):
     def logits(self, batch: Batch) -> np.ndarray:
         """Logits of this process's rows in evaluation: (B, classes) float32."""
 
+    def is_done(self, metrics: Any) -> bool:
+        """Tell whether a step's metrics are there already, so that `fetch` will not wait."""
+
     def fetch(self, metrics: Any) -> dict[str, float]:
         """Wait for a step's metrics and bring them to the host."""
 

@@ -156,6 +156,10 @@ class Trainer:
                 self._report(*pending)
             self.step += 1
             pending = (self.step, rate, metrics)
+            # Of several processes none may know sooner than another that a run has diverged.
+            if self.processes.count == 1 and self.engine.is_done(metrics):
+                self._report(*pending)
+                pending = None
         if stop and self.saved_step != self.step:
             self._save()
         return stop

@@ -88,6 +88,9 @@ class Engine:
     def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         return self.eval_outputs(batch)[1]
 
+    def is_done(self, metrics: Any) -> bool:
+        return all(value.is_ready() for value in metrics.values())
+
     def fetch(self, metrics: Any) -> dict[str, float]:
         return {name: float(value) for name, value in jax.device_get(metrics).items()}
 

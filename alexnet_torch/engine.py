@@ -126,6 +126,9 @@ class Engine:
                 processes=self._processes,
             )
 
+    def is_done(self, metrics: Any) -> bool:
+        return all(value.device.type == "cpu" for value in metrics.values())
+
     def fetch(self, metrics: Any) -> dict[str, float]:
         return {name: float(value) for name, value in metrics.items()}
 

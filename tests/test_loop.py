@@ -25,6 +25,8 @@ class CountingEngine:
 
     def __init__(self):
         self.steps, self.rates, self.finite = 0, [], True
+        self.at_once = True  # a step is done when `train_step` comes back; else when fetched
+        self.work = lambda: None
         self.on_eval = lambda: None
         self.loss = lambda: 1.0
         self.rows = np.arange(100)
@@ -32,6 +34,8 @@ class CountingEngine:
     def train_step(self, batch, *, step, rates):
         assert step == self.steps
         self.steps += 1
+        if self.at_once:
+            self.work()
         self.rates.append(rates["fc8.kernel"])
         return {"loss": self.loss(), "top1": 0.5, "top5": 0.9}
 
@@ -40,7 +44,12 @@ class CountingEngine:
         count = float(batch["mask"].sum())
         return {"loss": 2 * count, "top1": count / 2, "top5": count, "count": count}
 
+    def is_done(self, metrics):
+        return self.at_once
+
     def fetch(self, metrics):
+        if not self.at_once and "top5" in metrics and "count" not in metrics:
+            self.work()
         return metrics
 
     def is_finite(self):
@@ -93,6 +102,25 @@ def test_everything_happens_when_it_should(tmp_path):
     assert trainer.checkpoints.steps() == [6, 9]
     assert [line["loss"] for line in lines(tmp_path) if line["split"] == "eval"] == [2.0] * 3
     assert {line["count"] for line in lines(tmp_path) if line["split"] == "eval"} == {359}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("log_every", [1, 2])
+def test_rates_are_those_of_the_steps_themselves(at_once, log_every, tmp_path, monkeypatch):
+    """By a clock that only steps and evaluations move: 100 images a second, whatever comes."""
+    now = [0.0]
+
+    def pass_time(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr("alexnet.loop.time.perf_counter", lambda: now[0])
+    engine = CountingEngine()
+    engine.at_once, engine.work = at_once, lambda: pass_time(1.0)
+    engine.on_eval = lambda: pass_time(50.0)
+    assert run(make_trainer(tmp_path, engine, log_every=log_every)) == 0
+    rates = [line["examples_per_second"] for line in lines(tmp_path) if line["split"] == "train"]
+    assert len(rates) >= 5
+    assert rates == pytest.approx([100.0] * len(rates))
 
 
 def test_a_batch_without_a_readable_image_is_no_loss_of_0(tmp_path):

@@ -2,6 +2,7 @@
 
 import sys
 
+from alexnet.layers import Dense
 from alexnet.spec import VARIANTS
 from tests.parity.pairs import (
     agreeing_pair,
@@ -26,7 +27,8 @@ def row(name: str) -> str:
     array = max(measured, key=measured.get)
     cells.append(f"{measured[array]:.1e} ({array})")
     ours, theirs = forward(make_pair(name, width=WIDTH, batch=2, bf16=True), False)
-    cells.append(f"{worst_by_std({'fc8': ours['fc8']}, {'fc8': theirs['fc8']})['fc8']:.1e}")
+    logits = [layer.name for layer in VARIANTS[name] if isinstance(layer, Dense)][-1]
+    cells.append(f"{worst_by_std(ours, theirs)[logits]:.1e}")
     return f"| `{name}` | " + " | ".join(cells) + " |"
 
 
