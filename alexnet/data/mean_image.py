@@ -22,8 +22,8 @@ from alexnet.preprocess import to_json as preprocess_to_json
 
 FILE = "mean_image.json"  # a run's own, in its work directory
 _STATISTICS = "statistics.npz"  # a cache's, by `alexnet prepare --statistics`
-_LARGEST = 1 << 12  # pixels a side
-_MOST = 1 << 29  # bytes of a file, or of what is packed in it
+_LARGEST = 1 << 11  # pixels a side
+_MOST = 3 * 8 * _LARGEST**2 + (1 << 20)  # bytes of a file, or of what is packed in it
 _MAX_HEADER = 10_000  # bytes of a .npy file's, as in NumPy itself
 
 
