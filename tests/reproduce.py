@@ -133,6 +133,26 @@ def table(curves: Sequence[Curve], goal: float | None) -> list[str]:
     return lines
 
 
+def ratios(curves: Sequence[Curve], experiment: Experiment) -> list[str]:
+    """Sentences on how much longer the second recipe takes to the goal than the first, by run."""
+    goal, by_run = experiment.goal, {(one.recipe, one.framework, one.seed): one for one in curves}
+    found = []
+    for (recipe, framework, seed), one in by_run.items():
+        other = by_run.get((experiment.recipes[-1], framework, seed))
+        if goal is None or recipe != experiment.recipes[0] or other is None:
+            continue
+        if (first := reached(one, goal)) is not None:
+            second, least = reached(other, goal), ""
+            if second is None:
+                second, least = other.epochs[-1], "more than "
+            found.append(
+                f"{framework}, seed {seed}: to {goal:.0%} {other.recipe} takes {least}{second:.0f} "
+                f"epochs and {recipe} {first:.0f}, {least}{second / first:.1f} times as many; "
+                f"published: {RECIPES[recipe].published}"
+            )
+    return found
+
+
 def picture(curves: Sequence[Curve], experiment: Experiment, path: Path) -> None:
     """Errors by epoch: a color a framework, a line a recipe."""
     from matplotlib.figure import Figure
@@ -172,7 +192,7 @@ def main(argv: Sequence[str]) -> int:
     if not curves:
         print(f"no run of {options.name} is in {options.folder}")
         return 1
-    print("\n".join(table(curves, experiment.goal)))
+    print("\n".join([*table(curves, experiment.goal), "", *ratios(curves, experiment)]))
     drawn = Path(options.folder) / f"{options.name}.png"
     picture(curves, experiment, drawn)
     print(f"curves: {drawn}")

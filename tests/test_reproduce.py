@@ -33,3 +33,16 @@ def test_epochs_to_an_error():
     (row,) = reproduce.table([curve], 0.25)[2:]
     assert "| 3.0 | 20.00 % | 2.0 |" in row
     assert "not reached" in reproduce.table([curve], 0.1)[2]
+
+
+def test_how_much_longer_the_second_of_a_pair_takes():
+    experiment = reproduce.EXPERIMENTS["figure1"]
+    first = reproduce.Curve("figure1-relu", "jax", 0, [1.0, 2.0, 3.0], [0.4, 0.25, 0.2])
+    second = reproduce.Curve("figure1-tanh", "jax", 0, [1.0, 11.0], [0.4, 0.25])
+    alone = reproduce.Curve("figure1-tanh", "torch", 0, [1.0, 11.0], [0.4, 0.25])
+    (said,) = reproduce.ratios([first, second, alone], experiment)
+    assert "takes 11 epochs and figure1-relu 2, 5.5 times as many; published: 25 %" in said
+    slow = reproduce.Curve("figure1-tanh", "jax", 0, [1.0, 11.0], [0.4, 0.3])
+    (said,) = reproduce.ratios([first, slow], experiment)
+    assert "takes more than 11 epochs and figure1-relu 2, more than 5.5 times" in said
+    assert reproduce.ratios([first, second], reproduce.EXPERIMENTS["lrn"]) == []
