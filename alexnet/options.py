@@ -76,7 +76,8 @@ def parse(
 
 def _build(kind: type[T], given: Mapping[str, Any], base: Mapping[str, Any], see: str) -> T:
     """A dataclass of values given, else of those of `base`, else of its own defaults."""
-    values = dict(base)
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    values = {name: base[name] for name in names if name in base}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if dataclasses.is_dataclass(field.type):
             inner = base.get(field.name)

@@ -57,6 +57,8 @@ def prepared(weights: "Weights", config: PreparationConfig) -> "Weights":
     Raises:
         UserError: where it doesn't fit the network's input.
     """
+    from alexnet.weights.core import CHANNEL_MEANS
+
     base, origin, image = weights.preprocess, weights.preprocess_from, weights.mean_image
     if config.preprocess_from:
         base, origin, image = _of(config.preprocess_from, weights.spec)
@@ -81,11 +83,13 @@ def prepared(weights: "Weights", config: PreparationConfig) -> "Weights":
         normalize = with_image(found.normalize, found.protocol, config.mean_image)
         found, own = replace(found, normalize=normalize), [*own, "mean_image"]
     words = [f"{' and '.join(map(flag, own))}, else"] if own else []
+    if config.mean or config.mean_image:
+        origin, image = origin.removesuffix(CHANNEL_MEANS), False
     return replace(
         weights,
         preprocess=found,
         preprocess_from=" ".join([*words, origin]),
-        mean_image=image and not config.mean and not config.mean_image,
+        mean_image=image,
     )
 
 
@@ -95,6 +99,7 @@ def _of(source: str, spec: "Spec") -> tuple[Preprocess, str, bool]:
     What they resize to is scaled to the network's image size.
     """
     from alexnet.trained import config_of, open_alike
+    from alexnet.weights.core import CHANNEL_MEANS
 
     if config := config_of(source):
         found, image = config.preprocess, False
@@ -110,7 +115,7 @@ def _of(source: str, spec: "Spec") -> tuple[Preprocess, str, bool]:
     scaled = replace(before, resize_to=round(before.resize_to * size / before.crop), crop=size)
     if normalize.image and size != before.crop:
         normalize, image = replace(normalize, image=b""), True
-    return Preprocess(normalize, scaled), f"{source}", image
+    return Preprocess(normalize, scaled), f"{source}{CHANNEL_MEANS if image else ''}", image
 
 
 def said(weights: "Weights") -> str:

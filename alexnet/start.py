@@ -119,7 +119,13 @@ def with_preprocessing_of(
         found["resize_to"] = protocol.resize_to
     if normalize.channel_order == config.preprocess.normalize.channel_order:
         found |= {"mean": normalize.mean, "std": normalize.std}
-        if normalize.image and protocol.crop == config.image_size and "mean" not in given:
-            found["mean_image"] = source
+        if normalize.image and {"mean", "mean_image"}.isdisjoint(given):
+            if protocol.crop == config.image_size:
+                found["mean_image"] = source
+            elif "preprocess_from" in given:
+                raise UserError(
+                    f"--preprocess-from {source} subtracts a mean image of {protocol.crop} pixels, "
+                    f"and this network takes {config.image_size}: give --mean-image or --mean"
+                )
     new = {name: value for name, value in found.items() if name not in given}
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **new))

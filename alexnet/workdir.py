@@ -136,10 +136,11 @@ def _is_link(path: Path) -> bool:
 
 def write_config(path: Path, config: TrainConfig) -> None:
     """Write down how a run began; --resume and --overwrite are not part of that."""
-    if config.data.mean_image:
-        mean_image.write(path, config.preprocess)
+    preprocess = config.preprocess
     as_begun = dataclasses.replace(config.run, resume=False, overwrite=False)
     sealed.write(path / CONFIG, to_json(dataclasses.replace(config, run=as_begun)))
+    if config.data.mean_image:  # last: no other configuration may be found beside it
+        mean_image.write(path, preprocess)
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -154,7 +155,7 @@ def read_config(path: Path) -> TrainConfig:
     except ValueError as error:
         raise UserError(f"{path / CONFIG} is not a run's configuration: {error}") from error
     config = from_json(values, str(path / CONFIG))
-    if config.data.mean_image is None:
+    if not config.data.mean_image:
         return config
     data = dataclasses.replace(config.data, mean_image=str(path / mean_image.FILE))
     return dataclasses.replace(config, data=data)

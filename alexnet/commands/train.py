@@ -64,7 +64,7 @@ def _with_preprocessing(base: TrainConfig, given: Mapping[str, Any]) -> TrainCon
         if given.get("preprocess_from"):
             raise
         return base  # the run opens these weights again, and says what is wrong with them
-    return dataclasses.replace(base, data=found.data)
+    return found
 
 
 def parse_train(argv: Sequence[str]) -> TrainConfig:

@@ -15,15 +15,18 @@ from numpy.lib import format as npy
 
 from alexnet import sealed
 from alexnet.errors import UserError
-from alexnet.files import as_path, open_file, read_all
+from alexnet.files import open_file, read_all
 from alexnet.preprocess import EvalProtocol, Normalize, Preprocess, with_mean_image
 from alexnet.preprocess import from_json as preprocess_from_json
 from alexnet.preprocess import to_json as preprocess_to_json
+from alexnet.text import printable
 
 FILE = "mean_image.json"  # a run's own, in its work directory
 _STATISTICS = "statistics.npz"  # a cache's, by `alexnet prepare --statistics`
 _LARGEST = 1 << 11  # pixels a side
+_LARGEST_INPUT = 448  # a file's header has room for 500, beside a thousand class names
 _MOST = 3 * 8 * _LARGEST**2 + (1 << 20)  # bytes of a file, or of what is packed in it
+_PIECE = 1 << 16  # bytes unpacked at once
 _MAX_HEADER = 10_000  # bytes of a .npy file's, as in NumPy itself
 
 
@@ -41,6 +44,8 @@ def with_image(normalize: Normalize, protocol: EvalProtocol, source: str | None)
     """
     if source is None:
         return normalize
+    from alexnet.weights.formats import MALFORMED
+
     try:
         pixels = _read(source, len(normalize.mean))
         if normalize.channel_order == "BGR":
@@ -48,6 +53,9 @@ def with_image(normalize: Normalize, protocol: EvalProtocol, source: str | None)
         return with_mean_image(normalize, _center(pixels, protocol))
     except UserError as error:
         raise UserError(f"--mean-image {source}: {error}") from error
+    except (*MALFORMED, OSError) as error:
+        reason = printable(str(error) or type(error).__name__)
+        raise UserError(f"--mean-image {source} is damaged: {reason:.200}") from error
 
 
 def write(folder: Path, preprocess: Preprocess) -> None:
@@ -57,19 +65,23 @@ def write(folder: Path, preprocess: Preprocess) -> None:
 
 def _read(source: str, channels: int) -> np.ndarray:
     """A mean image: [H, W, C] in R, G, B order, checked."""
-    path = as_path(source)
-    if (path / _STATISTICS).is_file():
-        path /= _STATISTICS
+    from alexnet import hub
+
+    path = hub.local(source)
+    for name in (_STATISTICS, FILE):
+        if (path / name).is_file():
+            path /= name
     if path.name == FILE:
         pixels = _of_run(path, channels)
     elif reader := _READERS.get(path.suffix):
         with open_file(path, _MOST) as file:
             pixels = reader(file)
     else:
-        pixels = _of_weights(source)
+        pixels = _of_weights(path)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    if pixels.ndim != 3 or pixels.shape[0] != pixels.shape[1] or pixels.shape[2] != channels:
+    height, width, depth = pixels.shape if pixels.ndim == 3 else (0, 0, 0)
+    if height < 1 or height != width or depth != channels:
         shape = "x".join(map(str, pixels.shape))
         raise UserError(f"its shape is {shape}, and a square of {channels} channels is needed")
     if not (pixels.min() >= 0 and 1 < pixels.max() <= 255):  # not either, for NaN
@@ -88,6 +100,8 @@ def _center(pixels: np.ndarray, protocol: EvalProtocol) -> np.ndarray:
             f"it has {side} pixels a side, and needed are the {protocol.resize_to} that images are "
             f"scaled to, or the {crop} of the network's input"
         )
+    if crop > _LARGEST_INPUT:
+        raise UserError(f"networks for more than {_LARGEST_INPUT} pixels have none: give --mean")
     first = round((side - crop) / 2)  # as in `augment`
     return pixels[first : first + crop, first : first + crop].astype(np.float32)
 
@@ -105,7 +119,10 @@ def _npy(file: BinaryIO) -> np.ndarray:
         shape, columns, dtype = parse(head, max_header_size=_MAX_HEADER)
     except Exception as error:  # NumPy's parsers raise nearly anything for a damaged header
         raise UserError("it is no .npy file, or a damaged one") from error
-    if dtype.kind not in "fu" or len(shape) not in (2, 3) or max(shape) > _LARGEST:
+    if (
+        dtype.kind not in "fu" or len(shape) not in (2, 3)
+        or min(shape) < 1 or max(shape) > _LARGEST
+    ):  # fmt: skip
         raise UserError(f"it holds {dtype} of shape {shape}: no image")
     if int(np.prod(shape)) * dtype.itemsize != size - head.tell():
         raise UserError("it is cut short or damaged: its size is not what its header says")
@@ -116,14 +133,19 @@ def _npy(file: BinaryIO) -> np.ndarray:
 
 def _npz(file: BinaryIO) -> np.ndarray:
     """The statistics of a cache."""
+    from alexnet.weights.torch_read import Bounded
+
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(Bounded(file)) as archive:
             info = archive.getinfo("mean_image.npy")
             if info.file_size > _MOST:
                 raise UserError(f"its mean image unpacks to {info.file_size:,} bytes: too many")
-            return _npy(io.BytesIO(archive.read(info)))
-    except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, EOFError) as error:
-        raise UserError("it is damaged, or has no 'mean_image'") from error
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UserError("it is packed in another way than NumPy packs")
+            with archive.open(info) as part:  # a packed file may unpack to more than it says
+                return _npy(io.BytesIO(b"".join(iter(lambda: part.read(_PIECE), b""))))
+    except (zipfile.BadZipFile, KeyError, RuntimeError, EOFError) as error:
+        raise UserError("it is damaged, encrypted, or has no 'mean_image'") from error
 
 
 def _binaryproto(file: BinaryIO) -> np.ndarray:
@@ -150,10 +172,10 @@ def _of_run(path: Path, channels: int) -> np.ndarray:
     return _of(found.normalize)
 
 
-def _of_weights(source: str) -> np.ndarray:
+def _of_weights(path: Path) -> np.ndarray:
     from alexnet.trained import open_weights
 
-    return _of(open_weights(source).preprocess.normalize)
+    return _of(open_weights(path).preprocess.normalize)
 
 
 def _of(normalize: Normalize) -> np.ndarray:

@@ -32,7 +32,11 @@ def adapt(
     if target is not None and not difference(steps(spec), steps(target)):
         return dataclasses.replace(weights, spec=target)
     if target is not None and name == spec.name and _any_size(spec):
-        return dataclasses.replace(weights, spec=target, preprocess=_resized(weights, target))
+        preprocess = _resized(weights, target)
+        lost = bool(weights.preprocess.normalize.image and not preprocess.normalize.image)
+        return dataclasses.replace(
+            weights, spec=target, preprocess=preprocess, mean_image=weights.mean_image or lost
+        )
     if target is None:
         reason = f"'{name}' can't take images of {image_size or spec.image_size} pixels"
     else:
@@ -62,7 +66,10 @@ def _resized(weights: Weights, target: Spec) -> Preprocess:
     before = weights.preprocess
     resize_to = round(before.protocol.resize_to * target.image_size / weights.spec.image_size)
     protocol = dataclasses.replace(before.protocol, crop=target.image_size, resize_to=resize_to)
-    return dataclasses.replace(before, protocol=protocol)
+    normalize = before.normalize
+    if target.image_size != weights.spec.image_size:
+        normalize = dataclasses.replace(normalize, image=b"")
+    return Preprocess(normalize, protocol)
 
 
 def _alternatives(spec: Spec) -> str:

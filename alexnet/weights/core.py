@@ -55,9 +55,12 @@ def names_from_json(names: Any, count: int | None) -> tuple[str, ...]:
     return tuple(names)
 
 
+CHANNEL_MEANS = ", with its mean image's channel means"
+
+
 def from_file(mean_image: bool) -> str:
     """Words for preprocessing that a file describes."""
-    return "the file, with its mean image's channel means" if mean_image else "the file"
+    return f"the file{CHANNEL_MEANS}" if mean_image else "the file"
 
 
 def check(

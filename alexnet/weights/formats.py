@@ -49,7 +49,7 @@ _SUFFIXES = {
     ".msgpack": "flax",
 }  # fmt: skip
 # What damaged bytes can raise in the libraries below the readers: their lengths, numbers and text.
-_MALFORMED = (ValueError, LookupError, ArithmeticError, struct.error, zlib.error, MemoryError)
+MALFORMED = (ValueError, LookupError, ArithmeticError, struct.error, zlib.error, MemoryError)
 
 
 def load(
@@ -105,7 +105,7 @@ def load_file(
         return complete(found, "", variant, image_size, preprocess)
     except UserError as error:
         raise UserError(f"{where} can't be read as {format}: {error!s:.{_MOST}}") from error
-    except _MALFORMED as error:
+    except MALFORMED as error:
         text = str(error)[:200] or type(error).__name__
         shown = "".join(char if char.isprintable() else " " for char in text)
         raise UserError(f"{where} is damaged, or not {format}: {shown}") from error

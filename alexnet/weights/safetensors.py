@@ -74,7 +74,11 @@ def _array(dtype: str, shape: list[int], data: bytearray) -> np.ndarray:
 def encode_header(
     shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str], dtype: Dtype = "fp32"
 ) -> bytes:
-    """The header of a file with these arrays, one after the other, padded to 64 bytes."""
+    """The header of a file with these arrays, one after the other, padded to 64 bytes.
+
+    Raises:
+        UserError: for one that could not be read again.
+    """
     table: dict[str, Any] = {"__metadata__": dict(metadata)}
     start = 0
     for name, shape in shapes.items():
@@ -83,4 +87,9 @@ def encode_header(
         start = end
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 64)
+    if len(text) > MAX_HEADER:
+        raise UserError(
+            f"what goes with the arrays takes {len(text):,} bytes, and {MAX_HEADER:,} are read: "
+            "fewer or shorter class names, or a smaller mean image, will do"
+        )
     return struct.pack("<Q", len(text)) + text

@@ -93,7 +93,7 @@ def _state_dict(value: Any) -> dict[str, Any]:
 # --- zip -------------------------------------------------------------------------------------
 
 
-class _Bounded:
+class Bounded:
     """A file that is read a little at a time: `zipfile` reads the directory in one piece."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -101,6 +101,7 @@ class _Bounded:
         self._read = file.read
 
     def read(self, size: int = -1) -> bytes:
+        """At most a piece; BadZipFile where more is asked for and there."""
         data = self._read(size if 0 <= size <= _AT_ONCE else _AT_ONCE + 1)
         if len(data) > _AT_ONCE:
             raise zipfile.BadZipFile("the directory is too large")
@@ -109,7 +110,7 @@ class _Bounded:
 
 def _read_zip(file: BinaryIO) -> tuple[Any, Numbers]:
     size = file.seek(0, 2)
-    archive = zipfile.ZipFile(_Bounded(file))
+    archive = zipfile.ZipFile(Bounded(file))
     infos = archive.infolist()
     parts = {info.filename: info for info in infos}
     for info in infos:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import shutil
+import tracemalloc
 import zipfile
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import alexnet_jax.step
 import alexnet_torch.step
 from alexnet import cli, workdir
+from alexnet.commands.train import parse_train
 from alexnet.config import TrainConfig
 from alexnet.data import mean_image
 from alexnet.data.augment import eval_view
@@ -31,6 +33,7 @@ from alexnet.preprocess import (
     to_json,
     with_mean_image,
 )
+from alexnet.recipes import recipe
 from alexnet.trained import open_weights
 from alexnet.weights import load, save
 from tests.conftest import run_train
@@ -159,6 +162,25 @@ def _bomb():
     return file.getvalue()
 
 
+def _packed(how):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", how) as archive:
+        archive.writestr("mean_image.npy", _bytes_of(an_image()))
+    return file.getvalue()
+
+
+def _flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+
+
+def _encrypted(data):
+    """The flag of encryption set, where a file begins and in the directory."""
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.index(mark) + place
+        data = data[:at] + b"\x01\x00" + data[at + 2 :]
+    return data
+
+
 NPY = _bytes_of(np.full((12, 12, 3), 100, "u1"))
 
 
@@ -181,9 +203,21 @@ NPY = _bytes_of(np.full((12, 12, 3), 100, "u1"))
             _bytes_of(np.full((10, 10, 3), 100.0)),
             "10 pixels a side, and needed are the 12",
         ),
-        ("a.npz", b"PK", "damaged, or has no"),
-        ("a.npz", _bytes_of(np.zeros(3), np.savez), "damaged, or has no 'mean_image'"),
+        ("a.npz", b"PK", "encrypted, or has no"),
+        ("a.npz", _bytes_of(np.zeros(3), np.savez), "encrypted, or has no 'mean_image'"),
         ("a.npz", _bomb(), "unpacks to 629,145,600 bytes"),
+        ("a.npz", _packed(zipfile.ZIP_BZIP2), "packed in another way"),
+        ("a.npz", _packed(zipfile.ZIP_LZMA), "packed in another way"),
+        ("a.npz", _flipped(_packed(zipfile.ZIP_DEFLATED), 60), "damaged"),
+        ("a.npz", _encrypted(_packed(zipfile.ZIP_DEFLATED)), "encrypted"),
+        ("a.npy", _bytes_of(np.zeros((0, 0, 3))), "no image"),
+        ("a.npy", _lying(NPY, b"(12, 12, 3)", b"(-2, -2, 3)"), "no image"),
+        ("a.binaryproto", b"\x08\x01\x10\x03\x18\x00\x20\x00", "a square of 3 channels"),
+        (
+            "a.binaryproto",
+            b"\x3a\x16\x0a\x14\x00" + (b"\x80" * 8 + b"\x40") * 2 + b"\x01",
+            "damage",
+        ),
         ("a.binaryproto", b"\xff" * 50, "a number does not end"),
         ("a.binaryproto", b"\x28\x03", "field 5 should hold"),
         ("a.txt", b"100", "a.txt"),
@@ -195,6 +229,77 @@ def test_files_that_are_none_are_refused_in_a_sentence(name, data, words, tmp_pa
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=f"--mean-image .*{words}"):
         with_image(PLAIN, PROTOCOL, str(tmp_path / name))
+
+
+def test_a_file_that_unpacks_to_more_than_it_says(tmp_path):
+    """The directory says 1,000 bytes; what is packed are 50 MB, of which no more are unpacked."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mean_image.npy", bytes(50 << 20))
+    data, size = file.getvalue(), (50 << 20).to_bytes(4, "little")
+    (tmp_path / "a.npz").write_bytes(data.replace(size, (1000).to_bytes(4, "little")))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"damaged|no .npy file"):
+        with_image(PLAIN, PROTOCOL, str(tmp_path / "a.npz"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    print(f"peak {peak / 1e6:.1f} MB")
+    assert peak < 10e6
+
+
+def test_inputs_too_large_for_a_files_header_have_none(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((449, 449, 3), 100.0))
+    with pytest.raises(UserError, match="more than 448 pixels have none"):
+        with_image(PLAIN, EvalProtocol("short", 512, 449), str(tmp_path / "a.npy"))
+    np.save(tmp_path / "a.npy", np.full((448, 448, 3), 100.0))
+    own = with_image(PLAIN, EvalProtocol("short", 512, 448), str(tmp_path / "a.npy"))
+    weights = narrow("torchvision", image_size=448)
+    names = tuple("a name of thirty characters....." for _ in range(weights.spec.num_classes))
+    whole = Preprocess(own, EvalProtocol("short", 512, 448))
+    weights = dataclasses.replace(weights, preprocess=whole, class_names=names)
+    save(tmp_path / "w.safetensors", weights)
+    assert load(tmp_path / "w.safetensors").preprocess == whole
+
+
+def test_of_a_hub(tmp_path, monkeypatch):
+    weights = narrow("caffe")
+    size = weights.spec.image_size
+    own = Preprocess(with_mean_image(PLAIN, an_image(size)), EvalProtocol("warp", 256, size))
+    save(tmp_path / "w.safetensors", dataclasses.replace(weights, preprocess=own))
+    words = ["convert", str(tmp_path / "w.safetensors"), str(tmp_path / "hf"), "--to", "hf-folder"]
+    assert cli.main(words) == 0
+    monkeypatch.setattr("alexnet.hub.client.fetch", lambda url: tmp_path / "hf")
+    assert with_image(PLAIN, own.protocol, "hf://o/n") == own.normalize
+
+
+def test_for_another_size_it_is_said_that_the_image_is_lost(tmp_path, capsys):
+    weights = narrow("torchvision", image_size=128)
+    own = Preprocess(with_mean_image(PLAIN, an_image(128)), EvalProtocol("short", 146, 128))
+    save(tmp_path / "a.safetensors", dataclasses.replace(weights, preprocess=own))
+    save(tmp_path / "b.pth", narrow("torchvision", image_size=96))
+    words = ["convert", str(tmp_path / "b.pth"), str(tmp_path / "c.safetensors")]
+    words += ["--variant", "torchvision", "--image-size", "96"]
+    given = ["--preprocess-from", str(tmp_path / "a.safetensors")]
+    assert cli.main([*words, *given]) == 0
+    assert "a.safetensors, with its mean image's channel means" in capsys.readouterr().out
+    assert load(tmp_path / "c.safetensors").mean_image
+    assert cli.main([*words, *given, "--mean", "1"]) == 0
+    assert "channel means" not in capsys.readouterr().out
+    train = ["train", "--variant", "torchvision", "--image-size", "96", *given, "--steps", "1"]
+    assert cli.main([*train, "--workdir", str(tmp_path / "r")]) == 2
+    assert "subtracts a mean image of 128 pixels, and this network takes 96" in (
+        capsys.readouterr().err
+    )
+
+
+def test_an_empty_name_is_none(tmp_path):
+    run_train("--framework", "torch", *NARROW, "--mean-image", "", "--workdir", tmp_path / "r")
+    assert not workdir.read_config(tmp_path / "r").preprocess.normalize.image
+
+
+def test_a_configuration_that_has_read_its_image_can_be_changed():
+    _ = recipe("digits").preprocess
+    assert parse_train(["--recipe", "digits", "--steps", "3"]).run.steps == 3
 
 
 def test_a_missing_file_and_weights_without_one(tmp_path):

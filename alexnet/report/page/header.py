@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import alexnet
 from alexnet.config import TrainConfig
+from alexnet.errors import UserError
 from alexnet.preprocess import Preprocess
 from alexnet.report.page.html import Html, clean, joined, scrolled, tag
 from alexnet.report.page.subject import Subject
@@ -104,9 +105,16 @@ def _configured(subject: Subject) -> dict[str, object]:
         f"decay {optim.weight_decay:g}, {optim.schedule}",
         "training views": ", ".join(views)
         + (f", color noise {data.color_noise:g}" if data.color_noise else ""),
-        "preprocessing": preprocessing(config.preprocess),
+        "preprocessing": _own_preprocessing(config),
         "seed": config.run.seed,
     }
+
+
+def _own_preprocessing(config: TrainConfig) -> str:
+    try:
+        return preprocessing(config.preprocess)
+    except UserError as error:  # its mean image is gone, and the page has more to show
+        return clean(str(error))
 
 
 def preprocessing(found: Preprocess) -> str:
