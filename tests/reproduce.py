@@ -93,7 +93,7 @@ def train(options: Options, recipe: str, framework: str, seed: int) -> None:
 
 
 def curve(options: Options, recipe: str, framework: str, seed: int) -> Curve | None:
-    """A run's errors; of training the mean of each epoch's lines. None where there are none yet."""
+    """A run's errors; of training the mean of each whole epoch's lines. None where none is there."""
     target = workdir(options, recipe, framework, seed)
     if not target.exists():
         return None
@@ -102,6 +102,8 @@ def curve(options: Options, recipe: str, framework: str, seed: int) -> Curve | N
     for record in read(target):
         if record["split"] == split:
             by_epoch.setdefault(-(-record["step"] // STEPS), []).append(record)
+    if split == "train":  # without the epoch that a run is in
+        by_epoch = {n: own for n, own in by_epoch.items() if own[-1]["step"] % STEPS == 0}
     if not by_epoch:
         return None
     errors = [1 - mean(one["top1"] for one in own) for own in by_epoch.values()]
