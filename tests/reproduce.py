@@ -93,7 +93,7 @@ def train(options: Options, recipe: str, framework: str, seed: int) -> None:
 
 
 def curve(options: Options, recipe: str, framework: str, seed: int) -> Curve | None:
-    """A run's errors; of training the mean of each whole epoch's lines. None where none is there."""
+    """A run's errors; of training the mean of each whole epoch's lines. None without any."""
     target = workdir(options, recipe, framework, seed)
     if not target.exists():
         return None
