@@ -296,7 +296,7 @@ RECIPES: dict[str, Recipe] = {
         source="layers-18pct.cfg and layer-params-18pct.cfg in cuda-convnet: the rate divided by "
         "10 after 120 epochs, and again after 10 more; that 10 more follow is ours",
         published="18 % error in 20 minutes on a GTX 580 (cuda-convnet's front page)",
-        measured=_NOT_RUN_YET,
+        measured="19.63 % error (torch, seed 0, after 132 of the 140 epochs)",
         config=_cifar("cifar-18pct", ("fc4=250",), (120.0, 130.0), 140),
     ),
     "cifar-19pct": Recipe(
@@ -310,13 +310,13 @@ RECIPES: dict[str, Recipe] = {
         source="Figure 1 of Krizhevsky et al. 2012, whose network is described no closer than by "
         "its four layers",
         published="25 % training error six times as fast as with tanh",
-        measured=_NOT_RUN_YET,
+        measured="25 % in 7 epochs in both frameworks (seed 0)",
         config=_figure1("relu", 0.003, 12),
     ),
     "figure1-tanh": Recipe(
         source="as figure1-relu",
         published="25 % training error in six times as many epochs as with ReLUs",
-        measured=_NOT_RUN_YET,
+        measured="25 % in 43 epochs (torch) and 40 (jax), 6.1 and 5.7 times as many (seed 0)",
         config=_figure1("tanh", 0.01, 60),
     ),
 }
