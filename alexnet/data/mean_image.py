@@ -173,9 +173,13 @@ def _of_run(path: Path, channels: int) -> np.ndarray:
 
 
 def _of_weights(path: Path) -> np.ndarray:
-    from alexnet.trained import open_weights
+    from alexnet import hub, weights
 
-    return _of(open_weights(path).preprocess.normalize)
+    if hub.is_folder(path):
+        return _of(hub.read_folder(path).preprocess.normalize)
+    if path.is_dir():
+        raise UserError(f"it has no {_STATISTICS} (`alexnet prepare --statistics`) and no {FILE}")
+    return _of(weights.load(path).preprocess.normalize)
 
 
 def _of(normalize: Normalize) -> np.ndarray:
