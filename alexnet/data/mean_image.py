@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numpy.lib import format as npy
 
 from alexnet import sealed
 from alexnet.errors import UserError
@@ -27,11 +26,10 @@ _LARGEST = 1 << 11  # pixels a side
 _LARGEST_INPUT = 448  # a file's header has room for 500, beside a thousand class names
 _MOST = 3 * 8 * _LARGEST**2 + (1 << 20)  # bytes of a file, or of what is packed in it
 _PIECE = 1 << 16  # bytes unpacked at once
-_MAX_HEADER = 10_000  # bytes of a .npy file's, as in NumPy itself
 
 
-def with_image(normalize: Normalize, protocol: EvalProtocol, source: str | None) -> Normalize:
-    """The normalization with a mean image; unchanged, where `source` is None.
+def with_image(normalize: Normalize, protocol: EvalProtocol, source: str) -> Normalize:
+    """The normalization with a mean image.
 
     Args:
         normalize: of a network's input.
@@ -42,8 +40,6 @@ def with_image(normalize: Normalize, protocol: EvalProtocol, source: str | None)
     Raises:
         UserError: for a file that is damaged, or has no such image.
     """
-    if source is None:
-        return normalize
     from alexnet.weights.formats import MALFORMED
 
     try:
@@ -108,25 +104,17 @@ def _center(pixels: np.ndarray, protocol: EvalProtocol) -> np.ndarray:
 
 def _npy(file: BinaryIO) -> np.ndarray:
     """An array of floats; with channels first, as Caffe's ilsvrc_2012_mean.npy, B, G, R."""
+    from alexnet.weights.bvlc_npy import read_header
+
     size = file.seek(0, 2)
-    file.seek(0)
-    head = io.BytesIO(file.read(_MAX_HEADER + 12))
-    try:
-        parse = {
-            (1, 0): npy.read_array_header_1_0,
-            (2, 0): npy.read_array_header_2_0,
-        }[npy.read_magic(head)]
-        shape, columns, dtype = parse(head, max_header_size=_MAX_HEADER)
-    except Exception as error:  # NumPy's parsers raise nearly anything for a damaged header
-        raise UserError("it is no .npy file, or a damaged one") from error
+    shape, columns, dtype = read_header(file)
     if (
         dtype.kind not in "fu" or len(shape) not in (2, 3)
         or min(shape) < 1 or max(shape) > _LARGEST
     ):  # fmt: skip
         raise UserError(f"it holds {dtype} of shape {shape}: no image")
-    if int(np.prod(shape)) * dtype.itemsize != size - head.tell():
+    if int(np.prod(shape)) * dtype.itemsize != size - file.tell():
         raise UserError("it is cut short or damaged: its size is not what its header says")
-    file.seek(head.tell())
     found = np.frombuffer(file.read(), dtype).reshape(shape, order="F" if columns else "C")
     return _channels_last(found)
 

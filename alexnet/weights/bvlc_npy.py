@@ -56,17 +56,27 @@ def read(file: BinaryIO) -> Found:
 
 def _skip_header(file: BinaryIO) -> None:
     """Go to the pickle, after a header that says that there is one."""
+    shape, _, dtype = read_header(file)
+    if dtype != np.dtype(object) or shape not in ((), (1,)):
+        raise UserError("it is a .npy file of a plain array: a dict of layers is needed")
+
+
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order by columns, and type by a .npy file's header, whose end the file is then at.
+
+    Raises:
+        UserError: for a header that is none.
+    """
     file.seek(0)
     head = io.BytesIO(file.read(_MAX_HEADER + 12))
     try:
         version = npy.read_magic(head)
         parse = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = parse(head, max_header_size=_MAX_HEADER)
+        header = parse(head, max_header_size=_MAX_HEADER)
     except _BAD_HEADER as error:
         raise UserError("corrupt .npy file: invalid header") from error
-    if dtype != np.dtype(object) or shape not in ((), (1,)):
-        raise UserError("it is a .npy file of a plain array: a dict of layers is needed")
     file.seek(head.tell())
+    return header
 
 
 def _pair(layer: str, value: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -146,13 +146,13 @@ def _collect(
         names[key] = f"{layer.name} {part}"
 
 
-def blob(name: str, blob: wire.Message) -> np.ndarray:
+def blob(name: str, message: wire.Message) -> np.ndarray:
     """The array of a BlobProto."""
-    data = wire.floats(blob, 8, "<f8") if 8 in blob else wire.floats(blob, 5)
-    if 7 in blob:
-        shape = wire.ints(_parse(wire.messages(blob, 7)[-1]), 1)
+    data = wire.floats(message, 8, "<f8") if 8 in message else wire.floats(message, 5)
+    if 7 in message:
+        shape = wire.ints(_parse(wire.messages(message, 7)[-1]), 1)
     else:
-        shape = [wire.one_int(blob, number, 0) for number in (1, 2, 3, 4)]
+        shape = [wire.one_int(message, number, 0) for number in (1, 2, 3, 4)]
     if len(shape) > 8 or any(n < 0 for n in shape) or math.prod(shape) != len(data):
         raise UserError(f"it is damaged: the shape of layer {name[:50]!r} is not its size")
     return data.reshape(shape)
