@@ -144,6 +144,23 @@ def test_json_that_none_can_have(change, words):
         from_json(values | {"image": change(values["image"])}, 3)
 
 
+def _weights_with_one():
+    """Weights whose preprocessing has a mean image, and that preprocessing."""
+    weights = narrow("caffe")
+    size = weights.spec.image_size
+    own = Preprocess(with_mean_image(PLAIN, an_image(size)), EvalProtocol("warp", 256, size))
+    return dataclasses.replace(weights, preprocess=own), own
+
+
+def _folder_with_one(tmp_path):
+    """A Hugging Face folder of such weights, and their preprocessing."""
+    weights, own = _weights_with_one()
+    save(tmp_path / "w.safetensors", weights)
+    words = ["convert", str(tmp_path / "w.safetensors"), str(tmp_path / "hf"), "--to", "hf-folder"]
+    assert cli.main(words) == 0
+    return tmp_path / "hf", own
+
+
 def _bytes_of(array, save_as=np.save):
     file = io.BytesIO()
     save_as(file, array)
@@ -262,13 +279,8 @@ def test_inputs_too_large_for_a_files_header_have_none(tmp_path):
 
 
 def test_of_a_hub(tmp_path, monkeypatch):
-    weights = narrow("caffe")
-    size = weights.spec.image_size
-    own = Preprocess(with_mean_image(PLAIN, an_image(size)), EvalProtocol("warp", 256, size))
-    save(tmp_path / "w.safetensors", dataclasses.replace(weights, preprocess=own))
-    words = ["convert", str(tmp_path / "w.safetensors"), str(tmp_path / "hf"), "--to", "hf-folder"]
-    assert cli.main(words) == 0
-    monkeypatch.setattr("alexnet.hub.client.fetch", lambda url: tmp_path / "hf")
+    folder, own = _folder_with_one(tmp_path)
+    monkeypatch.setattr("alexnet.hub.client.fetch", lambda url: folder)
     assert with_image(PLAIN, own.protocol, "hf://o/n") == own.normalize
 
 
@@ -312,10 +324,7 @@ def test_a_missing_file_and_weights_without_one(tmp_path):
 
 @pytest.mark.parametrize("format", ["safetensors", "onnx"])
 def test_weights_files_carry_it(format, tmp_path):
-    weights = narrow("caffe")
-    size = weights.spec.image_size
-    own = Preprocess(with_mean_image(PLAIN, an_image(size)), EvalProtocol("warp", 256, size))
-    weights = dataclasses.replace(weights, preprocess=own)
+    weights, own = _weights_with_one()
     save(tmp_path / f"w.{format}", weights)
     assert load(tmp_path / f"w.{format}").preprocess == own
     again = with_image(PLAIN, own.protocol, str(tmp_path / f"w.{format}"))
@@ -323,14 +332,9 @@ def test_weights_files_carry_it(format, tmp_path):
 
 
 def test_a_hugging_face_folder_carries_it(tmp_path):
-    weights = narrow("caffe")
-    size = weights.spec.image_size
-    own = Preprocess(with_mean_image(PLAIN, an_image(size)), EvalProtocol("warp", 256, size))
-    save(tmp_path / "w.safetensors", dataclasses.replace(weights, preprocess=own))
-    words = ["convert", str(tmp_path / "w.safetensors"), str(tmp_path / "hf"), "--to", "hf-folder"]
-    assert cli.main(words) == 0
-    assert open_weights(tmp_path / "hf").preprocess == own
-    assert "the mean image in `config.json`" in (tmp_path / "hf" / "README.md").read_text()
+    folder, own = _folder_with_one(tmp_path)
+    assert open_weights(folder).preprocess == own
+    assert "the mean image in `config.json`" in (folder / "README.md").read_text()
 
 
 def test_caffes_weights_and_its_mean_file_together(tmp_path, capsys):
