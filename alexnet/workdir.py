@@ -26,6 +26,7 @@ _WRITTEN = (
     CURVE,
     mean_image.FILE,
 )  # and, as the mark of a run, the configuration
+_BEFORE_A_RUN = {LOCK, mean_image.FILE}  # what one that was killed before it began leaves
 # The names that a run's own files have in its folders.
 _IN_FOLDERS = {
     CHECKPOINTS: re.compile(r"(damaged-)?[0-9]{8,}(-[0-9]+)?"),
@@ -86,7 +87,7 @@ def _prepare(path: Path, config: TrainConfig) -> None:
             raise UserError(f"--resume: there is no run in {path} (no {CONFIG})")
         _check_same_run(read_config(path), config)
         return
-    if not is_run and any(inside.name != LOCK for inside in path.iterdir()):
+    if not is_run and any(inside.name not in _BEFORE_A_RUN for inside in path.iterdir()):
         raise UserError(f"{path} has files in it but no run: give another --workdir")
     if is_run and not config.run.overwrite:
         raise UserError(
@@ -114,7 +115,7 @@ def _delete_run(path: Path) -> None:
         UserError: where the configuration is none of a run: somebody else's files.
     """
     try:
-        read_config(path)
+        config = read_config(path)
     except UserError as error:
         raise UserError(f"--overwrite deletes runs only, and this is none: {error}") from error
     for folder, written in _IN_FOLDERS.items():
@@ -127,6 +128,8 @@ def _delete_run(path: Path) -> None:
     for name in _WRITTEN:
         if (path / name).is_file():
             (path / name).unlink()
+    if config.data.mean_image:  # or else a kill could leave it beside the new run's
+        (path / CONFIG).unlink()
 
 
 def _is_link(path: Path) -> bool:
@@ -138,9 +141,9 @@ def write_config(path: Path, config: TrainConfig) -> None:
     """Write down how a run began; --resume and --overwrite are not part of that."""
     preprocess = config.preprocess
     as_begun = dataclasses.replace(config.run, resume=False, overwrite=False)
-    sealed.write(path / CONFIG, to_json(dataclasses.replace(config, run=as_begun)))
-    if config.data.mean_image:  # last: no other configuration may be found beside it
+    if config.data.mean_image:  # first: a run that is killed in between has not begun
         mean_image.write(path, preprocess)
+    sealed.write(path / CONFIG, to_json(dataclasses.replace(config, run=as_begun)))
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -3,9 +3,11 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,37 +51,15 @@ def an_image(side=SIDE, seed=0):
     return np.random.default_rng(seed).uniform(90, 140, (side, side, 3)).astype("f4")
 
 
-def _saved(kind, folder, image):
-    """The path of a mean image in a file of a kind."""
-    if kind == "cache":
-        np.savez(folder / "statistics.npz", mean_image=image.astype("f8"), mean=image.mean((0, 1)))
-        return folder
-    path = folder / f"mean.{kind.split(' ')[0]}"
-    match kind:
-        case "npy":
-            np.save(path, image)
-        case "npy by columns":
-            np.save(path, np.asfortranarray(image))
-        case "npy of Caffe":
-            np.save(path, image[:, :, ::-1].transpose(2, 0, 1).astype("f8"))
-        case "binaryproto":
-            path.write_bytes(makers.binaryproto(image))
-        case "npz":
-            np.savez_compressed(path, mean_image=image)
-    return path
-
-
-@pytest.mark.parametrize(
-    "kind", ["cache", "npy", "npy by columns", "npy of Caffe", "binaryproto", "npz"]
-)
+@pytest.mark.parametrize("kind", makers.MEAN_IMAGES)
 def test_each_kind_of_file_gives_the_center_of_the_same_image(kind, tmp_path):
     image = an_image()
-    found = with_image(PLAIN, PROTOCOL, str(_saved(kind, tmp_path, image)))
+    found = with_image(PLAIN, PROTOCOL, str(makers.mean_image(kind, tmp_path, image)))
     np.testing.assert_array_equal(found.subtracted, image[2:10, 2:10])
     np.testing.assert_allclose(found.mean, image[2:10, 2:10].mean((0, 1), dtype="f8"))
     assert found.std == PLAIN.std
     blue_first = dataclasses.replace(PLAIN, channel_order="BGR")
-    found = with_image(blue_first, PROTOCOL, str(_saved(kind, tmp_path, image)))
+    found = with_image(blue_first, PROTOCOL, str(makers.mean_image(kind, tmp_path, image)))
     np.testing.assert_array_equal(found.subtracted, image[2:10, 2:10, ::-1])
 
 
@@ -422,15 +402,10 @@ def _losses(run):
 
 def test_a_bit_that_flips_in_a_runs_copy_is_found(tmp_path):
     image = tmp_path / "a.npy"
-    np.save(image, an_image(36))
+    np.save(image, an_image(32))
     run = tmp_path / "run"
     run.mkdir()
-    config = TrainConfig()
-    model = dataclasses.replace(config.model, image_size=32, channels=3)
-    data = dataclasses.replace(
-        config.data, mean_image=str(image), mean=(1.0,), std=(1.0,), resize_to=36
-    )
-    config = dataclasses.replace(config, model=model, data=data)
+    config = _config(image, run)
     workdir.write_config(run, config)
     assert workdir.read_config(run).preprocess == config.preprocess
     path = run / mean_image.FILE
@@ -442,6 +417,42 @@ def test_a_bit_that_flips_in_a_runs_copy_is_found(tmp_path):
     path.write_text("".join(flipped))
     with pytest.raises(UserError, match="its digest does not match"):
         _ = workdir.read_config(run).preprocess
+
+
+def _config(image: Path, workdir: Path, **run) -> TrainConfig:
+    config = TrainConfig()
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, image_size=32, channels=3),
+        data=dataclasses.replace(config.data, mean_image=str(image), mean=(1.0,), std=(1.0,)),
+        run=dataclasses.replace(config.run, workdir=str(workdir), **run),
+    )
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_killed_before_its_configuration_is_there_has_not_begun(
+    tmp_path, monkeypatch, overwrite
+):
+    """Nor does what it left stand beside an older run's configuration."""
+    run = tmp_path / "run"
+    for number in range(2):
+        np.save(tmp_path / f"{number}.npy", an_image(32, seed=number))
+    if overwrite:
+        workdir.prepare(_config(tmp_path / "0.npy", run))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    again = _config(tmp_path / "1.npy", run, overwrite=overwrite)
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir, "to_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            workdir.prepare(again)
+    assert os.listdir(run) == [mean_image.FILE]
+    workdir.prepare(_config(tmp_path / "0.npy", run, overwrite=overwrite))
+    found = workdir.read_config(run).preprocess
+    assert found == _config(tmp_path / "0.npy", run).preprocess
+    assert found != again.preprocess
 
 
 def test_a_run_from_weights_with_one_takes_it_over(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -72,6 +73,29 @@ def binaryproto(image: np.ndarray) -> bytes:
     blob.num, blob.channels, blob.height, blob.width = 1, *planes.shape
     blob.data.extend(planes.ravel().tolist())
     return blob.SerializeToString()
+
+
+MEAN_IMAGES = ("cache", "npy", "npy by columns", "npy of Caffe", "binaryproto", "npz")
+
+
+def mean_image(kind: str, folder: Path, image: np.ndarray) -> Path:
+    """The path of a mean image in a file of a kind."""
+    if kind == "cache":
+        np.savez(folder / "statistics.npz", mean_image=image.astype("f8"), mean=image.mean((0, 1)))
+        return folder
+    path = folder / f"mean.{kind.split(' ')[0]}"
+    match kind:
+        case "npy":
+            np.save(path, image)
+        case "npy by columns":
+            np.save(path, np.asfortranarray(image))
+        case "npy of Caffe":
+            np.save(path, image[:, :, ::-1].transpose(2, 0, 1).astype("f8"))
+        case "binaryproto":
+            path.write_bytes(binaryproto(image))
+        case "npz":
+            np.savez_compressed(path, mean_image=image)
+    return path
 
 
 def _caffe_types(wanted: str = "Net"):
