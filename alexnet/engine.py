@@ -99,7 +99,7 @@ class Engine(Protocol):
         """Tell whether every weight, statistic and momentum is a finite number."""
 
     def snapshot(self) -> Any:
-        """A copy of the state that later steps leave alone."""
+        """The state as it is now, whatever later steps do."""
 
     def write(self, directory: Path, snapshot: Any) -> None:
         """Write a snapshot into an empty directory; called from another thread."""

@@ -63,6 +63,7 @@ class Engine:
             optim,
         )
         self._dropouts = count_dropouts(spec)
+        self._lent: checkpoint.Snapshot | None = None  # a state that may still be being written
         self._optimizer = self._prepare(optim) if optim else None
         self._trained = (
             DistributedDataParallel(
@@ -79,7 +80,9 @@ class Engine:
         learned = {name: p for name, p in parameters.items() if isinstance(p, torch.nn.Parameter)}
         for name, parameter in learned.items():
             parameter.requires_grad_(name not in still)
-        return Momentum(learned, optim, arrays)
+        optimizer = Momentum(learned, optim, arrays)
+        optimizer.register_step_pre_hook(lambda *_: self._take_back())
+        return optimizer
 
     def describe(self) -> str:
         on_gpu = self._device.type == "cuda"
@@ -133,20 +136,29 @@ class Engine:
         return {name: float(value) for name, value in metrics.items()}
 
     def weights(self) -> dict[str, np.ndarray]:
+        self._model.zero_grad(set_to_none=True)  # whose memory a copy of the weights can have
         return self._model.weights()
 
     def is_finite(self) -> bool:
-        tensors = checkpoint.tensors(self._model, self._optimizer).values()
-        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+        return all(map(_is_finite, checkpoint.tensors(self._model, self._optimizer).values()))
 
     def snapshot(self) -> Any:
-        return checkpoint.snapshot(self._model, self._optimizer) if self._rank == 0 else None
+        if self._rank == 0:
+            self._lent = checkpoint.snapshot(self._model, self._optimizer)
+        return self._lent
+
+    def _take_back(self) -> None:
+        """Make the weights free to be changed, which a checkpoint may be written from."""
+        if self._lent is not None:
+            checkpoint.take_back(self._lent, self._model, self._optimizer)
+            self._lent = None
 
     def write(self, directory: Path, snapshot: Any) -> None:
         if self._rank == 0:  # every process has the same state
             checkpoint.write(directory, snapshot)
 
     def restore(self, directory: Path) -> None:
+        self._take_back()
         checkpoint.read(directory, self._model, self._optimizer)
 
     def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -155,6 +167,11 @@ class Engine:
             for name in ON_DEVICE
             if name in batch
         }
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """A sum with a term that isn't finite isn't either; to look at each takes memory and longer."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _rows(batch_size: int, rank: int, processes: int) -> np.ndarray:
