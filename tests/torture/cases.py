@@ -86,3 +86,9 @@ class Case:
         """Delete the case's folder, if it has one."""
         if "folder" in vars(self):
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def assert_one_sentence(error: str) -> None:
+    """Assert that an error is one line of a length that people read."""
+    assert len(error.splitlines()) == 1, f"an error of several lines: {error!r}"
+    assert len(error) < 5000, f"an error of {len(error)} characters"

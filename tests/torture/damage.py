@@ -153,18 +153,18 @@ FAMILIES = (
 
 def begin(folder: Path):
     """A function that damages a run in one way and reads everything."""
-    whole = {framework: Whole.of(folder, framework) for framework in runs.FRAMEWORKS}
+    whole = {kind: Whole.of(folder, kind) for kind in runs.KINDS}
     zygotes: dict[str, Zygote] = {}
 
     def attempt(case: Case):
-        framework = runs.FRAMEWORKS[case.index % len(runs.FRAMEWORKS)]
+        kind = runs.KINDS[case.index % len(runs.KINDS)]
         family = FAMILIES[case.random.integers(len(FAMILIES))]
         path = case.folder / "run"
-        shutil.copytree(whole[framework].path, path)
+        shutil.copytree(whole[kind].path, path)
         files = flips.subjects(path)
         file = files[case.random.integers(len(files))]
         family(case.random, path, file)
-        what = f"{family.__name__}, {framework}'s {file.relative_to(path)}"
-        return try_both(case, path, whole[framework], zygotes, what)
+        what = f"{family.__name__}, {kind}'s {file.relative_to(path)}"
+        return try_both(case, path, whole[kind], zygotes, what)
 
     return attempt

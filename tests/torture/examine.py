@@ -9,7 +9,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ import numpy as np
 
 from alexnet import metrics, workdir
 from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, saved_steps
+from alexnet.config import TrainConfig
+from alexnet.data import mean_image
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
 from alexnet.trained import open_weights
 from alexnet.weights import Weights
-from tests.torture.runs import FRAMEWORKS, assert_same_run, names, reference, tail
+from tests.torture.cases import assert_one_sentence
+from tests.torture.runs import KINDS, assert_same_run, framework_of, names, reference, tail
 from tests.torture.zygote import Zygote
 
 HANG = 30  # seconds
-BY_COMMAND = 50  # of so many cases, two are resumed by the command
+BY_COMMAND = 100  # of so many cases, one of each kind is resumed by the command
 
 
 @contextlib.contextmanager
@@ -49,15 +52,15 @@ class Whole:
 
     path: Path
     framework: str
-    config: Any
+    config: TrainConfig
     records: list[dict]
     states: dict[int, tuple[dict, dict]]  # by step: what a checkpoint says, and its arrays
     weights: Weights
 
     @classmethod
-    def of(cls, folder: Path, framework: str) -> "Whole":
-        """The reference run of a framework."""
-        path = reference(folder, framework)
+    def of(cls, folder: Path, kind: str) -> "Whole":
+        """The reference run of a kind."""
+        path = reference(folder, kind)
         config = workdir.read_config(path)
         states = {}
         for step in saved_steps(path / workdir.CHECKPOINTS):
@@ -65,7 +68,7 @@ class Whole:
             meta = read_meta(here)
             states[step] = (meta, arrays_in(here / STATE, config, meta))
         weights = open_weights(path / workdir.WEIGHTS)
-        return cls(path, framework, config, metrics.read(path), states, weights)
+        return cls(path, framework_of(kind), config, metrics.read(path), states, weights)
 
 
 def arrays_in(state: Path, config: Any, meta: dict) -> dict[str, np.ndarray]:
@@ -101,15 +104,25 @@ def refusal(read: Callable[[], Any], *expected: str) -> tuple[Any, str | None]:
     except (UserError, RunError) as error:
         text = str(error)
     assert any(name in text for name in expected), f"the error names no file: {text}"
-    assert len(text) < 5000, f"an error of {len(text)} characters"
-    assert len(text.splitlines()) == 1, f"an error of several lines: {text}"
+    assert_one_sentence(text)
     return None, f"{expected[0]} refused"
 
 
 def _config(path: Path, whole: Whole) -> str | None:
     found, refused = refusal(lambda: workdir.read_config(path), workdir.CONFIG)
-    assert refused or found == whole.config, "config.json came back changed, silently"
+    if refused:
+        return refused
+    preprocess, refused = refusal(lambda: found.preprocess, mean_image.FILE)
+    found, was = _elsewhere(found), _elsewhere(whole.config)
+    assert found == was, "config.json came back changed, silently"
+    assert refused or preprocess == whole.config.preprocess, "another mean image, silently"
     return refused
+
+
+def _elsewhere(config: TrainConfig) -> TrainConfig:
+    """A configuration without the place of the run's mean image, if it has one."""
+    image = config.data.mean_image and mean_image.FILE
+    return replace(config, data=replace(config.data, mean_image=image))
 
 
 def _metrics(path: Path, whole: Whole) -> str | None:
@@ -213,7 +226,7 @@ def try_both(case, path: Path, whole: Whole, zygotes: dict[str, Zygote], what: s
     `what` was done to it; an error says so.
     """
     try:
-        if case.index % BY_COMMAND < len(FRAMEWORKS):
+        if case.index % BY_COMMAND < len(KINDS):
             zygote = zygotes.setdefault(whole.framework, Zygote(whole.framework))
             return Counter([resume(path, whole, zygote, case.folder / "log")])
         return examine(path, whole) or Counter(["no harm done"])

@@ -11,7 +11,7 @@ from tests.torture.zygote import Zygote
 _UNREAD = ("tensorboard", "curve.png")  # for people; no run reads them
 
 
-prepare = runs.make_references
+prepare = runs.make_all_references
 
 
 def subjects(path: Path) -> list[Path]:
@@ -23,20 +23,20 @@ def subjects(path: Path) -> list[Path]:
 
 def begin(folder: Path):
     """A function that flips one bit and reads everything."""
-    whole = {framework: Whole.of(folder, framework) for framework in runs.FRAMEWORKS}
+    whole = {kind: Whole.of(folder, kind) for kind in runs.KINDS}
     zygotes: dict[str, Zygote] = {}
 
     def attempt(case: Case):
-        framework = runs.FRAMEWORKS[case.index % len(runs.FRAMEWORKS)]
+        kind = runs.KINDS[case.index % len(runs.KINDS)]
         path = case.folder / "run"
-        shutil.copytree(whole[framework].path, path)
+        shutil.copytree(whole[kind].path, path)
         files = subjects(path)
         file = files[case.random.integers(len(files))]
         data = bytearray(file.read_bytes())
         place, bit = int(case.random.integers(len(data))), int(case.random.integers(8))
         data[place] ^= 1 << bit
         file.write_bytes(data)
-        where = f"bit {bit} of byte {place} of {framework}'s {file.relative_to(path)}"
-        return try_both(case, path, whole[framework], zygotes, where)
+        where = f"bit {bit} of byte {place} of {kind}'s {file.relative_to(path)}"
+        return try_both(case, path, whole[kind], zygotes, where)
 
     return attempt

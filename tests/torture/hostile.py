@@ -13,7 +13,7 @@ from alexnet.weights import load
 from tests.torture import hostile_archives as archives
 from tests.torture import hostile_folders as folders
 from tests.torture import hostile_graphs as graphs
-from tests.torture.cases import Case
+from tests.torture.cases import Case, assert_one_sentence
 from tests.torture.examine import no_longer_than
 from tests.torture.hostile_pickles import pickled
 from tests.torture.memory import LIBRARIES, ONNX, SPARE, bounded
@@ -71,8 +71,6 @@ def _refused(read: Callable, size: int, spare: int = SPARE) -> str:
         try:
             read()
         except (UserError, RunError) as error:
-            text = str(error)
-            assert len(text.splitlines()) == 1, f"an error of several lines: {text!r}"
-            assert len(text) < 5000, f"an error of {len(text)} characters"
+            assert_one_sentence(str(error))
             return "refused"
     return "read"

@@ -5,45 +5,70 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
+
 from tests.torture.zygote import Zygote
 
 FRAMEWORKS = ("jax", "torch")
+# Runs that are read in full: of either framework the default network, and that of 2012 with all it
+# has that others have not: a mean image, and rates of its own for each layer.
+KINDS = (*FRAMEWORKS, "jax-2012", "torch-2012")
 OPTIONS = (
     "--width", "0.03", "--image-size", "64", "--batch-size", "4", "--flip", "--steps", "12",
     "--warmup-steps", "5", "--learning-rate", "0.05",
     "--eval-every", "4", "--checkpoint-every", "3", "--log-every", "1",
 )  # fmt: skip
+OF_2012 = ("--variant", "krizhevsky2012", "--rate-of", "conv1=0.1", "bias=2")
 
 
-def reference(folder: Path, framework: str) -> Path:
+def framework_of(kind: str) -> str:
+    """The framework of a kind of run."""
+    return kind.partition("-")[0]
+
+
+def reference(folder: Path, kind: str) -> Path:
     """The work directory of a whole run, made once for all campaigns."""
-    return folder / "reference" / framework
+    return folder / "reference" / kind
 
 
-def changes(folder: Path, framework: str) -> Path:
+def changes(folder: Path, kind: str) -> Path:
     """The list of all that the whole run did to its files, in order."""
-    return folder / "reference" / f"{framework}.changes"
+    return folder / "reference" / f"{kind}.changes"
 
 
 def make_references(folder: Path) -> None:
-    """Train the whole runs, unless they are there."""
-    for framework in FRAMEWORKS:
-        path, log = reference(folder, framework), folder / f"{framework}.log"
+    """Train the whole runs of the default network, unless they are there."""
+    _make(folder, FRAMEWORKS)
+
+
+def make_all_references(folder: Path) -> None:
+    """Train the whole runs of every kind, unless they are there."""
+    _make(folder, KINDS)
+
+
+def _make(folder: Path, kinds: tuple[str, ...]) -> None:
+    for kind in kinds:
+        path, log = reference(folder, kind), folder / f"{kind}.log"
         if path.is_dir():
             continue
         path.parent.mkdir(exist_ok=True)
-        words = begin_or_resume(path, framework)
-        into = str(changes(folder, framework))
-        code = Zygote(framework).run(words, log, trace=into, folder=str(path))
+        words = begin_or_resume(path, kind)
+        into = str(changes(folder, kind))
+        code = Zygote(framework_of(kind)).run(words, log, trace=into, folder=str(path))
         assert code == 0, tail(log)
 
 
-def begin_or_resume(path: Path, framework: str) -> list:
+def begin_or_resume(path: Path, kind: str) -> list:
     """The command line of somebody whose run was cut short: words after `alexnet`."""
     words = ["train", "--workdir", path]
     if (path / "config.json").exists():
         return [*words, "--resume"]
-    return [*words, "--framework", framework, *OPTIONS]
+    words += ["--framework", framework_of(kind), *OPTIONS]
+    if kind in FRAMEWORKS:
+        return words
+    image = path.parent / f"{path.name}.npy"
+    np.save(image, np.random.default_rng(0).uniform(90, 140, (64, 64, 3)))
+    return [*words, *OF_2012, "--mean-image", image]
 
 
 def records(path: Path) -> list[dict]:

@@ -6,16 +6,17 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from alexnet.preprocess import with_mean_image
 from alexnet.weights import Weights
 
 from . import makers
-from .helpers import images, load_data, narrow, written
+from .helpers import images, load_data, narrow, side, written
 from .test_onnx_exports import Net, exported
 from .test_torch_files import saved, state, tarred
 
@@ -93,6 +94,16 @@ def _own(format: str, variant: str | None = None, **sizes) -> Subject:
     return Subject(bytes(written(weights, format)), weights, format, variant)
 
 
+def _with_mean_image() -> Subject:
+    """The network of 2012, whose table has all that others have not."""
+    weights = narrow("krizhevsky2012", image_size=side("krizhevsky2012", 64))
+    preprocess, pixels = weights.preprocess, weights.spec.image_size
+    image = np.random.default_rng(0).uniform(90, 140, (pixels, pixels, 3)).astype("f4")
+    normalize = with_mean_image(preprocess.normalize, image)
+    weights = replace(weights, preprocess=replace(preprocess, normalize=normalize))
+    return Subject(bytes(written(weights, "safetensors")), weights, "safetensors")
+
+
 def _onnx_dynamo() -> Subject:
     weights = narrow("single")
     return Subject(makers.onnx_dynamo(weights).SerializeToString(), weights, "onnx")
@@ -148,6 +159,7 @@ def _of(variant: str, make: Callable[[Weights], bytes], format: str) -> Callable
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     "safetensors": lambda: _own("safetensors"),
+    "safetensors-2012": _with_mean_image,
     "torch-safetensors": lambda: _own("torch-safetensors"),
     "flax": lambda: _own("flax", "torchvision"),
     "onnx-own": lambda: _own("onnx", image_size=64),
