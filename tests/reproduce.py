@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from alexnet.errors import choose
@@ -34,12 +34,14 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     split: str = "eval"  # whose error counts
     goal: float | None = None  # the error that the paper's figure waits for
+    shorten: int = 1  # divides the recipes' epochs, and those of their rates
 
 
 EXPERIMENTS = {
     "cifar-80sec": Experiment(("cifar-80sec",), seeds=(0, 1, 2)),
     "cifar-18pct": Experiment(("cifar-18pct",)),
     "lrn": Experiment(("cifar-18pct", "cifar-19pct")),
+    "lrn-short": Experiment(("cifar-18pct", "cifar-19pct"), seeds=(0, 1, 2), shorten=10),
     "figure1": Experiment(("figure1-relu", "figure1-tanh"), split="train", goal=0.25),
 }
 
@@ -48,7 +50,8 @@ EXPERIMENTS = {
 class Options:
     """The result, its data, and where runs go."""
 
-    # cifar-80sec, cifar-18pct, lrn (with and without normalization) or figure1.
+    # cifar-80sec, cifar-18pct, lrn (with and without normalization), lrn-short (a tenth of its
+    # epochs, three seeds) or figure1.
     name: str = field(metadata=POSITIONAL)
     # CIFAR-10; its cache by `alexnet prepare tfds:cifar10 DIR --size 32` saves most of the reading.
     dataset: str = "tfds:cifar10"
@@ -76,7 +79,17 @@ class Curve:
 
 def workdir(options: Options, recipe: str, framework: str, seed: int) -> Path:
     """The folder of one run."""
-    return Path(options.folder) / f"{recipe}-{framework}-{seed}"
+    short = "-short" if EXPERIMENTS[options.name].shorten > 1 else ""
+    return Path(options.folder) / f"{recipe}{short}-{framework}-{seed}"
+
+
+def length(recipe: str, shorten: int) -> list[str]:
+    """The options of a schedule that is so many times shorter; none for the recipe's own."""
+    config = RECIPES[recipe].config
+    if shorten == 1 or config.run.epochs is None:
+        return []
+    drops = (str(epoch / shorten) for epoch in config.optim.drop_epochs)
+    return ["--epochs", str(config.run.epochs // shorten), "--drop-epochs", *drops]
 
 
 def train(options: Options, recipe: str, framework: str, seed: int) -> None:
@@ -87,7 +100,7 @@ def train(options: Options, recipe: str, framework: str, seed: int) -> None:
     command = [
         sys.executable, str(ROOT / "train.py"), "--framework", framework, "--recipe", recipe,
         "--seed", str(seed), "--dataset", options.dataset, *where, "--workdir", str(target),
-        *(["--resume"] if begun else []),
+        *length(recipe, EXPERIMENTS[options.name].shorten), *(["--resume"] if begun else []),
     ]  # fmt: skip
     subprocess.run(command, check=True)
 
@@ -155,6 +168,23 @@ def ratios(curves: Sequence[Curve], experiment: Experiment) -> list[str]:
     return found
 
 
+def means(curves: Sequence[Curve]) -> list[str]:
+    """Sentences on the last errors of each recipe over several seeds."""
+    found = []
+    for recipe, framework in dict.fromkeys((one.recipe, one.framework) for one in curves):
+        own = [
+            100 * one.errors[-1]
+            for one in curves
+            if (one.recipe, one.framework) == (recipe, framework)
+        ]
+        if len(own) > 1:
+            found.append(
+                f"{recipe}, {framework}: {mean(own):.2f} % over {len(own)} seeds, from "
+                f"{min(own):.2f} to {max(own):.2f} %, standard deviation {stdev(own):.2f}"
+            )
+    return found
+
+
 def picture(curves: Sequence[Curve], experiment: Experiment, path: Path) -> None:
     """Errors by epoch: a color a framework, a line a recipe."""
     from matplotlib.figure import Figure
@@ -194,7 +224,8 @@ def main(argv: Sequence[str]) -> int:
     if not curves:
         print(f"no run of {options.name} is in {options.folder}")
         return 1
-    print("\n".join([*table(curves, experiment.goal), "", *ratios(curves, experiment)]))
+    said = [*means(curves), *ratios(curves, experiment)]
+    print("\n".join([*table(curves, experiment.goal), "", *said]))
     drawn = Path(options.folder) / f"{options.name}.png"
     picture(curves, experiment, drawn)
     print(f"curves: {drawn}")

@@ -46,3 +46,23 @@ def test_how_much_longer_the_second_of_a_pair_takes():
     (said,) = reproduce.ratios([first, slow], experiment)
     assert "takes more than 11 epochs and figure1-relu 2, more than 5.5 times" in said
     assert reproduce.ratios([first, second], reproduce.EXPERIMENTS["lrn"]) == []
+
+
+def test_a_shorter_schedule_keeps_its_proportions():
+    assert reproduce.length("cifar-18pct", 1) == []
+    words = ["--epochs", "14", "--drop-epochs", "12.0", "13.0"]
+    assert reproduce.length("cifar-18pct", 10) == words
+    options = reproduce.Options("lrn-short", folder="a")
+    assert str(reproduce.workdir(options, "cifar-18pct", "jax", 1)) == "a/cifar-18pct-short-jax-1"
+
+
+def test_means_over_seeds():
+    curves = [
+        reproduce.Curve("cifar-18pct", framework, seed, [1.0], [error])
+        for framework, seed, error in (("jax", 0, 0.2), ("torch", 0, 0.5), ("jax", 1, 0.3))
+    ]
+    (said,) = reproduce.means(curves)
+    expected = (
+        "cifar-18pct, jax: 25.00 % over 2 seeds, from 20.00 to 30.00 %, standard deviation 7.07"
+    )
+    assert said == expected
