@@ -6,6 +6,7 @@ A run that is there goes on where it stopped. Prints a table of what was reached
 published, and draws the curves into FOLDER/NAME.png. docs/results.md has the outcome.
 """
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -92,8 +93,8 @@ def length(recipe: str, shorten: int) -> list[str]:
     return ["--epochs", str(config.run.epochs // shorten), "--drop-epochs", *drops]
 
 
-def train(options: Options, recipe: str, framework: str, seed: int) -> None:
-    """Train, or go on."""
+def train(options: Options, recipe: str, framework: str, seed: int) -> int:
+    """Train, or go on; the exit code, which isn't 0 where a signal ended it."""
     target = workdir(options, recipe, framework, seed)
     begun = (target / "config.json").exists()
     where = ["--data-dir", options.data_dir] if options.data_dir else []
@@ -102,7 +103,10 @@ def train(options: Options, recipe: str, framework: str, seed: int) -> None:
         "--seed", str(seed), "--dataset", options.dataset, *where, "--workdir", str(target),
         *length(recipe, EXPERIMENTS[options.name].shorten), *(["--resume"] if begun else []),
     ]  # fmt: skip
-    subprocess.run(command, check=True)
+    with subprocess.Popen(command) as process:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):  # the run has got it too, and saves
+                return process.wait()
 
 
 def curve(options: Options, recipe: str, framework: str, seed: int) -> Curve | None:
@@ -219,7 +223,8 @@ def main(argv: Sequence[str]) -> int:
         for framework in options.frameworks
     ]
     for run in () if options.show else runs:
-        train(options, *run)
+        if code := train(options, *run):
+            return code
     curves = [one for run in runs if (one := curve(options, *run)) is not None]
     if not curves:
         print(f"no run of {options.name} is in {options.folder}")

@@ -1,5 +1,10 @@
 """The table and the picture of `make reproduce-NAME`, of runs that are there."""
 
+import os
+import signal
+import subprocess
+import sys
+
 from alexnet.recipes import RECIPES
 from tests import reproduce
 from tests.conftest import run_train
@@ -46,6 +51,22 @@ def test_how_much_longer_the_second_of_a_pair_takes():
     (said,) = reproduce.ratios([first, slow], experiment)
     assert "takes more than 11 epochs and figure1-relu 2, more than 5.5 times" in said
     assert reproduce.ratios([first, second], reproduce.EXPERIMENTS["lrn"]) == []
+
+
+def test_ctrl_c_leaves_the_run_time_to_save(tmp_path):
+    words = ["cifar-80sec", "--dataset", "synthetic", "--folder", tmp_path, "--frameworks", "torch"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.reproduce", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert list((tmp_path / "cifar-80sec-torch-0/checkpoints").glob("*/meta.json"))
 
 
 def test_a_shorter_schedule_keeps_its_proportions():
