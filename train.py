@@ -12,6 +12,6 @@ if __name__ == "__main__":
         if _signal.getsignal(number) != _signal.SIG_IGN:  # as nohup has it
             _signal.signal(number, lambda n, _: os._exit(130 if n == _signal.SIGINT else 143))
 
-    from alexnet.__main__ import main
+    from alexnet.__main__ import program
 
-    sys.exit(main(["train", *sys.argv[1:]], prog="python train.py"))
+    sys.exit(program(["train", *sys.argv[1:]], prog="python train.py"))

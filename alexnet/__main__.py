@@ -21,5 +21,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     return cli.main(argv, prog)
 
 
+def program(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Be the whole process, as `main` need not be: one that trains takes memory in huge pages."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] in (["train"], ["evaluate"]):
+        from alexnet.memory import restart_with_huge_pages
+
+        restart_with_huge_pages()
+    return main(argv, prog)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

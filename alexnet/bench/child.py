@@ -13,6 +13,7 @@ from typing import Any
 
 from alexnet.bench.job import Job
 from alexnet.errors import RunError, UserError
+from alexnet.memory import with_huge_pages
 from alexnet.text import printable
 
 _LAST_WORDS = 500  # characters
@@ -36,7 +37,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=_environment(),
+            env=_environment(job),
             text=True,
             bufsize=1,
         )
@@ -110,8 +111,12 @@ class Child:
         return f"the process of '{self.name}' was ended by {name}{why}{said}"
 
 
-def _environment() -> dict[str, str]:
-    """The environment of contenders: one device, and a GPU's memory shared with the others."""
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+def _environment(job: Job) -> dict[str, str]:
+    """The environment of contenders: one device, and a GPU's memory shared with the others.
+
+    Ours get what `train.py` gives itself.
+    """
+    own = with_huge_pages(os.environ) if job.is_ours else dict(os.environ)
+    gpu = own.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    return {**shared, **os.environ, "JAX_NUM_CPU_DEVICES": "1", "CUDA_VISIBLE_DEVICES": gpu}
+    return {**shared, **own, "JAX_NUM_CPU_DEVICES": "1", "CUDA_VISIBLE_DEVICES": gpu}
