@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def program(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Be the whole process, as `main` need not be: one that trains takes memory in huge pages."""
+    """Run a command as a process of its own, which takes memory in huge pages where it computes."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] in (["train"], ["evaluate"]):
         from alexnet.memory import restart_with_huge_pages

@@ -14,7 +14,8 @@ _MOST = 2**31 - 1
 _TUNABLES, _HUGE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 _CHOICE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _SIGNALS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
-_PROGRAMS = {"alexnet", "train.py"}
+_PROGRAMS = ("alexnet", "train.py")
+_RESTARTED = "ALEXNET_RESTARTED"  # by which process
 
 
 def keep_freed() -> bool:
@@ -53,17 +54,30 @@ def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
 def restart_with_huge_pages() -> None:
     """Become the same process anew, once, in that environment: glibc looks there as it starts.
 
-    A signal that comes in between waits until the new one can answer it. Nothing happens where
-    somebody else's program runs this one, or a debugger does.
+    A signal that comes in between waits until the new one can answer it. Only a program that was
+    started by itself restarts, not one in a debugger, a profiler or somebody's own program.
     """
-    environment = with_huge_pages(os.environ)
-    names = {os.path.basename(word) for word in sys.orig_argv}
-    ours = sys.executable and not names.isdisjoint(_PROGRAMS) and not sys.gettrace()
-    if environment == dict(os.environ) or not ours:
+    here = str(os.getpid())  # which stays: glibc or somebody may have taken the wish away
+    if os.environ.get(_RESTARTED) == here:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGNALS)
         return
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
+    environment = with_huge_pages(os.environ)
+    if environment == dict(os.environ) or not _is_started_alone() or not sys.executable:
+        return
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
     try:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        words = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, words, {**environment, _RESTARTED: here})
     except OSError:
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGNALS)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+def _is_started_alone() -> bool:
+    """Tell whether this is `python train.py`, `alexnet` or `python -m alexnet`, with its words."""
+    first = len(sys.orig_argv) - len(sys.argv)  # the program's place, behind Python's own options
+    if first < 1 or sys.orig_argv[first + 1 :] != sys.argv[1:] or sys.gettrace():
+        return False
+    options, program = sys.orig_argv[1:first], sys.orig_argv[first]
+    if options[-1:] == ["-m"]:
+        return program == "alexnet" and all(word.startswith("-") for word in options)
+    return os.path.basename(program) in _PROGRAMS and all(w.startswith("-") for w in options)

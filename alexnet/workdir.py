@@ -26,7 +26,6 @@ _WRITTEN = (
     CURVE,
     mean_image.FILE,
 )  # and, as the mark of a run, the configuration
-_BEFORE_A_RUN = {LOCK, mean_image.FILE}  # what one that was killed before it began leaves
 # The names that a run's own files have in its folders.
 _IN_FOLDERS = {
     CHECKPOINTS: re.compile(r"(damaged-)?[0-9]{8,}(-[0-9]+)?"),
@@ -87,7 +86,7 @@ def _prepare(path: Path, config: TrainConfig) -> None:
             raise UserError(f"--resume: there is no run in {path} (no {CONFIG})")
         _check_same_run(read_config(path), config)
         return
-    if not is_run and any(inside.name not in _BEFORE_A_RUN for inside in path.iterdir()):
+    if not is_run and not all(map(_is_before_a_run, path.iterdir())):
         raise UserError(f"{path} has files in it but no run: give another --workdir")
     if is_run and not config.run.overwrite:
         raise UserError(
@@ -96,7 +95,18 @@ def _prepare(path: Path, config: TrainConfig) -> None:
     _ = config.preprocess  # read before a run is deleted, whose mean image it may be
     if is_run:
         _delete_run(path)
+    (path / mean_image.FILE).unlink(missing_ok=True)
     write_config(path, config)
+
+
+def _is_before_a_run(path: Path) -> bool:
+    """Tell whether a file is what a run leaves that is killed before it has begun."""
+    if path.name != mean_image.FILE:
+        return path.name == LOCK
+    try:
+        return "preprocess" in sealed.read(path)
+    except (OSError, ValueError):  # somebody's own
+        return False
 
 
 def _remove_temporaries(path: Path) -> None:
@@ -128,8 +138,9 @@ def _delete_run(path: Path) -> None:
     for name in _WRITTEN:
         if (path / name).is_file():
             (path / name).unlink()
-    if config.data.mean_image:  # or else a kill could leave it beside the new run's
-        (path / CONFIG).unlink()
+    if config.data.mean_image:  # a kill must not leave this one beside the new run's image
+        without = dataclasses.replace(config.data, mean_image=None)
+        sealed.write(path / CONFIG, to_json(dataclasses.replace(config, data=without)))
 
 
 def _is_link(path: Path) -> bool:

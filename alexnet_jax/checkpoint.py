@@ -32,7 +32,7 @@ def write(directory: Path, tree: dict[str, Any]) -> None:
     """
     options = _multiprocessing()
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
-    with _quiet(), ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+    with _quiet(), ocp.AsyncCheckpointer(handler, multiprocessing_options=options) as checkpointer:
         checkpointer.save(_place(directory), tree)
 
 

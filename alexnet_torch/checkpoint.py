@@ -31,28 +31,35 @@ class Snapshot:
     """
 
     tensors: dict[str, torch.Tensor]
+    lent: tuple[torch.Tensor, ...] = ()  # the model's own, whose memory is among `tensors`
     written: threading.Event = field(default_factory=threading.Event)
 
 
 def snapshot(model: AlexNet, optimizer: torch.optim.Optimizer | None) -> Snapshot:
     """The state in host memory: what only an update changes lent, and copies of the rest."""
-    found = {}
+    found, lent = {}, []
     for name, tensor in tensors(model, optimizer).items():
         learned = isinstance(tensor, torch.nn.Parameter) or name.startswith("momentum/")
-        lend = learned and tensor.device.type == "cpu" and tensor.is_contiguous()
-        found[name] = tensor.detach() if lend else _copied(tensor)
-    return Snapshot(found)
+        if learned and tensor.device.type == "cpu" and tensor.is_contiguous():
+            lent.append(tensor)
+            found[name] = tensor.detach()
+        else:
+            found[name] = tensor.detach().to(
+                "cpu", copy=True, memory_format=torch.contiguous_format
+            )
+    return Snapshot(found, tuple(lent))
 
 
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+def take_back(snapshots: list[Snapshot]) -> None:
+    """Make what was lent free to be changed, and forget the snapshots.
 
-
-def take_back(lent: Snapshot, model: AlexNet, optimizer: torch.optim.Optimizer | None) -> None:
-    """Make a state that was lent free to be changed; on a slow disk the model goes on in a copy."""
-    if not lent.written.wait(_PATIENCE):
-        for tensor in tensors(model, optimizer).values():
-            tensor.data = tensor.data.clone()
+    On a slow disk the model goes on in a copy, and leaves its memory to whoever writes.
+    """
+    while snapshots:
+        one = snapshots.pop()
+        if one.lent and not one.written.wait(_PATIENCE):
+            for tensor in one.lent:
+                tensor.data = tensor.data.clone()
 
 
 def write(directory: Path, snapshot: Snapshot) -> None:

@@ -63,7 +63,7 @@ class Engine:
             optim,
         )
         self._dropouts = count_dropouts(spec)
-        self._lent: checkpoint.Snapshot | None = None  # a state that may still be being written
+        self._lent: list[checkpoint.Snapshot] = []  # states that may not be written yet
         self._optimizer = self._prepare(optim) if optim else None
         self._trained = (
             DistributedDataParallel(
@@ -81,7 +81,8 @@ class Engine:
         for name, parameter in learned.items():
             parameter.requires_grad_(name not in still)
         optimizer = Momentum(learned, optim, arrays)
-        optimizer.register_step_pre_hook(lambda *_: self._take_back())
+        lent = self._lent  # not `self`: an engine that refers to itself stays in memory for long
+        optimizer.register_step_pre_hook(lambda *_: checkpoint.take_back(lent))
         return optimizer
 
     def describe(self) -> str:
@@ -136,29 +137,26 @@ class Engine:
         return {name: float(value) for name, value in metrics.items()}
 
     def weights(self) -> dict[str, np.ndarray]:
-        self._model.zero_grad(set_to_none=True)  # whose memory a copy of the weights can have
+        self._model.zero_grad(set_to_none=True)  # makes room for a copy
         return self._model.weights()
 
     def is_finite(self) -> bool:
         return all(map(_is_finite, checkpoint.tensors(self._model, self._optimizer).values()))
 
     def snapshot(self) -> Any:
-        if self._rank == 0:
-            self._lent = checkpoint.snapshot(self._model, self._optimizer)
-        return self._lent
-
-    def _take_back(self) -> None:
-        """Make the weights free to be changed, which a checkpoint may be written from."""
-        if self._lent is not None:
-            checkpoint.take_back(self._lent, self._model, self._optimizer)
-            self._lent = None
+        if self._rank != 0:
+            return None
+        found = checkpoint.snapshot(self._model, self._optimizer)
+        if found.lent:
+            self._lent.append(found)
+        return found
 
     def write(self, directory: Path, snapshot: Any) -> None:
         if self._rank == 0:  # every process has the same state
             checkpoint.write(directory, snapshot)
 
     def restore(self, directory: Path) -> None:
-        self._take_back()
+        checkpoint.take_back(self._lent)
         checkpoint.read(directory, self._model, self._optimizer)
 
     def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -170,7 +168,7 @@ class Engine:
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """A sum with a term that isn't finite isn't either; to look at each takes memory and longer."""
+    """Look at the sum first: if it is finite, so is every term; to test each takes more memory."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 

@@ -173,13 +173,13 @@ def ratios(curves: Sequence[Curve], experiment: Experiment) -> list[str]:
 
 
 def means(curves: Sequence[Curve]) -> list[str]:
-    """Sentences on the last errors of each recipe over several seeds."""
-    found = []
+    """Sentences on the last errors of each recipe over several seeds, of whole runs."""
+    found, whole = [], max(one.epochs[-1] for one in curves)
     for recipe, framework in dict.fromkeys((one.recipe, one.framework) for one in curves):
         own = [
             100 * one.errors[-1]
             for one in curves
-            if (one.recipe, one.framework) == (recipe, framework)
+            if (one.recipe, one.framework, one.epochs[-1]) == (recipe, framework, whole)
         ]
         if len(own) > 1:
             found.append(

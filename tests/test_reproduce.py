@@ -82,6 +82,7 @@ def test_means_over_seeds():
         reproduce.Curve("cifar-18pct", framework, seed, [1.0], [error])
         for framework, seed, error in (("jax", 0, 0.2), ("torch", 0, 0.5), ("jax", 1, 0.3))
     ]
+    curves.append(reproduce.Curve("cifar-18pct", "jax", 2, [0.9], [0.9]))  # not at its end
     (said,) = reproduce.means(curves)
     expected = (
         "cifar-18pct, jax: 25.00 % over 2 seeds, from 20.00 to 30.00 %, standard deviation 7.07"

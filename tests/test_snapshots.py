@@ -1,8 +1,10 @@
 """Snapshots of a training state: each stays what it was, whatever steps follow."""
 
 import dataclasses
+import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -104,6 +106,30 @@ def test_torch_writes_its_own_memory_and_an_update_waits(rule, tmp_path, monkeyp
 
 def places(tensors):
     return {name: tensor.data_ptr() for name, tensor in tensors.items()}
+
+
+def test_each_of_several_snapshots_stays_what_it_was(tmp_path):
+    engine, step = make(alexnet_torch.engine.Engine)
+    step(0)
+    first, second, then = engine.snapshot(), engine.snapshot(), weights_of(engine)
+    (tmp_path / "second").mkdir()
+    engine.write(tmp_path / "second", second)
+    step(1)
+    engine.write(tmp_path, first)
+    for folder in (tmp_path, tmp_path / "second"):
+        assert_equal(checkpoint.read_arrays(folder, engine._spec)["params"], then)
+
+
+def test_an_engine_that_nobody_needs_is_gone_at_once():
+    engine, step = make(alexnet_torch.engine.Engine)
+    step(0)
+    model = weakref.ref(engine._model)
+    gc.disable()
+    try:
+        del engine, step
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 def test_a_step_does_not_wait_for_a_write_that_failed(tmp_path):

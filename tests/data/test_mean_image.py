@@ -20,7 +20,8 @@ import alexnet_jax.step
 import alexnet_torch.step
 from alexnet import cli, workdir
 from alexnet.commands.train import parse_train
-from alexnet.config import TrainConfig
+from alexnet.config import RunConfig, TrainConfig
+from alexnet.config_json import to_json as to_json_of_config
 from alexnet.data import mean_image
 from alexnet.data.augment import eval_view
 from alexnet.data.inputs import normalized
@@ -440,19 +441,41 @@ def test_a_run_killed_before_its_configuration_is_there_has_not_begun(
     if overwrite:
         workdir.prepare(_config(tmp_path / "0.npy", run))
 
-    def killed(*_):
-        raise KeyboardInterrupt
+    def killed(config):
+        if config.data.mean_image:
+            raise KeyboardInterrupt
+        return to_json_of_config(config)
 
     again = _config(tmp_path / "1.npy", run, overwrite=overwrite)
     with monkeypatch.context() as patch:
         patch.setattr(workdir, "to_json", killed)
         with pytest.raises(KeyboardInterrupt):
             workdir.prepare(again)
-    assert os.listdir(run) == [mean_image.FILE]
+    assert set(os.listdir(run)) == {mean_image.FILE} | ({"config.json"} if overwrite else set())
+    if overwrite:
+        assert workdir.read_config(run).data.mean_image is None
     workdir.prepare(_config(tmp_path / "0.npy", run, overwrite=overwrite))
     found = workdir.read_config(run).preprocess
     assert found == _config(tmp_path / "0.npy", run).preprocess
     assert found != again.preprocess
+
+
+def test_one_that_a_killed_run_left_is_not_the_next_ones(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    np.save(tmp_path / "0.npy", an_image(32))
+    config = _config(tmp_path / "0.npy", run)
+    mean_image.write(run, config.preprocess)
+    without = dataclasses.replace(config, data=dataclasses.replace(config.data, mean_image=None))
+    workdir.prepare(without)
+    assert os.listdir(run) == ["config.json"]
+
+
+def test_somebody_elses_file_of_that_name_is_left_alone(tmp_path):
+    (tmp_path / mean_image.FILE).write_text("{}")
+    with pytest.raises(UserError, match="has files in it but no run"):
+        workdir.prepare(dataclasses.replace(recipe("digits"), run=RunConfig(workdir=str(tmp_path))))
+    assert (tmp_path / mean_image.FILE).read_text() == "{}"
 
 
 def test_a_run_from_weights_with_one_takes_it_over(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,15 +49,17 @@ def make_all_references(folder: Path) -> None:
 
 
 def _make(folder: Path, kinds: tuple[str, ...]) -> None:
-    for kind in kinds:
-        path, log = reference(folder, kind), folder / f"{kind}.log"
-        if path.is_dir():
-            continue
-        path.parent.mkdir(exist_ok=True)
-        words = begin_or_resume(path, kind)
-        into = str(changes(folder, kind))
-        code = Zygote(framework_of(kind)).run(words, log, trace=into, folder=str(path))
-        assert code == 0, tail(log)
+    missing = [kind for kind in kinds if not reference(folder, kind).is_dir()]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(partial(_make_one, folder), missing))
+
+
+def _make_one(folder: Path, kind: str) -> None:
+    path, log = reference(folder, kind), folder / f"{kind}.log"
+    path.parent.mkdir(exist_ok=True)
+    words, into = begin_or_resume(path, kind), str(changes(folder, kind))
+    code = Zygote(framework_of(kind)).run(words, log, trace=into, folder=str(path))
+    assert code == 0, tail(log)
 
 
 def begin_or_resume(path: Path, kind: str) -> list:
