@@ -90,13 +90,12 @@ def run(
         folder: for files; what several campaigns share is made there once.
         seed: changes every case.
         cases: their numbers; by default as many as the campaign's target.
-        seconds: after which no further case is begun.
+        seconds: after which no further case is begun, counted from when all is prepared.
         jobs: workers at once.
         show: called after each case.
         begun: what `run` returned for the same campaign and folder; it goes on from there.
     """
     cases = cases or range(find(name).target)
-    start = time.monotonic()
     result = begun or Result(
         name, seed, len(cases), left=[cases[number::jobs] for number in range(jobs)]
     )
@@ -122,6 +121,7 @@ def run(
             add({"case": cases[0], "failed": f"preparing: {outcome['failed']}"})
             result.left.clear()
             return result
+    start = time.monotonic()
 
     def work(number: int) -> None:
         while following := result.left[number]:
