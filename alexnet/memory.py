@@ -78,6 +78,5 @@ def _is_started_alone() -> bool:
     if first < 1 or sys.orig_argv[first + 1 :] != sys.argv[1:] or sys.gettrace():
         return False
     options, program = sys.orig_argv[1:first], sys.orig_argv[first]
-    if options[-1:] == ["-m"]:
-        return program == "alexnet" and all(word.startswith("-") for word in options)
-    return os.path.basename(program) in _PROGRAMS and all(w.startswith("-") for w in options)
+    names = ("alexnet",) if options[-1:] == ["-m"] else _PROGRAMS
+    return os.path.basename(program) in names and all(word.startswith("-") for word in options)

@@ -28,7 +28,7 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 def write(directory: Path, tree: dict[str, Any]) -> None:
     """Write a snapshot; returns when it is on disk.
 
-    Not compressed: of weights that saves 8 %, and takes four times as long, and memory besides.
+    Not compressed: that would save 8 % of weights' size, in four times the time and more memory.
     """
     options = _multiprocessing()
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)

@@ -67,7 +67,7 @@ def write(directory: Path, snapshot: Snapshot) -> None:
     try:
         with staged(directory / FILE) as path:
             save_file(snapshot.tensors, path)
-            snapshot.written.set()
+            snapshot.written.set()  # before an upload, which needs the file alone
     finally:
         snapshot.written.set()
 
