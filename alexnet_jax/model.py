@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 DenseWork = Callable[[str, jax.Array, jax.Array, jax.Array], jax.Array]
 # A convolution's work: NHWC images, HWIO kernel, bias, the layer; gives NHWC images.
 ConvWork = Callable[[jax.Array, jax.Array, jax.Array, Conv], jax.Array]
+# Max pooling's: NHWC images, the layer, and True for pooling of max(x, 0).
+PoolWork = Callable[[jax.Array, MaxPool, bool], jax.Array]
 
 
 def whole_dense(_: str, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -55,6 +57,7 @@ class Work(NamedTuple):
 
     conv: ConvWork = conv
     dense: DenseWork = whole_dense
+    max_pool: PoolWork = ops.max_pool
 
 
 XLA = Work()
@@ -266,7 +269,7 @@ class AlexNet(nnx.Module):
                     case SpatialLRN():
                         y = spatial_lrn(x, row.layer)
                     case MaxPool():
-                        y = ops.max_pool(x, row.layer, rectify)
+                        y = work.max_pool(x, row.layer, rectify)
                     case AvgPool() | AdaptiveAvgPool():
                         y = ops.avg_pool(x, row.layer)
                     case Flatten():

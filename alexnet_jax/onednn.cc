@@ -1,14 +1,16 @@
-// Convolutions, their gradients and matrix products by oneDNN, as XLA's foreign functions: fp32, on
-// CPU.
+// Convolutions, their gradients and matrix products by oneDNN, and max pooling's gradient, as XLA's
+// foreign functions: fp32, on CPU.
 //
 // Images are (batch, height, width, channels), kernels (height, width, in / groups, out), as XLA
 // has them. Kernels are reordered to the layout that oneDNN likes best, which costs little: they
 // are small beside the images. Primitives come from oneDNN's own cache after their first use.
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "xla/ffi/api/ffi.h"
@@ -151,6 +153,53 @@ ffi::Error Product(Array a, Array b, Output c, bool turned) {
   });
 }
 
+// Max pooling's gradient for one image: the first of a window's maxima, in row order, gets it.
+// oneDNN's own needs a map of places from its forward pass, which passes over NaN.
+struct Pooling {
+  int64_t height, width, channels, rows, columns, window, stride;
+
+  void spread(const float* x, const float* y, const float* gradients, float* result) const {
+    std::fill_n(result, height * width * channels, 0.0f);
+    std::vector<float> left(channels);  // of a window's gradient
+    for (int64_t p = 0; p < rows; ++p) {
+      for (int64_t q = 0; q < columns; ++q, y += channels, gradients += channels) {
+        std::copy_n(gradients, channels, left.begin());
+        const int64_t bottom = std::min(p * stride + window, height);
+        const int64_t right = std::min(q * stride + window, width);
+        for (int64_t row = p * stride; row < bottom; ++row) {
+          for (int64_t column = q * stride; column < right; ++column) {
+            const int64_t at = (row * width + column) * channels;
+            give(x + at, y, left.data(), result + at);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  // A loop that compilers turn into vector instructions, given -fno-trapping-math.
+  void give(const float* __restrict x, const float* __restrict y, float* __restrict left,
+            float* __restrict result) const {
+    for (int64_t c = 0; c < channels; ++c) {
+      const bool wins = x[c] == y[c];
+      result[c] += wins ? left[c] : 0.0f;
+      left[c] = wins ? 0.0f : left[c];
+    }
+  }
+};
+
+ffi::Error PoolGradient(Array x, Array y, Array g, Output dx, int64_t window, int64_t stride) {
+  const auto from = x.dimensions(), to = y.dimensions();
+  const Pooling pooling{from[1], from[2], from[3], to[1], to[2], window, stride};
+  const int64_t input = from[1] * from[2] * from[3], output = to[1] * to[2] * to[3];
+#pragma omp parallel for
+  for (int64_t i = 0; i < from[0]; ++i) {
+    pooling.spread(x.typed_data() + i * input, y.typed_data() + i * output,
+                   g.typed_data() + i * output, dx->typed_data() + i * input);
+  }
+  return ffi::Error::Success();
+}
+
 // What all three functions of a convolution are told besides their arrays.
 template <typename Binding>
 auto with_geometry(Binding arrays) {
@@ -177,3 +226,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     AlexNetProduct, Product,
     ffi::Ffi::Bind().Arg<Array>().Arg<Array>().Ret<Array>().Attr<bool>("turned"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AlexNetPoolGradient, PoolGradient,
+                              ffi::Ffi::Bind()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("window")
+                                  .Attr<int64_t>("stride"));

@@ -1,4 +1,4 @@
-"""Convolutions and dense layers by oneDNN, for JAX on one CPU.
+"""Convolutions, dense layers and max pooling's gradient outside XLA, for JAX on one CPU.
 
 Optional: the extra `cpu` (`pip install -c constraints.txt -e '.[cpu]'`) brings oneDNN, and the
 system's C++ compiler makes `onednn.cc` into a library, once for each user and version. Where either
@@ -25,15 +25,17 @@ from alexnet.files import atomic_write
 from alexnet.user_cache import own_folder
 from alexnet_jax.conv import precision
 from alexnet_jax.model import XLA, Work
+from alexnet_jax.ops import relu_gradient
 
 SWITCH = "ALEXNET_ONEDNN"  # set to 0, XLA does the work
 _SOURCE = Path(__file__).with_name("onednn.cc")
 _LIBRARY, _HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"  # packages
-_CONVOLUTION, _OF_INPUT, _OF_KERNEL, _PRODUCT = _FUNCTIONS = (
+_CONVOLUTION, _OF_INPUT, _OF_KERNEL, _PRODUCT, _OF_POOL = _FUNCTIONS = (
     "AlexNetConvolution",
     "AlexNetInputGradient",
     "AlexNetKernelGradient",
     "AlexNetProduct",
+    "AlexNetPoolGradient",
 )
 _COMPILE_LIMIT = 120  # seconds; it takes about 6
 
@@ -81,7 +83,8 @@ def _library() -> Path:
     """
     shared = _installed(_LIBRARY, "libdnnl.so.3")
     command = [
-        *(os.environ.get("CXX", "c++"), "-O2", "-std=c++17", "-shared", "-fPIC", str(_SOURCE)),
+        *(os.environ.get("CXX", "c++"), "-O3", "-fno-trapping-math", "-fopenmp", "-std=c++17"),
+        *("-shared", "-fPIC", str(_SOURCE)),
         *(f"-I{_installed(_HEADERS, 'dnnl_version.h').parents[2]}", f"-I{jax.ffi.include_dir()}"),
         *(str(shared), f"-Wl,-rpath,{shared.parent}"),
     ]
@@ -180,6 +183,36 @@ def _product(
     return _call(_PRODUCT, [shape], {"turned": turned}, first, second)[0]
 
 
+def max_pool(x: jax.Array, layer: spec.MaxPool, rectify: bool = False) -> jax.Array:
+    """`alexnet_jax.ops.max_pool`, in fp32 with a gradient in one pass over the maps."""
+    if x.dtype != jnp.float32:
+        return XLA.max_pool(x, layer, rectify)
+    return _max_pool(x, layer, rectify)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(x: jax.Array, layer: spec.MaxPool, rectify: bool) -> jax.Array:
+    return XLA.max_pool(x, layer, rectify)
+
+
+def _pool_forward(x: jax.Array, layer: spec.MaxPool, rectify: bool) -> tuple[jax.Array, tuple]:
+    y = _max_pool(x, layer, rectify)
+    return y, (x, y)
+
+
+def _pool_backward(
+    layer: spec.MaxPool, rectify: bool, saved: tuple, grad: jax.Array
+) -> tuple[jax.Array]:
+    x, y = saved
+    if rectify:  # where y is above 0, x is y where max(x, 0) is; elsewhere the gradient is 0
+        grad = relu_gradient(y, grad)
+    numbers = {"window": np.int64(layer.window), "stride": np.int64(layer.stride)}
+    return (_call(_OF_POOL, [x.shape], numbers, x, y, grad)[0],)
+
+
+_max_pool.defvjp(_pool_forward, _pool_backward)
+
+
 def _geometry(layer: spec.Conv) -> dict[str, np.int64]:
     names = ("stride", "padding", "groups")
     return {name: np.int64(getattr(layer, name)) for name in names}
@@ -191,4 +224,4 @@ def _call(name: str, shapes: list, numbers: dict, *operands: jax.Array) -> list[
     return list(jax.ffi.ffi_call(name, results)(*operands, **numbers))
 
 
-ONEDNN = Work(conv, dense)
+ONEDNN = Work(conv, dense, max_pool)

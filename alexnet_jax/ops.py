@@ -33,11 +33,12 @@ def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return y, y
 
 
-def _relu_backward(y: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
-    return (jnp.where(y > 0, grad, np.array(0, grad.dtype)),)
+def relu_gradient(y: jax.Array, grad: jax.Array) -> jax.Array:
+    """The input's gradient, from what came out and its gradient."""
+    return jnp.where(y > 0, grad, np.array(0, grad.dtype))
 
 
-relu.defvjp(_relu_forward, _relu_backward)
+relu.defvjp(_relu_forward, lambda y, grad: (relu_gradient(y, grad),))
 
 
 def batch_statistics(
@@ -140,7 +141,7 @@ def _pool_backward(
     layer: spec.MaxPool, rectify: bool, saved: tuple, grad: jax.Array
 ) -> tuple[jax.Array]:
     def windows(x: jax.Array, y: jax.Array, grad: jax.Array) -> jax.Array:
-        grad = _relu_backward(y, grad)[0] if rectify else grad
+        grad = relu_gradient(y, grad) if rectify else grad
         return jax.vjp(functools.partial(_pool_windows, layer=layer), x)[1](grad)[0]
 
     def slices(x: jax.Array, y: jax.Array, grad: jax.Array) -> jax.Array:
@@ -155,7 +156,7 @@ def _pool_backward(
             ]
             share = jnp.where(wins, grad, np.array(0, grad.dtype))
             total += lax.pad(share, np.array(0, grad.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
-        return _relu_backward(x, total)[0] if rectify else total
+        return relu_gradient(x, total) if rectify else total
 
     return (lax.platform_dependent(*saved, grad, cpu=slices, default=windows),)
 

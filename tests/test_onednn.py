@@ -1,4 +1,4 @@
-"""Convolutions by oneDNN against XLA's, and what happens where there is no oneDNN."""
+"""The library's layers against XLA's, and what happens where there is no oneDNN."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.init import initial_weights
-from alexnet.layers import Conv, FanIn, LeCun, count_dropouts, trace
+from alexnet.layers import Conv, FanIn, LeCun, MaxPool, count_dropouts, trace
 from alexnet.spec import VARIANTS, variant
 from alexnet.threefry import dropout_keys
 from alexnet_jax import onednn
@@ -106,6 +106,43 @@ def test_any_geometry(
     layer = Conv("conv1", features * groups, side, stride, padding, groups)
     operands = operands_of(layer, rows, columns, each * groups, batch)
     assert largest_difference(layer, *operands) < 2e-5
+
+
+@needs_onednn
+@settings(max_examples=25, deadline=None)
+@given(
+    window=st.integers(1, 4), stride=st.integers(1, 4), ceil=st.booleans(), rectify=st.booleans(),
+    rows=st.integers(4, 12), columns=st.integers(4, 12), channels=st.integers(1, 9),
+    batch=st.integers(1, 3), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_max_poolings_gradient(
+    window, stride, ceil, rectify, rows, columns, channels, batch, seed
+):  # fmt: skip
+    """Of maps full of equal maxima and with some NaN; to the bit, since the gradients are whole."""
+    layer, rng = MaxPool(window, stride, ceil), np.random.default_rng(seed)
+    x = rng.integers(-2, 3, (batch, rows, columns, channels)).astype(np.float32)
+    x[rng.random(x.shape) < 0.02] = np.nan
+
+    def results_of(work):
+        y, back = jax.vjp(lambda x: work.max_pool(x, layer, rectify), x)
+        grad = np.random.default_rng(seed).integers(-9, 10, y.shape).astype(np.float32)
+        return np.asarray(y), np.asarray(back(grad)[0])
+
+    for ours, theirs in zip(results_of(onednn.ONEDNN), results_of(XLA), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@needs_onednn
+def test_max_pooling_that_takes_the_last_maximum_is_found_out():
+    """Negative control: maps turned around have other firsts."""
+    layer, x = MaxPool(3, 2), np.zeros((1, 5, 5, 4), np.float32)
+    x[0, :2, :2] = 1
+
+    def gradient(x, work):
+        return jax.grad(lambda x: work.max_pool(x, layer, False).sum())(x)
+
+    turned = gradient(x[:, ::-1], onednn.ONEDNN)[:, ::-1]
+    assert not np.array_equal(turned, gradient(x, XLA))
 
 
 @needs_onednn
