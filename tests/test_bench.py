@@ -1,5 +1,6 @@
 """`alexnet bench`: contenders that do the same work, their processes, and what is made of times."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -101,7 +102,7 @@ def test_plain_training_takes_the_same_steps(framework, plain, one_device):
     layers = tuple(layer for layer in weights.spec if not isinstance(layer, Dropout))
     spec = Spec("paper", layers, 67, 7)  # what is dropped differs
     options = dataclasses.replace(job.plain, rate=0.01, weight_decay=0.1)
-    batch = batches(job)[0]
+    batch = next(batches(job))
     engine = load_engine(framework)(
         spec,
         weights.arrays,
@@ -377,6 +378,31 @@ def test_a_row_without_numbers(capsys):
     printed = capsys.readouterr().out
     assert "train, 'torchvision', batch 32, fp32: median of 1 block of 3 s" in printed
     assert "plain torch, compiled: torch.compile failed: [no] compiler\n" in printed
+
+
+def test_a_variant_brings_its_own_recipe():
+    """CIFAR's images are taken whole; by the paper's recipe they were enlarged on the host."""
+    data = Job("input", variant="cifar_18pct").config.data
+    assert (data.resize_to, data.flip) == (32, False)
+
+
+def test_training_while_it_reads(capsys):
+    """The fixed batches are the data set's first; only that contender is compared with itself."""
+    job = Job("train", dataset="digits", framework="torch", **SMALL | {"num_classes": 10})
+    fixed, reading = (batches(dataclasses.replace(job, kind=k)) for k in ("ours", "ours, reading"))
+    with contextlib.closing(reading):
+        ours, others = ([next(each) for _ in range(5)] for each in (fixed, reading))
+    assert [(a["example"] == b["example"]).all() for a, b in zip(ours, others, strict=True)] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+    np.testing.assert_array_equal(ours[1]["image"], others[1]["image"])
+    argv = ["bench", "--framework", "torch", "--dataset", "digits", "--num-classes", "10", "--json"]
+    assert cli.main([*argv, *OPTIONS]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["contenders"]}
+    assert {name: [*row["times_as_fast_as"]] for name, row in rows.items()} == {
+        "torch": [],
+        "torch, reading": ["torch"],
+    }
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from alexnet.recipes import RECIPES
 from alexnet.spec import variant
 
 What = Literal["train", "infer", "input", "convert"]
-Kind = Literal["ours", "ours, compiled", "plain", "plain, compiled"]
+Kind = Literal["ours", "ours, reading", "ours, compiled", "plain", "plain, compiled"]
+SYNTHETIC = "synthetic"  # the data set of random images
 # Small, since the batches are always the same: of what is learned by heart, gradients become too
 # small for fast arithmetic.
 RATE = 1e-4
@@ -31,7 +32,7 @@ class Job:
     batch_size: int = 32
     precision: str = "fp32"
     seed: int = 0
-    dataset: str = "synthetic"
+    dataset: str = SYNTHETIC
     data_dir: str | None = None
     loader_threads: int = 2
     loader_workers: int = 0
@@ -52,6 +53,11 @@ class Job:
         return self.kind.startswith("ours")
 
     @property
+    def reads(self) -> bool:
+        """True for training on new batches of a data set each step, as `train` does."""
+        return self.kind == "ours, reading"
+
+    @property
     def compiled(self) -> bool:
         """True for what goes through torch.compile."""
         return self.kind.endswith("compiled")
@@ -69,7 +75,7 @@ class Job:
     @property
     def config(self) -> TrainConfig:
         """The recipe of the variant, of the paper where it has none, at this job's sizes."""
-        base = RECIPES.get(self.variant, RECIPES["paper"]).config
+        base = RECIPES.get(self.variant.replace("_", "-"), RECIPES["paper"]).config
         model = dataclasses.replace(
             base.model,
             variant=self.variant,

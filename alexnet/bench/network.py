@@ -1,14 +1,18 @@
 """Whole training steps and forward passes as contenders, ours and plain ones."""
 
+import contextlib
+import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from alexnet.bench.job import Job
+from alexnet.bench.job import SYNTHETIC, Job
 from alexnet.config import DevicesConfig
+from alexnet.data.pipeline import Batch, train_batches
 from alexnet.engine import import_framework, load_engine
+from alexnet.errors import UserError
 from alexnet.init import initial_weights
 from alexnet.layers import Spec, trace, variables
 from alexnet.schedule import rates
@@ -29,8 +33,33 @@ def floating_point_operations(spec: Spec, what: str) -> int:
     return 2 * (3 * forward - first if what == "train" else forward)
 
 
-def batches(job: Job) -> list[dict[str, np.ndarray]]:
-    """Random images with random labels, as the pipeline hands them over."""
+def batches(job: Job) -> Iterator[Batch]:
+    """The batches of a job's steps, without end, as the pipeline hands them over.
+
+    Two in turn: random bytes, or the first ones of the data set that the job names; for one that
+    reads, all of it.
+
+    Raises:
+        UserError: where there is no such data set, or it doesn't suit the network.
+    """
+    if job.dataset == SYNTHETIC:
+        return itertools.cycle(_random_batches(job))
+    config, dataset = job.config, job.config.open_dataset()
+    if dataset.num_classes > job.num_classes:
+        raise UserError(
+            f"'{dataset.name}' has {dataset.num_classes} classes, the network {job.num_classes}: "
+            f"give --num-classes {dataset.num_classes}"
+        )
+    loading = dataclasses.replace(config.loading(), whole=job.is_ours)
+    made = train_batches(dataset, config.augmentation, loading, seed=job.seed)
+    if job.reads:
+        return made
+    with contextlib.closing(made):
+        return itertools.cycle(list(itertools.islice(made, _BATCHES)))
+
+
+def _random_batches(job: Job) -> list[Batch]:
+    """Random images with random labels."""
     random, spec = np.random.default_rng(job.seed), job.spec
     shape = (job.batch_size, spec.image_size, spec.image_size, spec.channels)
     return [
@@ -51,7 +80,7 @@ def network_step(job: Job) -> tuple[Step, Wait, str]:
     """
     step: Step
     wait: Wait
-    spec, made = job.spec, itertools.cycle(batches(job))
+    spec, made = job.spec, batches(job)
     arrays = initial_weights(spec, job.seed)
     if not job.is_ours:
         plain = import_framework(str(job.framework), "plain").Plain(spec, arrays, job.plain)

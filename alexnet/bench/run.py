@@ -132,9 +132,16 @@ def _row(child: Child, timings: dict[str, Timing], peaks: dict[str, float]) -> d
             "share_of_peak": flops / timing.median() / peak,
         }
     if job.is_ours:
-        others = {name: other for name, other in timings.items() if name != child.name}
-        row["times_as_fast_as"] = {name: ratios(timing, other) for name, other in others.items()}
+        rivals = _rivals(job, list(timings))
+        row["times_as_fast_as"] = {name: ratios(timing, timings[name]) for name in rivals}
     return row
+
+
+def _rivals(job: Job, names: Sequence[str]) -> list[str]:
+    """The contenders that one of ours is compared with; one that reads, with itself where not."""
+    if job.reads:
+        return [str(job.framework)]
+    return [name for name in names if name != job.name and not name.endswith(", reading")]
 
 
 def _about(child: Child) -> dict[str, Any]:

@@ -106,10 +106,10 @@ def _answer(command: Mapping[str, Any], parts: Mapping[str, Run], job: Job) -> d
         found = {"host": _peak_memory(), "device": _peak_device_memory(job)}
         _forget_peak()
         return found
-    if job.what == "input":
+    if job.what == "input" or job.reads:
         from alexnet.bench.input import ahead
 
-        parts[command["part"]](ahead(job))  # made while others were timed
+        parts[command["part"]](ahead(job))  # batches made while others were timed
     return _timed(parts[command["part"]], command["steps"])
 
 

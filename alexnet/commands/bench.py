@@ -50,13 +50,14 @@ class Options:
     num_classes: int = 1000
     # Share of each hidden layer's features.
     width: float = 1.0
-    # Data set of --what input: digits, tfds:NAME, folder:PATH, cache:PATH or synthetic.
+    # Data set of --what input: digits, tfds:NAME, folder:PATH, cache:PATH or synthetic. With --what
+    # train the images are its own, and ours also trains while it reads it.
     dataset: str = "synthetic"
     # Directory of prepared TFDS data sets.
     data_dir: str | None = None
-    # Threads of --what input that read and decode images.
+    # Threads that read and decode images.
     loader_threads: int = 2
-    # Processes of --what input that do it in place of threads.
+    # Processes that do it in place of threads.
     loader_workers: int = 0
     # Decides weights, images and labels.
     seed: int = 0
@@ -82,9 +83,11 @@ class Options:
             raise UserError("--compile is for whole networks in torch: add --framework torch")
         if self.what == "convert" and self.against:
             raise UserError("--against is for networks and --what input: leave it out")
-        if self.what != "input" and (self.dataset, self.data_dir) != ("synthetic", None):
+        reads = self.what == "input" or (self.what == "train" and not self.layers)
+        if not reads and (self.dataset, self.data_dir) != ("synthetic", None):
             raise UserError(
-                "--dataset and --data-dir are for --what input: networks are timed on random images"
+                "--dataset and --data-dir are for --what input and whole steps of --what train: "
+                "everything else is timed on random images"
             )
 
     @property
@@ -133,7 +136,7 @@ def _jobs(options: Options) -> "list[Job]":
     Raises:
         UserError: where there is no such network.
     """
-    from alexnet.bench.job import Job
+    from alexnet.bench.job import SYNTHETIC, Job
     from alexnet.spec import variant
 
     common: dict[str, Any] = {name: getattr(options, name) for name in _SHARED}
@@ -145,6 +148,8 @@ def _jobs(options: Options) -> "list[Job]":
     sizes = {name: getattr(options, name) for name in ("num_classes", "image_size", "width")}
     variant(options.variant, **sizes)  # before any process starts: refuses what no network has
     jobs = [Job(framework=name, **common) for name in frameworks]
+    if options.dataset != SYNTHETIC:
+        jobs += [Job(framework=name, kind="ours, reading", **common) for name in frameworks]
     if options.compile:
         jobs.append(Job(framework="torch", kind="ours, compiled", **common))
     if options.against:
