@@ -39,8 +39,8 @@ GPU_PAGE ?= docs/gpu.md
 gpu-report: setup  ## parity and speed on a GPU, into a page: MINUTES=60 GPU_PAGE=gpu.md VARIANTS="paper bn"
 	$(BIN)/python -m tests.gpu_report $(GPU_PAGE) --minutes $(MINUTES) $(if $(VARIANTS),--variants $(VARIANTS))
 
-growth: setup  ## how a training step's cost grows: docs/growth.md and its picture
-	$(BIN)/python -m tests.growth
+growth: setup  ## how the cost grows: docs/growth.md and its picture; READ=cache:DIR for readers too
+	$(BIN)/python -m tests.growth docs $(READ)
 
 DATASET ?= tfds:cifar10
 reproduce-%: setup  ## a published result again, for hours: reproduce-cifar-80sec DATASET=cache:DIR

@@ -1,14 +1,18 @@
-"""`make growth`: how the cost of a training step grows, as a table and a picture.
+"""`make growth`: how the cost of a training step grows, as tables and a picture.
 
-    python -m tests.growth [FOLDER]
+    python -m tests.growth [FOLDER [DATASET]]
 
-Measures with `alexnet bench`, one network and one batch at a time, fits the model below to all of
-them, and writes growth.json, growth.md and growth.png into FOLDER (docs by default). What
-growth.json has is not measured again: delete it to begin anew. Takes some 15 minutes, and a machine
-that does nothing else.
+Measures one thing at a time, fits the models below, and writes growth.json, growth.md and
+growth.png into FOLDER (docs by default). What growth.json has is not measured again: delete it to
+begin anew. Takes some 20 minutes, and a machine that does nothing else.
 
-The model: a step's seconds are F / rate + P * update, with F the operations of its arithmetic and P
-the network's parameters, each of which is read and written several times whatever the batch is.
+- Steps, by `alexnet bench`: their seconds are F / rate + P * update, with F the operations of its
+  arithmetic and P the network's parameters, each of which is read and written several times
+  whatever the batch is.
+- Readers of DATASET (left out without one), by `alexnet bench --what input`: so many threads or
+  processes make as many times the images of one, up to the machine's cores.
+- Devices that JAX simulates on these cores, by `train.py`: they add no arithmetic, so that by the
+  model a batch takes as long on all of them as on one.
 """
 
 import itertools
@@ -16,13 +20,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from alexnet.bench.network import floating_point_operations
 from alexnet.files import atomic_write
+from alexnet.metrics import read
 from alexnet.report.bench import conditions_lines
 from alexnet.spec import variant
 
@@ -36,6 +44,9 @@ AXES: dict[str, list] = {
     "cores": [1],
 }
 FRAMEWORKS = ("jax", "torch")
+READERS = [("threads", 1), ("threads", 2), ("workers", 1), ("workers", 2), ("workers", 4)]
+DEVICES = (1, 2, 4, 8)
+SPREAD = "--framework jax --dataset synthetic --batch-size 64 --width 0.5 --steps 12 --log-every 1"
 LENGTH = ("--blocks", "3", "--block-seconds", "2")
 COLORS = {"jax": "#0b6e99", "torch": "#c8553d"}
 
@@ -62,6 +73,42 @@ def measured(framework: str, case: dict[str, Any]) -> dict[str, Any]:
     return {"framework": framework, **case, "conditions": found["conditions"]} | {
         name: found[name]
         for name in ("milliseconds_per_step", "images_per_second", "peak_memory_bytes")
+    }
+
+
+def read_by(kind: str, count: int, dataset: str) -> dict[str, Any]:
+    """Images a second of so many threads or worker processes, and a DataLoader's beside them."""
+    options = ["--loader-threads", str(count if kind == "threads" else 1)]
+    options += ["--loader-workers", str(count if kind == "workers" else 0)]
+    done = subprocess.run(
+        [sys.executable, "-m", "alexnet", "bench", "--what", "input", "--variant", "paper",
+         "--batch-size", "128", "--dataset", dataset, *options, *LENGTH, "--json"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    return {
+        "kind": kind,
+        "count": count,
+        "dataset": dataset.partition(":")[0],
+        "images_per_second": json.loads(done.stdout)["images_per_second"],
+    }
+
+
+def spread_over(devices: int) -> dict[str, Any]:
+    """Images a second of training on simulated devices, the median of the last eight steps.
+
+    Without oneDNN, which works on one device alone.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, "train.py", *SPREAD.split(), "--workdir", folder],
+            capture_output=True, check=True, cwd=ROOT,
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "ALEXNET_ONEDNN": "0"},
+        )  # fmt: skip
+        steps = [row for row in read(Path(folder)) if row["split"] == "train"][-8:]
+    return {
+        "kind": "devices",
+        "count": devices,
+        "images_per_second": median(row["examples_per_second"] for row in steps),
     }
 
 
@@ -111,6 +158,20 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     return lines, words
 
 
+def counts_table(rows: list[dict[str, Any]], name: str, most: int) -> list[str]:
+    """Lines of Markdown: images a second of readers, or devices, beside what the model says."""
+    lines = [f"| {name} | images/s | model | off by |", "|---|---|---|---|"]
+    for row in rows:
+        found = row["images_per_second"]
+        one = next(other for other in rows if other["kind"] == row["kind"])["images_per_second"]
+        model = one * min(row["count"], most)
+        lines.append(
+            f"| {row['kind']}, {row['count']} | {found:,.0f} | {model:,.0f} | "
+            f"{100 * (model / found - 1):+.0f} % |"
+        )
+    return lines
+
+
 PAGE = """# How the cost of a step grows
 
 Training steps of `torchvision` in fp32, measured one at a time by `make growth`, which writes this
@@ -129,12 +190,39 @@ image's side; each parameter is read and written several times a step, whatever 
 {table}
 
 {conditions}
+
+## Threads and worker processes
+
+{readers}
+
+## Devices
+
+`train.py {spread}` on so many devices that JAX simulates on these cores (`JAX_NUM_CPU_DEVICES`,
+`ALEXNET_ONEDNN=0` for all, since oneDNN works on one device alone); the median of the last eight
+steps. Simulated devices share the cores and add no arithmetic: by the model a batch takes as long
+on all of them as on one, and what is missing is what spreading it costs. It says nothing about
+devices that are real.
+
+{devices}
 """
+READ = """Training batches of `paper` (random crops) from {dataset}, up to the device's doorstep:
+`alexnet bench --what input --variant paper --batch-size 128 --dataset D {options}` with so many
+`--loader-threads`, or `--loader-workers`. The model: as many times the images of one as there are
+readers, up to the {cores} cores.
+
+{table}"""
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(kept: dict[str, list]) -> str:
     """The page in Markdown."""
+    rows, cores = kept["steps"], os.cpu_count() or 1
     lines, words = table(rows)
+    read = READ.format(
+        dataset="a JPEG " + kept["readers"][0]["dataset"] if kept["readers"] else "",
+        options=" ".join(LENGTH),
+        cores=cores,
+        table="\n".join(counts_table(kept["readers"], "readers", cores)),
+    )
     shown = {"contenders": [], "conditions": rows[0]["conditions"]}
     return PAGE.format(
         options=" ".join(LENGTH),
@@ -142,6 +230,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         words="\n".join(words),
         table="\n".join(lines),
         conditions="\n".join(conditions_lines(shown)),
+        readers=read if kept["readers"] else "Not measured: no data set was given.",
+        spread=SPREAD,
+        devices="\n".join(counts_table(kept["devices"], "devices", 1)),
     )
 
 
@@ -177,21 +268,30 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(folder: str = "docs") -> None:
-    """Measure what is missing, and write the table and the picture."""
+def main(folder: str = "docs", dataset: str | None = None) -> None:
+    """Measure what is missing, and write the tables and the picture."""
     target = Path(folder)
-    kept = target / "growth.json"
-    rows = json.loads(kept.read_text()) if kept.exists() else []
+    path = target / "growth.json"
+    kept: dict[str, list] = {"steps": [], "readers": [], "devices": []}
+    kept |= json.loads(path.read_text()) if path.exists() else {}
+
+    def add(kind: str, asked: dict[str, Any], measure: Callable[..., dict], *given: Any) -> None:
+        if any(all(row[name] == value for name, value in asked.items()) for row in kept[kind]):
+            return
+        kept[kind].append(measure(*given))
+        print(asked, f"{kept[kind][-1]['images_per_second']:.1f} images/s", flush=True)
+        with atomic_write(path) as file:
+            file.write(json.dumps(kept, indent=1).encode())
+
     for case, framework in itertools.product(cases(), FRAMEWORKS):
-        asked = {"framework": framework, **case}
-        if not any(all(row[name] == value for name, value in asked.items()) for row in rows):
-            rows.append(measured(framework, case))
-            print(asked, f"{rows[-1]['images_per_second']:.1f} images/s", flush=True)
-            with atomic_write(kept) as file:
-                file.write(json.dumps(rows, indent=1).encode())
+        add("steps", {"framework": framework, **case}, measured, framework, case)
+    for kind, count in READERS if dataset else ():
+        add("readers", {"kind": kind, "count": count}, read_by, kind, count, dataset)
+    for count in DEVICES:
+        add("devices", {"count": count}, spread_over, count)
     with atomic_write(target / "growth.md") as file:
-        file.write(page(rows).encode())
-    picture(rows, target / "growth.png")
+        file.write(page(kept).encode())
+    picture(kept["steps"], target / "growth.png")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from flax import nnx
 import alexnet_jax
 import alexnet_torch
 from alexnet.init import initial_weights
-from alexnet.layers import LeCun, Spec, count_dropouts, variables
+from alexnet.layers import LeCun, MaxPool, ReLU, Spec, count_dropouts, trace, variables
 from alexnet.spec import variant
 from alexnet.threefry import dropout_keys
 from alexnet.weights.layout import from_state_dict
@@ -94,18 +94,40 @@ def forward(pair: Pair, train: bool) -> tuple[dict[str, np.ndarray], dict[str, n
 
 
 def agreeing_pair(name: str, **options: object) -> Pair:
-    """A pair, and images on which every ReLU is open in both frameworks or shut in both.
+    """A pair, and images on which both frameworks open the same ReLUs, and pool the same maxima.
 
-    A ReLU whose input is within rounding of zero may differ, and moves a gradient by a percent
-    at once: one unit in a million, but a full-width network has that many.
+    A ReLU whose input is within rounding of zero may differ, and so may two numbers of a window
+    that are within rounding of each other. Either moves a gradient by a percent at once: one unit
+    in a million, but a full-width network has that many.
     """
     for image_seed in range(20):
         pair = make_pair(name, image_seed=image_seed, **options)
-        ours, theirs = forward(pair, True)
-        relus = [layer for layer in ours if layer.startswith("relu")]
-        if all(((ours[layer] > 0) == (theirs[layer] > 0)).all() for layer in relus):
+        ours, theirs = (choices(pair.spec, outputs) for outputs in forward(pair, True))
+        if all((a == b).all() for a, b in zip(ours, theirs, strict=True)):
             return pair
-    raise AssertionError("ReLUs differ on all of 20 batches of images")
+    raise AssertionError("ReLUs or maxima differ on all of 20 batches of images")
+
+
+def choices(spec: Spec, outputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What a forward pass chose by its layers' outputs: ReLUs that are open, maxima's places."""
+    found, before = [], np.empty(0)
+    for row in trace(spec):
+        if isinstance(row.layer, ReLU):
+            found.append(outputs[row.name] > 0)
+        elif isinstance(row.layer, MaxPool):
+            found.append(_places(before, row.layer))
+        before = outputs[row.name]
+    return found
+
+
+def _places(x: np.ndarray, layer: MaxPool) -> np.ndarray:
+    """Where in its window each maximum of NHWC maps stands, the first of equal ones."""
+    edges = ((0, 0), *((0, layer.overhang(n)) for n in x.shape[1:3]), (0, 0))
+    padded = np.pad(x, edges, constant_values=-np.inf)
+    size, step = (layer.window,) * 2, layer.stride
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(1, 2))
+    windows = windows[:, ::step, ::step]
+    return windows.reshape(*windows.shape[:4], -1).argmax(-1)
 
 
 def gradients(pair: Pair) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
