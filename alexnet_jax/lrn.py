@@ -1,4 +1,4 @@
-"""Local response normalization in JAX: across channels, with a gradient of its own, and within."""
+"""Local response normalization in JAX, across channels or within maps, with its own gradient."""
 
 import functools
 
@@ -10,33 +10,30 @@ from jax import lax
 from alexnet import layers as spec
 from alexnet.band import band
 
+Layer = spec.LRN | spec.SpatialLRN
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def lrn(x: jax.Array, layer: spec.LRN, rectify: bool = False) -> jax.Array:
-    """Local response normalization over channels; `layers.LRN` has the formula. fp32 inside.
+def lrn(x: jax.Array, layer: Layer, rectify: bool = False) -> jax.Array:
+    """Local response normalization of NHWC maps; the layers have the formulas. fp32 inside.
 
     With `rectify`, of max(x, 0): the gradient then needs nothing but what LRN's own does.
-
-    The sums over neighbors are a product with a matrix of ones around its diagonal: matrix units
-    take less time for it than windows or shifted sums do.
     """
     return _lrn_forward(x, layer, rectify)[0]
 
 
-def _lrn_forward(x: jax.Array, layer: spec.LRN, rectify: bool) -> tuple[jax.Array, tuple]:
+def _lrn_forward(x: jax.Array, layer: Layer, rectify: bool) -> tuple[jax.Array, tuple]:
     wide = x.astype(jnp.float32)
     if rectify:
         wide = jnp.maximum(wide, np.float32(0))
     sums = _neighbors(jnp.square(wide), layer)
-    scale = np.float32(layer.k) + np.float32(layer.alpha / layer.size) * sums
+    scale = np.float32(layer.k) + _share(layer) * sums
     y = (wide * _inverse_power(scale, layer.beta)).astype(x.dtype)
     # In x's precision: in fp32 the scale would be half of what a TPU's bf16 step moves for LRN.
     return y, (wide.astype(x.dtype), y, scale.astype(x.dtype))
 
 
-def _lrn_backward(
-    layer: spec.LRN, rectify: bool, saved: tuple, grad: jax.Array
-) -> tuple[jax.Array]:
+def _lrn_backward(layer: Layer, rectify: bool, saved: tuple, grad: jax.Array) -> tuple[jax.Array]:
     """dx = g s^-b - 2 b alpha/n x (sum of g x s^(-b-1) over those that x is a neighbor of)."""
     kept, y, scale, wide = (array.astype(jnp.float32) for array in (*saved, grad))
     power = _inverse_power(scale, layer.beta)
@@ -47,7 +44,7 @@ def _lrn_backward(
     )
     direct = wide * power
     others = _neighbors(direct * x / scale, layer, back=True)
-    factor = np.float32(2 * layer.beta * layer.alpha / layer.size)
+    factor = np.float32(2 * layer.beta) * _share(layer)
     to_input = direct - factor * x * others
     if rectify:
         to_input = jnp.where(x > 0, to_input, np.float32(0))
@@ -57,27 +54,28 @@ def _lrn_backward(
 lrn.defvjp(_lrn_forward, _lrn_backward)
 
 
-def _neighbors(x: jax.Array, layer: spec.LRN, back: bool = False) -> jax.Array:
-    """Sums over each channel's neighbors; with `back`, over those that it is a neighbor of."""
-    near = band(layer, x.shape[-1])
-    return jnp.matmul(x, near.T if back else near, precision=lax.Precision.HIGHEST)
+def _neighbors(x: jax.Array, layer: Layer, back: bool = False) -> jax.Array:
+    """Sums over each number's neighbors; with `back`, over those that it is a neighbor of.
 
-
-def spatial_lrn(x: jax.Array, layer: spec.SpatialLRN) -> jax.Array:
-    """Local response normalization within NHWC maps; `layers.SpatialLRN` has the formula.
-
-    fp32 inside. The sums over windows are sums of shifted maps, rows first and then columns.
+    Over channels by a product with a matrix of ones around its diagonal: matrix units take less
+    time for it than windows or shifted sums do. Within maps by shifted sums, rows first.
     """
-    wide = x.astype(jnp.float32)
-    sums = jnp.square(wide)
+    if isinstance(layer, spec.LRN):
+        near = band(layer, x.shape[-1])
+        return jnp.matmul(x, near.T if back else near, precision=lax.Precision.HIGHEST)
+    before, behind = layer.size // 2, (layer.size - 1) // 2
     for axis in (1, 2):
-        edges = [(0, 0)] * 4
-        edges[axis] = (layer.size // 2, (layer.size - 1) // 2)
-        padded, side = jnp.pad(sums, edges), x.shape[axis]
+        edges, side = [(0, 0)] * 4, x.shape[axis]
+        edges[axis] = (behind, before) if back else (before, behind)
+        padded = jnp.pad(x, edges)
         parts = [lax.slice_in_dim(padded, i, i + side, axis=axis) for i in range(layer.size)]
-        sums = functools.reduce(jnp.add, parts)
-    scale = np.float32(layer.k) + np.float32(layer.alpha / layer.size**2) * sums
-    return (wide * _inverse_power(scale, layer.beta)).astype(x.dtype)
+        x = functools.reduce(jnp.add, parts)
+    return x
+
+
+def _share(layer: Layer) -> np.float32:
+    """alpha, divided by how many numbers a window has."""
+    return np.float32(layer.alpha / (layer.size if isinstance(layer, spec.LRN) else layer.size**2))
 
 
 def _inverse_power(x: jax.Array, beta: float) -> jax.Array:

@@ -33,7 +33,7 @@ from alexnet.layers import (
 )
 from alexnet_jax import ops
 from alexnet_jax.conv import conv
-from alexnet_jax.lrn import lrn, spatial_lrn
+from alexnet_jax.lrn import lrn
 
 if TYPE_CHECKING:
     from alexnet.preprocess import Preprocess
@@ -264,10 +264,8 @@ class AlexNet(nnx.Module):
                         y = ops.relu(x)
                     case Tanh():
                         y = jnp.tanh(x)
-                    case LRN():
+                    case LRN() | SpatialLRN():
                         y = lrn(x, row.layer, rectify)
-                    case SpatialLRN():
-                        y = spatial_lrn(x, row.layer)
                     case MaxPool():
                         y = work.max_pool(x, row.layer, rectify)
                     case AvgPool() | AdaptiveAvgPool():
@@ -281,8 +279,9 @@ class AlexNet(nnx.Module):
                     case Dropout():
                         y = x
             yield row.name, y
-            # Left to these two, which then have less to move.
-            rectify = isinstance(row.layer, ReLU) and isinstance(after, LRN | MaxPool)
+            # Left to these, which then have less to move.
+            follower = isinstance(after, LRN | SpatialLRN | MaxPool)
+            rectify = isinstance(row.layer, ReLU) and follower
             x = x if rectify else y
 
     def _kernel_and_bias(self, own: Any) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""Local response normalization in torch: across channels, with a gradient of its own, and within.
+"""Local response normalization in torch, across channels or within maps, with its own gradients.
 
 `nn.LocalResponseNorm` pools over channels, which takes several times as long on CPU as the matrix
 products here (docs/performance.md).
@@ -42,11 +42,9 @@ class SpatialLRN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalize (batch, channels, height, width)."""
-        layer, wide = self.layer, x.float()
-        edges = (layer.size // 2, (layer.size - 1) // 2) * 2
-        means = functional.avg_pool2d(functional.pad(wide.square(), edges), layer.size, 1)
-        scale = layer.k + layer.alpha * means
-        return (wide * _inverse_power(scale, layer.beta)).to(x.dtype)
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            return _within(x.float(), self.layer)[0].to(x.dtype)
+        return cast(torch.Tensor, _NormalizeWithin.apply(x, self.layer))
 
     def extra_repr(self) -> str:
         """The layer's numbers."""
@@ -78,6 +76,46 @@ class _Normalize(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             others = (direct * rows / scale) @ near.T
         return _maps(torch.addcmul(direct, rows, others, value=factor), x), None
+
+
+class _NormalizeWithin(torch.autograd.Function):
+    """The same within maps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: spec.SpatialLRN) -> torch.Tensor:
+        wide = x.float()
+        y, scale, power = _within(wide, layer)
+        ctx.save_for_backward(wide, scale, power)
+        ctx.layer = layer
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """As `_Normalize.backward`, with windows' means: the factor has no n."""
+        wide, scale, power = ctx.saved_tensors
+        layer = ctx.layer
+        direct = grads[0].float() * power
+        others = _window_means(direct * wide / scale, layer.size, back=True)
+        factor = -2 * layer.beta * layer.alpha
+        return torch.addcmul(direct, wide, others, value=factor).to(grads[0].dtype), None
+
+
+def _within(
+    x: torch.Tensor, layer: spec.SpatialLRN
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """NCHW maps normalized, the scale under the power, and its power."""
+    scale = layer.k + layer.alpha * _window_means(x.square(), layer.size)
+    power = _inverse_power(scale, layer.beta)
+    return x * power, scale, power
+
+
+def _window_means(x: torch.Tensor, size: int, back: bool = False) -> torch.Tensor:
+    """Sums over size x size windows by size^2; with `back`, of those that a pixel is in."""
+    before, behind = size // 2, (size - 1) // 2
+    if before == behind:
+        return functional.avg_pool2d(x, size, 1, padding=before)
+    edges = (behind, before) * 2 if back else (before, behind) * 2
+    return functional.avg_pool2d(functional.pad(x, edges), size, 1)
 
 
 @functools.lru_cache(maxsize=64)
