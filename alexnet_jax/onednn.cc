@@ -10,7 +10,6 @@
 #include <exception>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "xla/ffi/api/ffi.h"
@@ -160,27 +159,37 @@ struct Pooling {
 
   void spread(const float* x, const float* y, const float* gradients, float* result) const {
     std::fill_n(result, height * width * channels, 0.0f);
-    std::vector<float> left(channels);  // of a window's gradient
     for (int64_t p = 0; p < rows; ++p) {
-      for (int64_t q = 0; q < columns; ++q, y += channels, gradients += channels) {
-        std::copy_n(gradients, channels, left.begin());
-        const int64_t bottom = std::min(p * stride + window, height);
-        const int64_t right = std::min(q * stride + window, width);
-        for (int64_t row = p * stride; row < bottom; ++row) {
-          for (int64_t column = q * stride; column < right; ++column) {
-            const int64_t at = (row * width + column) * channels;
-            give(x + at, y, left.data(), result + at);
-          }
+      for (int64_t q = 0; q < columns; ++q) {
+        for (int64_t c = 0; c < channels; c += kChunk) {
+          const int64_t at = (p * columns + q) * channels + c;
+          one_window(p, q, std::min(kChunk, channels - c), x + c, y + at, gradients + at, result + c);
         }
       }
     }
   }
 
  private:
+  static constexpr int64_t kChunk = 256;  // channels at a time: memory from the heap could run out
+
+  void one_window(int64_t p, int64_t q, int64_t count, const float* x, const float* y,
+                  const float* gradient, float* result) const {
+    float left[kChunk];  // of the window's gradient
+    std::copy_n(gradient, count, left);
+    const int64_t bottom = std::min(p * stride + window, height);
+    const int64_t right = std::min(q * stride + window, width);
+    for (int64_t row = p * stride; row < bottom; ++row) {
+      for (int64_t column = q * stride; column < right; ++column) {
+        const int64_t at = (row * width + column) * channels;
+        give(count, x + at, y, left, result + at);
+      }
+    }
+  }
+
   // A loop that compilers turn into vector instructions, given -fno-trapping-math.
-  void give(const float* __restrict x, const float* __restrict y, float* __restrict left,
-            float* __restrict result) const {
-    for (int64_t c = 0; c < channels; ++c) {
+  static void give(int64_t count, const float* __restrict x, const float* __restrict y,
+                   float* __restrict left, float* __restrict result) {
+    for (int64_t c = 0; c < count; ++c) {
       const bool wins = x[c] == y[c];
       result[c] += wins ? left[c] : 0.0f;
       left[c] = wins ? 0.0f : left[c];

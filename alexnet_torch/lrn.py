@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from alexnet import layers as spec
@@ -67,6 +68,7 @@ class _Normalize(torch.autograd.Function):
         return _maps(rows * power, x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         """dx = g s^-b - 2 b alpha/n x (sum of g x s^(-b-1) over those that x is a neighbor of)."""
         x, scale, power, near = ctx.saved_tensors
@@ -83,17 +85,17 @@ class _NormalizeWithin(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: spec.SpatialLRN) -> torch.Tensor:
-        wide = x.float()
-        y, scale, power = _within(wide, layer)
-        ctx.save_for_backward(wide, scale, power)
+        y, scale, power = _within(x.float(), layer)
+        ctx.save_for_backward(x, scale, power)
         ctx.layer = layer
         return y.to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         """As `_Normalize.backward`, with windows' means: the factor has no n."""
-        wide, scale, power = ctx.saved_tensors
-        layer = ctx.layer
+        x, scale, power = ctx.saved_tensors
+        layer, wide = ctx.layer, x.float()
         direct = grads[0].float() * power
         others = _window_means(direct * wide / scale, layer.size, back=True)
         factor = -2 * layer.beta * layer.alpha

@@ -88,7 +88,7 @@ def read_by(kind: str, count: int, dataset: str) -> dict[str, Any]:
     return {
         "kind": kind,
         "count": count,
-        "dataset": dataset.partition(":")[0],
+        "dataset": dataset,
         "images_per_second": json.loads(done.stdout)["images_per_second"],
     }
 
@@ -159,7 +159,10 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
 
 
 def counts_table(rows: list[dict[str, Any]], name: str, most: int) -> list[str]:
-    """Lines of Markdown: images a second of readers, or devices, beside what the model says."""
+    """Lines of Markdown: images a second of readers, or devices, beside what the model says.
+
+    The first row of each kind is that of one.
+    """
     lines = [f"| {name} | images/s | model | off by |", "|---|---|---|---|"]
     for row in rows:
         found = row["images_per_second"]
@@ -205,7 +208,7 @@ devices that are real.
 
 {devices}
 """
-READ = """Training batches of `paper` (random crops) from {dataset}, up to the device's doorstep:
+READ = """Training batches of `paper` (random crops) from `{dataset}`, up to the device's doorstep:
 `alexnet bench --what input --variant paper --batch-size 128 --dataset D {options}` with so many
 `--loader-threads`, or `--loader-workers`. The model: as many times the images of one as there are
 readers, up to the {cores} cores.
@@ -218,7 +221,7 @@ def page(kept: dict[str, list]) -> str:
     rows, cores = kept["steps"], os.cpu_count() or 1
     lines, words = table(rows)
     read = READ.format(
-        dataset="a JPEG " + kept["readers"][0]["dataset"] if kept["readers"] else "",
+        dataset=kept["readers"][0]["dataset"] if kept["readers"] else "",
         options=" ".join(LENGTH),
         cores=cores,
         table="\n".join(counts_table(kept["readers"], "readers", cores)),
@@ -286,7 +289,14 @@ def main(folder: str = "docs", dataset: str | None = None) -> None:
     for case, framework in itertools.product(cases(), FRAMEWORKS):
         add("steps", {"framework": framework, **case}, measured, framework, case)
     for kind, count in READERS if dataset else ():
-        add("readers", {"kind": kind, "count": count}, read_by, kind, count, dataset)
+        add(
+            "readers",
+            {"kind": kind, "count": count, "dataset": dataset},
+            read_by,
+            kind,
+            count,
+            dataset,
+        )
     for count in DEVICES:
         add("devices", {"count": count}, spread_over, count)
     with atomic_write(target / "growth.md") as file:

@@ -155,6 +155,8 @@ MISTAKES = {
     "bench --what convert --against plain": "--against is for networks",
     "bench --what input --layers": "--layers is for networks",
     "bench --what infer --dataset digits": "--dataset and --data-dir are for --what input",
+    "bench --data-dir /nowhere": "--data-dir is for --dataset tfds:NAME",
+    "bench --dataset digits --against plain": "leave --against or --dataset out",
     "bench --layers --dataset digits": "--dataset and --data-dir are for --what input",
     "bench --dataset digits --num-classes 2": "give --num-classes 10",
     "bench --what input --dataset digits --batch-size 9999": "1,438 training examples",

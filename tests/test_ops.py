@@ -18,12 +18,14 @@ from alexnet.layers import (
     AdaptiveAvgPool,
     Conv,
     MaxPool,
+    SpatialLRN,
 )
 from alexnet_jax import conv as forms
 from alexnet_jax import ops
 from alexnet_jax.conv import conv
 from alexnet_jax.lrn import lrn
 from alexnet_torch.lrn import LRN as TorchLRN
+from alexnet_torch.lrn import SpatialLRN as TorchSpatialLRN
 
 
 def maps(seed, *shape, levels=None):
@@ -102,10 +104,16 @@ def of(backend):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "default"])
-@given(seed=st.integers(0, 99), size=st.integers(1, 6), levels=st.sampled_from([None, 4]))
+@given(
+    seed=st.integers(0, 99),
+    size=st.integers(1, 6),
+    levels=st.sampled_from([None, 4]),
+    within=st.booleans(),
+)
 @settings(max_examples=15, deadline=None)
-def test_lrn_of_a_relu_is_both_in_turn(backend, seed, size, levels):
-    layer, x = LRN(size=size, alpha=0.3, groups=2), jnp.asarray(maps(seed, 2, 3, 3, 8))
+def test_lrn_of_a_relu_is_both_in_turn(backend, seed, size, levels, within):
+    layer = SpatialLRN(size, alpha=0.3) if within else LRN(size=size, alpha=0.3, groups=2)
+    x = jnp.asarray(maps(seed, 2, 3, 3, 8))
     x = 3 * x if levels is None else jnp.round(levels * x)  # with zeros, where ReLU's gradient is 0
     with of("cpu"):
         expected, expected_vjp = jax.vjp(lambda x: lrn(ops.relu(x), layer), x)
@@ -126,6 +134,15 @@ def test_the_gradient_of_lrn_in_bf16_is_fp32s_rounded(backend):
             for kind in (jnp.float32, jnp.bfloat16)
         )
     assert jnp.abs(wide - narrow).max() < 2**-7 * jnp.abs(wide).max()
+
+
+@pytest.mark.parametrize("module", [TorchLRN(LRN(size=3)), TorchSpatialLRN(SpatialLRN(3, 0.3))])
+def test_torch_refuses_a_gradients_gradient(module):
+    """Autograd would take what the forward pass keeps for constants."""
+    images = nchw(maps(0, 1, 4, 4, 6)).requires_grad_()
+    (grad,) = torch.autograd.grad(module(images).square().sum(), images, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
 
 
 def test_lrn_trains_after_inference():

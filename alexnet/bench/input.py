@@ -9,8 +9,9 @@ from alexnet.engine import import_framework
 
 
 def ahead(job: Job) -> int:
-    """The most batches that ours, or a `DataLoader`, makes before they are asked for."""
-    return 2 * max(job.loader_threads, job.loader_workers) + 2
+    """The most batches that are made before they are asked for, by a `DataLoader` twice as many."""
+    readers = max(job.loader_threads, job.loader_workers)
+    return (1 if job.reads else 2) * readers + 2
 
 
 def input_step(job: Job) -> Callable[[int], None]:

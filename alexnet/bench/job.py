@@ -13,7 +13,7 @@ from alexnet.spec import variant
 What = Literal["train", "infer", "input", "convert"]
 Kind = Literal["ours", "ours, reading", "ours, compiled", "plain", "plain, compiled"]
 SYNTHETIC = "synthetic"  # the data set of random images
-# Small, since the batches are always the same: of what is learned by heart, gradients become too
+# Small, since most batches are always the same: of what is learned by heart, gradients become too
 # small for fast arithmetic.
 RATE = 1e-4
 

@@ -1,7 +1,6 @@
 """Whole training steps and forward passes as contenders, ours and plain ones."""
 
 import contextlib
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -50,8 +49,7 @@ def batches(job: Job) -> Iterator[Batch]:
             f"'{dataset.name}' has {dataset.num_classes} classes, the network {job.num_classes}: "
             f"give --num-classes {dataset.num_classes}"
         )
-    loading = dataclasses.replace(config.loading(), whole=job.is_ours)
-    made = train_batches(dataset, config.augmentation, loading, seed=job.seed)
+    made = train_batches(dataset, config.augmentation, config.loading(), seed=job.seed)
     if job.reads:
         return made
     with contextlib.closing(made):

@@ -87,8 +87,12 @@ class Options:
         if not reads and (self.dataset, self.data_dir) != ("synthetic", None):
             raise UserError(
                 "--dataset and --data-dir are for --what input and whole steps of --what train: "
-                "everything else is timed on random images"
+                "leave them out"
             )
+        if self.data_dir and self.dataset == "synthetic":
+            raise UserError("--data-dir is for --dataset tfds:NAME: add that, or leave it out")
+        if self.what == "train" and self.dataset != "synthetic" and self.against:
+            raise UserError("plain code trains on random images: leave --against or --dataset out")
 
     @property
     def length(self) -> float:

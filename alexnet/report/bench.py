@@ -79,10 +79,16 @@ def title(whole: Mapping[str, Any]) -> str:
     length = f"median of {counted(job['blocks'], 'block')} of {job['block_seconds']:g} s"
     if job["what"] == "convert":
         return f"convert, '{job['variant']}'{width}, fp32: {length}"
-    what = f"input, {job['dataset']}," if job["what"] == "input" else f"{job['what']},"
-    return f"{what} '{job['variant']}'{pixels}{width}, batch {job['batch_size']}, " + (
-        f"{_loaders(job)}: {length}" if job["what"] == "input" else f"{job['precision']}: {length}"
-    )
+    reads = job["what"] == "input" or job["dataset"] != "synthetic"
+    parts = [
+        job["what"],
+        *([job["dataset"]] if reads else []),
+        f"'{job['variant']}'{pixels}{width}",
+        f"batch {job['batch_size']}",
+        *([_loaders(job)] if reads else []),
+        *([] if job["what"] == "input" else [job["precision"]]),
+    ]
+    return f"{', '.join(parts)}: {length}"
 
 
 def _loaders(job: Mapping[str, Any]) -> str:

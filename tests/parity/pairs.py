@@ -109,7 +109,7 @@ def agreeing_pair(name: str, **options: object) -> Pair:
 
 
 def choices(spec: Spec, outputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What a forward pass chose by its layers' outputs: ReLUs that are open, maxima's places."""
+    """A forward pass's choices, by its layers' outputs: ReLUs that are open, maxima's places."""
     found, before = [], np.empty(0)
     for row in trace(spec):
         if isinstance(row.layer, ReLU):
