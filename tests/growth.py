@@ -289,14 +289,8 @@ def main(folder: str = "docs", dataset: str | None = None) -> None:
     for case, framework in itertools.product(cases(), FRAMEWORKS):
         add("steps", {"framework": framework, **case}, measured, framework, case)
     for kind, count in READERS if dataset else ():
-        add(
-            "readers",
-            {"kind": kind, "count": count, "dataset": dataset},
-            read_by,
-            kind,
-            count,
-            dataset,
-        )
+        asked = {"kind": kind, "count": count, "dataset": dataset}
+        add("readers", asked, read_by, *asked.values())
     for count in DEVICES:
         add("devices", {"count": count}, spread_over, count)
     with atomic_write(target / "growth.md") as file:
