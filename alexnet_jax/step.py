@@ -87,21 +87,34 @@ def train_step(
     if parts == 1:
         grads, sums, statistics = of_part(state.statistics, batch, first_row)
     else:
-
-        def add(carry: tuple, part: tuple[jax.Array, Batch]) -> tuple[tuple, None]:
-            number, own = part
-            *new, statistics = of_part(carry[2], own, first_row + number * rows // parts)
-            return (*jax.tree.map(jnp.add, carry[:2], tuple(new)), statistics), None
-
-        none = jax.tree.map(jnp.zeros_like, state.params), dict.fromkeys(METRICS, jnp.zeros(()))
         pieces = {n: spread(x.reshape(parts, -1, *x.shape[1:])) for n, x in batch.items()}
-        (grads, sums, statistics), _ = lax.scan(
-            add, (*none, state.statistics), (jnp.arange(parts), pieces)
-        )
+        grads, sums, statistics = _add_up(of_part, state, pieces, first_row, rows // parts)
     grads = _sum(grads, axis_name)
     updates, momentum = optimizer.update(grads, state.momentum, state.params, rates=rates)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, statistics, momentum), _sum(sums, axis_name)
+
+
+def _add_up(
+    of_part: Callable[..., tuple],
+    state: TrainState,
+    pieces: Batch,
+    first_row: jax.Array | int,
+    rows: int,
+) -> tuple[nnx.State, Metrics, nnx.State]:
+    """The gradients and sums of parts, added up, and the statistics that the last one leaves.
+
+    `pieces` are (parts, rows, ...): the batch's, from its row `first_row` on.
+    """
+
+    def add(carry: tuple, part: tuple[jax.Array, Batch]) -> tuple[tuple, None]:
+        number, own = part
+        *new, statistics = of_part(carry[2], own, first_row + number * rows)
+        return (*jax.tree.map(jnp.add, carry[:2], tuple(new)), statistics), None
+
+    none = jax.tree.map(jnp.zeros_like, state.params), dict.fromkeys(METRICS, jnp.zeros(()))
+    numbers = jnp.arange(len(pieces["mask"]))
+    return lax.scan(add, (*none, state.statistics), (numbers, pieces))[0]
 
 
 def gradients(
