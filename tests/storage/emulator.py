@@ -1,4 +1,4 @@
-"""Google Cloud Storage on the loopback: `python -m tests.storage_emulator LOG`.
+"""Google Cloud Storage on the loopback: `python -m tests.storage.emulator LOG`.
 
 gcp-storage-emulator, and in front of it what its clients here rely on and it leaves out:
 generations (TensorStore writes on condition that nobody else has meanwhile), the answer to a range
