@@ -61,3 +61,14 @@ def run_train(*options: object, check: int | None = 0, **kwargs) -> subprocess.C
     if check is not None and result.returncode != check:
         pytest.fail(f"exit code {result.returncode}, not {check}:\n{result.stdout}{result.stderr}")
     return result
+
+
+def alexnet_command(*options: object, check: int = 0, **kwargs) -> subprocess.CompletedProcess:
+    """`alexnet` with these options in a process of its own, on one device."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "alexnet", *map(str, options)],
+        capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, **kwargs,
+    )  # fmt: skip
+    assert result.returncode == check, result.stdout + result.stderr
+    return result
