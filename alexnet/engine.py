@@ -145,7 +145,7 @@ def import_framework(framework: str, module: str) -> ModuleType:
             raise
         raise UserError(
             f"--framework {framework} needs the package '{error.name}', which is not installed: "
-            f"run `pip install -c constraints.txt '.[{framework}]'`"
+            f"run `pip install -c constraints.txt -e '.[{framework}]'`"
         ) from error
 
 

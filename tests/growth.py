@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.bench.network import floating_point_operations
+from alexnet.data.cache import read_meta
 from alexnet.files import atomic_write
 from alexnet.metrics import read
 from alexnet.report.bench import conditions_lines
@@ -89,8 +90,15 @@ def read_by(kind: str, count: int, dataset: str) -> dict[str, Any]:
         "kind": kind,
         "count": count,
         "dataset": dataset,
+        "format": _format(dataset),
         "images_per_second": json.loads(done.stdout)["images_per_second"],
     }
+
+
+def _format(dataset: str) -> str:
+    """The form of a cache's images in words; nothing for other data sets."""
+    kind, _, folder = dataset.partition(":")
+    return f" ({read_meta(Path(folder))['layout']['format']} images)" if kind == "cache" else ""
 
 
 def spread_over(devices: int) -> dict[str, Any]:
@@ -178,8 +186,8 @@ def counts_table(rows: list[dict[str, Any]], name: str, most: int) -> list[str]:
 PAGE = """# How the cost of a step grows
 
 Training steps of `torchvision` in fp32, measured one at a time by `make growth`, which writes this
-page: `alexnet bench --framework F {options}` with the values below; rows with one core are bound
-to it.
+page, and keeps in `growth.json` what it has measured (delete that to begin anew): `alexnet bench
+--framework F {options}` with the values below; rows with one core are bound to it.
 
 ![images a second by batch, width and image size](growth.png)
 
@@ -208,8 +216,8 @@ devices that are real.
 
 {devices}
 """
-READ = """Training batches of `paper` (random crops) from `{dataset}`, up to the device's doorstep:
-`alexnet bench --what input --variant paper --batch-size 128 --dataset D {options}` with so many
+READ = """Training batches of `paper` (random crops) from `{dataset}`{format}, up to the device's
+doorstep: `alexnet bench --what input --variant paper --batch-size 128 --dataset D {options}` with so many
 `--loader-threads`, or `--loader-workers`. The model: as many times the images of one as there are
 readers, up to the {cores} cores.
 
@@ -222,6 +230,7 @@ def page(kept: dict[str, list]) -> str:
     lines, words = table(rows)
     read = READ.format(
         dataset=kept["readers"][0]["dataset"] if kept["readers"] else "",
+        format=kept["readers"][0]["format"] if kept["readers"] else "",
         options=" ".join(LENGTH),
         cores=cores,
         table="\n".join(counts_table(kept["readers"], "readers", cores)),

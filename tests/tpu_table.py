@@ -1,6 +1,7 @@
 """`python -m tests.tpu_table TABLE [FOLDER]`: the tables of docs/tpu-compile.md, row by row.
 
-Takes one to four minutes a row. With a folder, reports are kept there as JSON and not made twice.
+Takes one to seventeen minutes a row. With a folder, reports are kept there as JSON and not made
+twice.
 """
 
 import json

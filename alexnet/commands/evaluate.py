@@ -24,7 +24,8 @@ class Options:
 
     # A run's work directory, a weights file of any format, or a Hugging Face folder.
     weights: str = field(metadata=POSITIONAL)
-    # digits, tfds:NAME, folder:PATH or synthetic; by default what a run was trained with.
+    # digits, tfds:NAME, folder:PATH, cache:PATH or synthetic; by default what a run was trained
+    # with.
     dataset: str | None = None
     # Directory of prepared TFDS data sets.
     data_dir: str | None = None

@@ -16,7 +16,7 @@ PAGE = "report.html"
 class Options:
     """Runs, and what of them to show."""
 
-    # Runs' work directories, or a weights file; from the filters on, the page shows the first.
+    # Runs' work directories, or a weights file; from the classes on, the page shows the first.
     run: tuple[str, ...] = field(metadata=POSITIONAL)
     # The page; by default report.html in the first run's directory, or beside the weights file.
     output: str | None = None

@@ -124,7 +124,7 @@ def _library() -> Any:
     except ImportError as error:
         raise UserError(
             f"the hub needs the package {error.name}, which is not installed: "
-            "pip install -c constraints.txt '.[hub]'"
+            "pip install -c constraints.txt -e '.[hub]'"
         ) from error
     return huggingface_hub
 
