@@ -217,9 +217,9 @@ devices that are real.
 {devices}
 """
 READ = """Training batches of `paper` (random crops) from `{dataset}`{format}, up to the device's
-doorstep: `alexnet bench --what input --variant paper --batch-size 128 --dataset D {options}` with so many
-`--loader-threads`, or `--loader-workers`. The model: as many times the images of one as there are
-readers, up to the {cores} cores.
+doorstep: `alexnet bench --what input --variant paper --batch-size 128 --dataset D {options}` with
+so many `--loader-threads`, or `--loader-workers`. The model: as many times the images of one as
+there are readers, up to the {cores} cores.
 
 {table}"""
 
