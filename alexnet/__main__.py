@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 def program(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run a command as a process of its own, which takes memory in huge pages where it computes."""
+    from alexnet.output import open_closed
+
+    open_closed()
     words = sys.argv[1:] if argv is None else argv
     if words[:1] in (["train"], ["evaluate"]):
         from alexnet.memory import restart_with_huge_pages

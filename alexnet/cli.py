@@ -1,11 +1,11 @@
 """The `alexnet` command: finds the subcommand, and turns errors into sentences and exit codes."""
 
+import contextlib
 import importlib
-import os
-import select
 import sys
 from collections.abc import Sequence
 
+from alexnet import output
 from alexnet.errors import RunError, UserError, choose
 from alexnet.options import parse
 from alexnet.text import printable
@@ -48,13 +48,13 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         return _say("failed", str(error), 1)
     except MemoryError as error:
         return _say("failed", f"not enough memory: {error}".removesuffix(": "), 1)
-    except BrokenPipeError:
-        if not _reader_left():
-            raise
-        return 1
     except OSError as error:
         if error.filename is None or error.strerror is None:
-            raise
+            reason = output.lost(error)
+            if reason is None:
+                raise
+            silent = isinstance(reason, BrokenPipeError)  # as `| head` wants it
+            return 1 if silent else _say("failed", output.sentence(reason), 1)
         wrong_use = isinstance(error, FileNotFoundError | PermissionError)
         sentence = f"{error.filename}: {error.strerror}"
         return _say("error", sentence, 2) if wrong_use else _say("failed", sentence, 1)
@@ -93,18 +93,7 @@ def _usage() -> str:
 
 def _say(kind: str, message: str, code: int) -> int:
     """Print one line of bounded length: what a file says of itself can't write to the terminal."""
-    print(
-        f"{kind}: {printable(message[:_MOST])}{'...' if len(message) > _MOST else ''}",
-        file=sys.stderr,
-    )
+    shown = printable(message[:_MOST]) + ("..." if len(message) > _MOST else "")
+    with contextlib.suppress(OSError):  # the exit code says it, too
+        print(f"{kind}: {shown}", file=sys.stderr)
     return code
-
-
-def _reader_left() -> bool:
-    """True where nobody reads standard output any more, as after `| head`; it is closed then."""
-    pipe = select.poll()
-    pipe.register(sys.stdout, 0)  # an error is reported whatever is asked for
-    if not pipe.poll(0):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to flush
-    return True

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet import metrics, weights, workdir
+from alexnet import metrics, output, weights, workdir
 from alexnet.checkpoints import Checkpoints
 from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset, fingerprint
@@ -81,7 +81,7 @@ def _run(
         for note in notes if index == 0 else ():
             progress.note(note)
         if processes.count > 1:
-            print(processes.describe(), flush=True)
+            output.say(processes.describe())
         folder, keep = path / workdir.CHECKPOINTS, config.run.keep_checkpoints
         checkpoints = Checkpoints(folder, keep, engine.write, processes, progress.note)
         data, roles = fingerprint(dataset), variables(spec)
@@ -94,7 +94,9 @@ def _run(
     if code:
         if processes.index == 0:
             here = printable(str(path))
-            print(f"stopped at step {trainer.step}; --resume --workdir {here} goes on from there")
+            output.say(
+                f"stopped at step {trainer.step}; --resume --workdir {here} goes on from there"
+            )
         return code
     arrays, source = engine.weights(), f"run {path.name}"
     if processes.index == 0:
@@ -103,8 +105,8 @@ def _run(
             weights.save(path / workdir.WEIGHTS, saved)
         except UserError as error:  # the directory is gone: that is no wrong use of the command
             raise RunError(f"{error}; {checkpoints.last_good()}") from error
-        print(f"weights, metrics and {workdir.CURVE} are in {printable(str(path))}")
-        print(summary(trainer.evals[-1], dataset.num_classes))
+        output.say(f"weights, metrics and {workdir.CURVE} are in {printable(str(path))}")
+        output.say(summary(trainer.evals[-1], dataset.num_classes))
     return 0
 
 

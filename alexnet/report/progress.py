@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from rich.console import Console
+from rich import console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,10 +14,17 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Column
 
+from alexnet.output import lasting
 from alexnet.scores import LISTED
 from alexnet.text import counted, printable
 
 _WIDE = 90  # columns of a terminal from which on the bar has room for all numbers
+
+
+class _Console(console.Console):
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is being handled; rich would end the process."""
+        raise
 
 
 class Progress:
@@ -35,7 +42,7 @@ class Progress:
     ):
         self._steps_per_epoch, self._num_classes = steps_per_epoch, num_classes
         self._leads, self._prefix = process == 0, f"process {process}: " if process else ""
-        self._console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._console = _Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -63,7 +70,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A sentence of its own line."""
-        self._console.print(self._prefix + printable(text), markup=False)
+        with lasting():
+            self._console.print(self._prefix + printable(text), markup=False)
 
     def train(self, record: dict[str, Any], logged: bool) -> None:
         """A step's metrics; `logged` where they went into the log."""

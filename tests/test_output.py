@@ -1,0 +1,75 @@
+"""Standard output that is closed, full, or read by nobody: no traceback, and no run is lost."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from alexnet.output import lasting, say
+from tests.conftest import NARROW, ROOT
+
+ALEXNET = (sys.executable, "-m", "alexnet")
+RUN = ("--framework", "torch", *NARROW, "--log-every", "1", "--steps")
+
+
+def limited(size):
+    """What a child does first: its files may not grow beyond `size` bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_is_a_sentence(tmp_path):
+    with open(tmp_path / "log", "wb") as log:
+        result = subprocess.run(
+            [*ALEXNET, "recipes"], stdout=log, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            preexec_fn=limited(100),
+        )  # fmt: skip
+    told = "failed: standard output can't be written to: File too large\n"
+    assert (result.returncode, result.stderr) == (1, told)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_lead_nowhere(closed):
+    command = f"{sys.executable} -m alexnet recipes {closed}"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert ("cifar-18pct" in result.stdout) is (" >" not in f" {closed}".replace(" 2>", ""))
+
+
+def test_an_error_is_no_output():
+    command = f"{sys.executable} -m alexnet nosuch 2>&-"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode, result.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_is_saved_although_its_reader_ended_first(number, code, tmp_path):
+    """As a Ctrl-C ends `train | tee log`: both get the signal."""
+    command = [*ALEXNET, "train", *RUN, "100000", "--workdir", tmp_path / "run"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        while not process.stdout.readline().startswith("step "):
+            assert process.poll() is None
+        process.stdout.close()
+        time.sleep(0.2)  # lines without a reader
+        process.send_signal(number)
+        assert process.wait(60) == code
+        said = process.stderr.read()
+    assert said == "nobody reads standard output any more: going on without it\n"
+    assert len(os.listdir(tmp_path / "run" / "checkpoints")) == 1
+
+
+def test_other_errors_are_not_taken_for_it():
+    with pytest.raises(FileNotFoundError), lasting():
+        os.stat("/nowhere/at/all")
+    with pytest.raises(OSError, match="whatever"), lasting():
+        raise OSError("whatever")
+
+
+def test_a_line_is_shown(capsys):
+    say("one")
+    assert capsys.readouterr().out == "one\n"
