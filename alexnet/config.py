@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from alexnet.errors import UserError
 from alexnet.layers import LeCun, Spec
-from alexnet.options import between, check_option_path, check_values, flag, require
+from alexnet.options import LEAST, between, check_option_path, check_values, flag, require
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, EvalProtocol, Normalize, Preprocess
 from alexnet.spec import VARIANTS, variant
 
@@ -114,7 +114,7 @@ class DataConfig:
         between(self, 1, 2 * LARGEST_IMAGE, "resize_to")
         between(self, 0, None, "color_noise", "color_noise_until")
         between(self, 1, None, "crop_chunk")
-        require(all(s > 0 for s in self.std), "std", self.std, "above 0")
+        require(all(s >= LEAST for s in self.std), "std", self.std, f"above 0, {LEAST:g} at least")
         check_option_path("data_dir", self.data_dir)
         check_option_path("mean_image", self.mean_image, hub=True)
         check_option_path("preprocess_from", self.preprocess_from, hub=True)

@@ -121,7 +121,7 @@ def check_parts(batch_size: int, devices: int, optim: OptimConfig | None) -> Non
         each = f" by {devices} devices" if devices > 1 else ""
         raise UserError(
             f"--batch-size {batch_size} can't be computed in {parts} equal parts{each}, as "
-            f"--accumulate asks: use {nearest}"
+            f"--accumulate asks: use --batch-size {nearest}"
         )
 
 

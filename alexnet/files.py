@@ -52,6 +52,18 @@ def as_path(text: str | PurePath) -> Path:
     return epath.Path(url)
 
 
+def at_home(path: Path) -> Path:
+    """A path whose first part may be `~` or `~USER`, a home directory.
+
+    Raises:
+        UserError: where there is none.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such home directory; write the whole path") from error
+
+
 def check_path(path: str | PurePath) -> str | PurePath:
     """A path as it is; what is none would fail later, in other words.
 

@@ -1,9 +1,21 @@
-"""Importing a library without the optional ones that it would bring along."""
+"""Imports that bring nothing else along: no optional libraries, no files of the current folder."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+# `python -m` would look for modules in the current folder first: one called queue.py could run.
+_RUN = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+
+def command_of(module: str) -> list[str]:
+    """A command that runs one of this package's modules, whatever lies in the current folder."""
+    return [sys.executable, "-P", "-c", _RUN, str(Path(__file__).parents[1]), module]
 
 
 @contextmanager

@@ -8,7 +8,6 @@ unique over the whole tree. `Literal` lists the words that an option takes.
 import argparse
 import dataclasses
 import inspect
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, NoneType, UnionType
@@ -22,6 +21,7 @@ T = TypeVar("T")
 POSITIONAL = MappingProxyType({"positional": True})
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LARGEST = 2**63  # what libraries take for an integer
+LEAST, MOST = 1e-37, 1e37  # magnitudes that, as their reciprocals, are finite and normal in fp32
 
 
 def parse(
@@ -293,7 +293,8 @@ def check_values(options: Any) -> None:
             choose(flag(field.name), value, get_args(kind))
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float):
-                require(math.isfinite(number), field.name, value, "a finite number")
+                need = "a finite number that fp32 holds, 1e37 at most"
+                require(abs(number) <= MOST, field.name, value, need)
             elif isinstance(number, int):
                 require(abs(number) < _LARGEST, field.name, value, "below 2^63")
 

@@ -18,6 +18,7 @@ from alexnet.files import check_target, is_remote
 from alexnet.layers import Spec
 from alexnet.preparation import PreparationConfig, prepared, said
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from alexnet.replacing import check_replaceable
 from alexnet.staging import staging, take_place
 from alexnet.weights import Weights
 from alexnet.weights.adapt import adapt, fold_preprocess
@@ -104,6 +105,7 @@ def write_run(path: Path, state: RunState, framework: Framework) -> None:
         UserError: where something is there already.
         RunError: where the disk refuses it.
     """
+    workdir.check_name(path)
     there = UserError(f"{path} is there already, and a run is never overwritten: name a new one")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise there
@@ -281,6 +283,7 @@ def convert(
     """
     if target.suffix and target_format not in (FOLDER, "jax", "torch"):
         check_target(target)
+        check_replaceable(target, source)
     whole, state = _read(source, source_format, step, variant, image_size)
     if target_format in ("jax", "torch") and not target.suffix and state is None:
         raise UserError(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from alexnet.errors import UserError
-from alexnet.options import check_values, flag, require
+from alexnet.options import LEAST, check_values, flag, require
 from alexnet.preprocess import Preprocess, ResizeRule, describe
 from alexnet.preprocess import from_json as preprocess_from_json
 from alexnet.preprocess import to_json as preprocess_to_json
@@ -32,7 +32,7 @@ class PreparationConfig:
     def __post_init__(self) -> None:
         """Check each option."""
         check_values(self)
-        require(all(s > 0 for s in self.std), "std", self.std, "above 0")
+        require(all(s >= LEAST for s in self.std), "std", self.std, f"above 0, {LEAST:g} at least")
         check_one_mean(bool(self.mean), self.mean_image)
 
     def __bool__(self) -> bool:

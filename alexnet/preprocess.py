@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from alexnet.errors import UserError
+from alexnet.options import LEAST, MOST
 
 if TYPE_CHECKING:  # --help does not wait for it
     import numpy as np
@@ -21,7 +22,6 @@ ResizeRule = Literal["short", "warp"]  # scale the short side to a length, or wa
 ChannelOrder = Literal["RGB", "BGR", "L"]
 
 _MAX_SIZE = 1 << 20  # pixels a side
-_SMALLEST, _LARGEST = 1e-37, 1e37  # magnitudes whose reciprocals, too, are finite in fp32
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def from_json(values: Any, channels: int) -> Preprocess:
             "resize_to": _is_size(values["resize_to"]),
             "crop": _is_size(values["crop"]),
             "channel_order": values["channel_order"] in get_args(ChannelOrder),
-            "mean": _are_numbers(values["mean"], channels, -_LARGEST),
-            "std": _are_numbers(values["std"], channels, _SMALLEST),
+            "mean": _are_numbers(values["mean"], channels, -MOST),
+            "std": _are_numbers(values["std"], channels, LEAST),
             "image": "image" not in values or isinstance(values["image"], str),
         }.items()
         if not valid
@@ -156,7 +156,7 @@ def _decoded(text: str, side: int, channels: int) -> bytes:
             f"the preprocessing's mean image has {len(data) // 4:,} numbers, and an input of "
             f"{side}x{side}x{channels} has {side * side * channels:,}"
         )
-    if not (np.abs(np.frombuffer(data, "<f4")) <= _LARGEST).all():
+    if not (np.abs(np.frombuffer(data, "<f4")) <= MOST).all():
         raise UserError("the preprocessing's mean image has numbers that no image has")
     return data
 
@@ -170,5 +170,5 @@ def _are_numbers(values: Any, count: int, least: float) -> bool:
     return (
         isinstance(values, list | tuple)
         and len(values) == count
-        and all(type(value) in (int, float) and least <= value <= _LARGEST for value in values)
+        and all(type(value) in (int, float) and least <= value <= MOST for value in values)
     )

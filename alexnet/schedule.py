@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from alexnet.config import OptimConfig
 from alexnet.errors import UserError
 from alexnet.layers import Variable
+from alexnet.options import MOST
 
 
 def rates(
@@ -147,8 +148,9 @@ def _pairs(option: str, texts: Iterable[str]) -> list[tuple[str, float]]:
             factor = float(number)
         except ValueError:
             factor = -1.0
-        if not equals or not 0 <= factor < math.inf:
-            raise UserError(f"{option} {text} must read GROUP=FACTOR, such as fc8=10")
+        if not equals or not 0 <= factor <= MOST:
+            need = f"GROUP=FACTOR, such as fc8=10, and at most {MOST:g}"
+            raise UserError(f"{option} {text} must read {need}")
         pairs.append((group, factor))
     return pairs
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,12 @@ from alexnet.errors import RunError, UserError
 from alexnet.lock import LOCK, Lock, acquire
 from alexnet.metrics import DAMAGED, DIGESTS, EVENTS, METRICS
 from alexnet.options import flag, shown
+from alexnet.text import is_text
 
+_LONGEST_PATH = 1 << 16  # more than any system takes
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 WEIGHTS, CURVE = "weights.safetensors", "curve.png"
-_WRITTEN = (
+OWN = (
     METRICS,
     DIGESTS,
     DAMAGED,
@@ -31,7 +34,7 @@ _IN_FOLDERS = {
     CHECKPOINTS: re.compile(r"(damaged-)?[0-9]{8,}(-[0-9]+)?"),
     EVENTS: re.compile(r"events\.out\.tfevents\..*"),
 }
-_TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, (CONFIG, *_WRITTEN)))})\..*\.tmp")
+_TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, (CONFIG, *OWN)))})\..*\.tmp")
 
 
 def claim(config: TrainConfig) -> Lock:
@@ -46,6 +49,7 @@ def claim(config: TrainConfig) -> Lock:
         RunError: where a bucket can't be reached.
     """
     path = files.as_path(config.run.workdir or ".")
+    check_name(path)
     with _in_a_sentence(path):
         if not path.is_dir() and config.run.resume:
             raise UserError(f"--resume: there is no run in {path} (no {CONFIG})")
@@ -59,6 +63,19 @@ def claim(config: TrainConfig) -> Lock:
             lock.release()
             raise
         return lock
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that checkpoints can't keep in their own descriptions.
+
+    Raises:
+        UserError: where it is not text in UTF-8.
+    """
+    if not is_text(os.path.abspath(path), _LONGEST_PATH):
+        raise UserError(
+            f"the work directory {path} is not UTF-8 text in this locale: give another name, or "
+            "set a locale that is UTF-8, as LC_ALL=C.UTF-8"
+        )
 
 
 def prepare(config: TrainConfig) -> Path:
@@ -135,7 +152,7 @@ def _delete_run(path: Path) -> None:
             files.remove_tree(one) if one.is_dir() else one.unlink(missing_ok=True)
         if inside and len(own) == len(inside) and not _is_link(path / folder):
             files.remove_tree(path / folder)
-    for name in _WRITTEN:
+    for name in OWN:
         if (path / name).is_file():
             (path / name).unlink()
     if config.data.mean_image:  # a kill must not leave this one beside the new run's image

@@ -3,6 +3,7 @@ import typing
 
 import pytest
 
+from alexnet import cli
 from alexnet.commands.train import parse_train
 from alexnet.config import (
     DataConfig,
@@ -121,3 +122,24 @@ def test_a_run_of_the_wrong_zoo_is_refused():
     del values["tables"]
     with pytest.raises(UserError, match=r"27 and 13 where .* 26 and 12.*'caffe' at 224 pixels"):
         from_json(values)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--std", "1e-320"],
+        ["--mean", "1e308"],
+        ["--learning-rate", "1e308"],
+        ["--rate-of", "fc8=1e300"],
+        ["--decay-of", "fc8=1e39"],
+    ],
+)
+def test_numbers_that_fp32_cannot_hold_are_refused(words, tmp_path, capsys):
+    narrow = ["--width", "0.0625", "--image-size", "67", "--steps", "1"]
+    assert cli.main(["train", *narrow, "--workdir", str(tmp_path / "run"), *words]) == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_a_home_that_is_not_there_is_a_sentence(capsys):
+    assert cli.main(["prepare", "digits", "~no-such-user/x"]) == 2
+    assert "there is no such home directory" in capsys.readouterr().err

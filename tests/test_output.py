@@ -73,3 +73,19 @@ def test_other_errors_are_not_taken_for_it():
 def test_a_line_is_shown(capsys):
     say("one")
     assert capsys.readouterr().out == "one\n"
+
+
+@pytest.mark.parametrize("command", ["bench", "doctor"])
+def test_no_file_of_the_current_folder_is_run(command, tmp_path):
+    """As `queue.py` would be, which somebody has there, by `python -m` in a child process."""
+    for name in ("queue", "numpy", "grp"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('run')")
+    short = ("--what", "convert", "--width", "0.0625", "--image-size", "67", "--blocks", "1")
+    options = {"bench": (*short, "--block-seconds", "0.1"), "doctor": ("--framework", "torch")}
+    program = f"import sys; sys.path.append({str(ROOT)!r}); from alexnet.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", program, command, *options[command]],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "torch to safetensors" in result.stdout or "cpu" in result.stdout, result.stderr
+    assert "run" not in result.stderr.split()

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -212,3 +213,11 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("nonsense\n" + json.dumps(record(1)) + "\n")
     with pytest.raises(UserError, match="line 1"):
         metrics.read(tmp_path)
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_is_made(tmp_path):
+    """Orbax and the descriptions of checkpoints keep names in UTF-8."""
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(UserError, match="is not UTF-8 text in this locale"):
+        workdir.prepare(config_in(odd))
+    assert not os.path.exists(odd)

@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from types import TracebackType
 from typing import Any
 
 from alexnet.bench.job import Job
 from alexnet.errors import RunError, UserError
+from alexnet.imports import command_of
 from alexnet.memory import with_huge_pages
 from alexnet.text import printable
 
@@ -33,7 +33,7 @@ class Child:
         self.job, self.name = job, job.name
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "alexnet.bench.worker"],
+            command_of("alexnet.bench.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

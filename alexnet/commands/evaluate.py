@@ -12,6 +12,7 @@ from alexnet.files import check_target
 from alexnet.options import POSITIONAL, between, check_values
 from alexnet.preparation import PreparationConfig
 from alexnet.protocols import NAMES, ProtocolName
+from alexnet.replacing import check_replaceable
 
 if TYPE_CHECKING:
     from alexnet.evaluation import Evaluation
@@ -85,6 +86,7 @@ def main(options: Options) -> int:
     options.devices.check_framework(framework)
     if options.save:
         check_target(options.save)
+        check_replaceable(options.save, options.weights)
     real = _read_real(options)
     both = framework == "both"
     processes = Processes() if both else connect(framework, options.devices)

@@ -11,6 +11,7 @@ from alexnet.errors import UserError
 from alexnet.files import check_target
 from alexnet.options import POSITIONAL, between, check_values
 from alexnet.preparation import PreparationConfig
+from alexnet.replacing import check_replaceable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +76,7 @@ def main(options: Options) -> int:
 
     if options.features:
         check_target(options.features[1])
+        check_replaceable(options.features[1], options.weights)
     files, problems = find_images(_words(options.images))
     for sentence in problems:
         _say(f"left out: {sentence}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alexnet.config import LARGEST_IMAGE
 from alexnet.errors import UserError
-from alexnet.files import as_path, is_remote
+from alexnet.files import as_path, at_home, is_remote
 from alexnet.options import POSITIONAL, between, check_values, require
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def main(options: Options) -> int:
     layout = Layout(
         options.format, options.size, options.channels, options.resize_rule, options.quality
     )
-    folder = as_path(options.target).expanduser()
+    folder = at_home(as_path(options.target))
     request = cache_writer.Request(
         options.source, folder, layout, options.data_dir, options.seed, options.on_bad_image
     )
@@ -104,12 +104,13 @@ def _statistics(dataset: "Dataset", folder: "Path", observer: "Preparing") -> di
     """Write `statistics.npz` into the cache, and give what is in it but for the mean image."""
     import numpy as np
 
+    from alexnet.data.mean_image import STATISTICS
     from alexnet.data.statistics import statistics
     from alexnet.files import atomic_write
 
     total = len(dataset.train)
     found = statistics(dataset.train, lambda done: observer.progress("adding up", done, total))
-    path = folder / "statistics.npz"
+    path = folder / STATISTICS
     with atomic_write(path) as file:
         np.savez(file, **vars(found))
     return {"statistics": str(path), **found.to_json()}

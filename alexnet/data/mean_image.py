@@ -21,7 +21,7 @@ from alexnet.preprocess import to_json as preprocess_to_json
 from alexnet.text import printable
 
 FILE = "mean_image.json"  # a run's own, in its work directory
-_STATISTICS = "statistics.npz"  # a cache's, by `alexnet prepare --statistics`
+STATISTICS = "statistics.npz"  # a cache's, by `alexnet prepare --statistics`
 _LARGEST = 1 << 11  # pixels a side
 _LARGEST_INPUT = 448  # a file's header has room for 500, beside a thousand class names
 _MOST = 3 * 8 * _LARGEST**2 + (1 << 20)  # bytes of a file, or of what is packed in it
@@ -64,7 +64,7 @@ def _read(source: str, channels: int) -> np.ndarray:
     from alexnet import hub
 
     path = hub.local(source)
-    for name in (_STATISTICS, FILE):
+    for name in (STATISTICS, FILE):
         if (path / name).is_file():
             path /= name
     if path.name == FILE:
@@ -166,7 +166,7 @@ def _of_weights(path: Path) -> np.ndarray:
     if hub.is_folder(path):
         return _of(hub.read_folder(path).preprocess.normalize)
     if path.is_dir():
-        raise UserError(f"it has no {_STATISTICS} (`alexnet prepare --statistics`) and no {FILE}")
+        raise UserError(f"it has no {STATISTICS} (`alexnet prepare --statistics`) and no {FILE}")
     return _of(weights.load(path).preprocess.normalize)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 
 from alexnet.data.dataset import Dataset
 from alexnet.errors import UserError, unknown
-from alexnet.files import as_path, is_remote
+from alexnet.files import as_path, at_home, is_remote
 
 KINDS = ("digits", "tfds:NAME", "folder:PATH", "cache:PATH", "synthetic")
 
@@ -45,17 +45,17 @@ def open_dataset(
     if kind == "folder" and rest:
         from alexnet.data.folder import open_folder
 
-        return open_folder(as_path(rest).expanduser(), name, seed)
+        return open_folder(at_home(as_path(rest)), name, seed)
     if kind == "cache" and rest:
         from alexnet.data.cache import open_cache
         from alexnet.data.remote_cache import local_copy
 
         path = as_path(rest)
-        return open_cache(local_copy(path) if is_remote(path) else path.expanduser(), name)
+        return open_cache(local_copy(path) if is_remote(path) else at_home(path), name)
     if kind == "tfds" and rest:
         from alexnet.data.tfds import open_tfds
 
         return open_tfds(rest, None if data_dir is None else as_path(data_dir))
-    if name and not colon and Path(name).expanduser().is_dir():
+    if name and not colon and at_home(Path(name)).is_dir():
         raise UserError(f"unknown data set '{name}': for a folder of images write folder:{name}")
     raise unknown("data set", name, KINDS)

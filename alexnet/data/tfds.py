@@ -14,6 +14,7 @@ from alexnet.data.dataset import Dataset, Source
 from alexnet.data.prepared import INFO, check_metadata
 from alexnet.data.tfrecord import RecordFiles
 from alexnet.errors import RunError, UserError, unknown
+from alexnet.files import at_home
 from alexnet.text import printable
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -170,7 +171,7 @@ def _local(data_dir: str) -> Path:
             f"--data-dir is {bucket}, but examples can't be read in random order from gs://: "
             "mount the bucket with gcsfuse, or copy the data set to a local disk"
         )
-    return Path(data_dir).expanduser()
+    return at_home(Path(data_dir))
 
 
 def _allow_open_files(shards: int) -> None:

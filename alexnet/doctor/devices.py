@@ -17,6 +17,7 @@ from alexnet.config_json import from_json, to_json
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding, install
 from alexnet.engine import import_framework
 from alexnet.errors import UserError
+from alexnet.imports import command_of
 from alexnet.processes import connect
 
 TIME_LIMIT = 120  # seconds; a TPU slice's first answer may take one of the two minutes
@@ -34,7 +35,7 @@ def probe(config: TrainConfig, seconds: float = TIME_LIMIT) -> dict[str, Any]:
     Where that fails or takes more than `seconds`: `error`, a sentence, and `fix`.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "alexnet.doctor.devices"],
+        command_of("alexnet.doctor.devices"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True,
         env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
