@@ -239,7 +239,7 @@ class DevicesConfig:
     compile: bool = False
     # JAX's way to spread a step over devices.
     spmd: Literal["jit", "shard_map", "pmap"] = "jit"
-    # data=D,model=M: D times M devices, of which M share fc6, fc7 and fc8; by default M is 1.
+    # data=D,model=M: D times M devices, of which M share fc6, fc7 and fc8; M is 1 without this.
     mesh: str | None = None
     # JAX on several hosts: this command runs on each of them, and they train one network.
     distributed: bool = False

@@ -18,7 +18,7 @@ from alexnet.files import check_target, is_remote
 from alexnet.layers import Spec
 from alexnet.preparation import PreparationConfig, prepared, said
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from alexnet.replacing import check_replaceable
+from alexnet.replacing import check_replaceable, holds_run
 from alexnet.staging import staging, take_place
 from alexnet.weights import Weights
 from alexnet.weights.adapt import adapt, fold_preprocess
@@ -106,6 +106,9 @@ def write_run(path: Path, state: RunState, framework: Framework) -> None:
         RunError: where the disk refuses it.
     """
     workdir.check_name(path)
+    for folder in () if is_remote(path) else Path(os.path.realpath(path)).parents:
+        if holds_run(folder):
+            raise UserError(f"{path} is inside the run in {folder}: name a directory of its own")
     there = UserError(f"{path} is there already, and a run is never overwritten: name a new one")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise there

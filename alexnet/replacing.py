@@ -25,7 +25,7 @@ def check_replaceable(target: str | PurePath, source: str | PurePath | None = No
         raise UserError(f"{target} is what is read: write to another file")
     for folder in path.parents:
         first = path.relative_to(folder).parts[0]
-        if first in (CONFIG, *OWN, CHECKPOINTS, EVENTS) and _is_run(folder):
+        if first in (CONFIG, *OWN, CHECKPOINTS, EVENTS) and holds_run(folder):
             raise UserError(
                 f"can't write {target}: it is a file of the run in {folder}: write to another one"
             )
@@ -37,7 +37,7 @@ def check_replaceable(target: str | PurePath, source: str | PurePath | None = No
         )
 
 
-def _is_run(folder: Path) -> bool:
+def holds_run(folder: Path) -> bool:
     """Tell a run from other folders with a config.json, such as Hugging Face's."""
     has_config, has_log = ((folder / name).is_file() for name in (CONFIG, METRICS))
     return has_config and (has_log or (folder / CHECKPOINTS).is_dir())

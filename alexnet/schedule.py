@@ -112,7 +112,7 @@ def frozen(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[s
     _multipliers(variables, [pair for _, pair in _timed("--rate-at", optim.rate_at)])
     factors = rate_multipliers(optim, variables)
     if not any(factors.values()):
-        raise UserError("--freeze leaves nothing to learn")
+        raise UserError("--freeze and --rate-of leave nothing to learn")
     return frozenset(name for name, factor in factors.items() if not factor)
 
 

@@ -7,6 +7,7 @@ import pytest
 from alexnet import cli, weights
 from alexnet.errors import UserError
 from alexnet.replacing import check_replaceable
+from tests.conftest import NARROW, run_train
 from tests.photographs import photographs
 from tests.weights.helpers import narrow
 
@@ -73,3 +74,18 @@ def test_every_command_that_writes_asks(run, tmp_path, capsys):
         assert cli.main([*map(str, words)]) == 2
         assert "write to another" in capsys.readouterr().err
     assert whole.read_bytes() == before
+
+
+def test_no_run_is_put_into_a_run(tmp_path, capsys):
+    run_train("--framework", "torch", *NARROW, "--steps", "1", "--workdir", tmp_path / "run")
+    words = [
+        "convert",
+        str(tmp_path / "run"),
+        str(tmp_path / "run" / "sub" / "deep"),
+        "--to",
+        "jax",
+    ]
+    assert cli.main(words) == 2
+    assert "is inside the run in" in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path / "run"), "--variant", "bn"]) == 2
+    assert "leave --variant and --image-size out" in capsys.readouterr().err

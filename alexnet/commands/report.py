@@ -66,6 +66,8 @@ def main(options: Options) -> int:
             open_subject(run, reading, with_weights=place < FILTERS, with_data=place == 0)
             for place, run in enumerate(options.run)
         ]
+        if (options.variant or options.image_size) and all(one.config for one in subjects):
+            raise UserError("a run says what its network is: leave --variant and --image-size out")
         page = build(subjects, choices, status.update)
     with atomic_write(output) as file:
         file.write(page.encode())

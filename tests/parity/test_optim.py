@@ -289,7 +289,7 @@ def test_rates_of_configuration_145():
 
 
 def test_something_must_be_left_to_learn():
-    with pytest.raises(UserError, match="--freeze leaves nothing to learn"):
+    with pytest.raises(UserError, match="--freeze and --rate-of leave nothing to learn"):
         frozen(OptimConfig(freeze=("kernel", "bias")), variables(VARIANTS["bn"]))
 
 
