@@ -8,7 +8,7 @@ from typing import Any
 
 # `python -m` would look for modules in the current folder first: one called queue.py could run.
 _RUN = (
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "import runpy, sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 

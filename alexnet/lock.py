@@ -175,7 +175,8 @@ class _RemoteLock(Lock):
                 holder = self._holder()
                 if holder and holder.get("token") != self._token:
                     sentence = f"failed: another run has taken over {self._path.parent}"
-                    print(sentence, file=sys.stderr, flush=True)
+                    with contextlib.suppress(OSError):
+                        print(sentence, file=sys.stderr, flush=True)
                     os._exit(1)  # nothing more may be written there
                 self._path.write_bytes(self._text())
 

@@ -4,10 +4,13 @@ import contextlib
 import errno
 import os
 import select
+import stat
 import sys
+import threading
 from collections.abc import Iterator
 
-_UNWRITABLE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+_lock = threading.Lock()
+_gone: OSError | None = None  # the reason, once standard output leads nowhere
 
 
 def open_closed() -> None:
@@ -25,7 +28,8 @@ def open_closed() -> None:
             nowhere = number
         os.set_inheritable(nowhere, True)
         mode = "r" if name == "stdin" else "w"
-        setattr(sys, name, open(nowhere, mode, closefd=False))  # noqa: SIM115  (as long as we run)
+        stream = open(nowhere, mode, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
 
 
 def lost(error: OSError) -> OSError | None:
@@ -33,21 +37,19 @@ def lost(error: OSError) -> OSError | None:
 
     It leads nowhere from then on, so that what is left in its buffer does no harm.
     """
-    found = error if error.filename is None and error.errno in _UNWRITABLE else None
+    global _gone
     try:
         number = sys.stdout.fileno()
     except OSError:  # no file at all, as in tests
         return None
+    found = error if _is_of(number, error) else None
     try:
         sys.stdout.flush()
     except OSError as again:
         found = again
-    if _reader_left(number):
-        found = BrokenPipeError()
     if found:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
+        _lead_nowhere(number)
+        _gone = found
     return found
 
 
@@ -61,11 +63,17 @@ def lasting() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = lost(error)
-        if reason is None:
-            raise
-        with contextlib.suppress(OSError):
+        with _lock:  # a thread may print, too
+            before = _gone
+            reason = lost(error)
+        if before or reason is None:
+            if before is None or error.filename is not None:
+                raise
+            return
+        try:
             print(f"{sentence(reason)}: going on without it", file=sys.stderr, flush=True)
+        except OSError:  # `2>&1`: nothing that is said later may end the run either
+            _lead_nowhere(2)
 
 
 def say(text: str) -> None:
@@ -79,6 +87,25 @@ def sentence(reason: OSError) -> str:
     if isinstance(reason, BrokenPipeError):
         return "nobody reads standard output any more"
     return f"standard output can't be written to: {reason.strerror}"
+
+
+def _is_of(number: int, error: OSError) -> bool:
+    """Tell whether an error can be that of writing to this file."""
+    if error.filename is not None:
+        return False
+    if isinstance(error, BrokenPipeError):
+        return _reader_left(number)
+    mode = os.fstat(number).st_mode
+    if error.errno == errno.EIO:  # of a terminal that is gone
+        return stat.S_ISCHR(mode)
+    is_full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    return is_full and (stat.S_ISREG(mode) or stat.S_ISCHR(mode))
+
+
+def _lead_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def _is_open(number: int) -> bool:

@@ -286,7 +286,6 @@ def convert(
     """
     if target.suffix and target_format not in (FOLDER, "jax", "torch"):
         check_target(target)
-        check_replaceable(target, source)
     whole, state = _read(source, source_format, step, variant, image_size)
     if target_format in ("jax", "torch") and not target.suffix and state is None:
         raise UserError(
@@ -307,6 +306,7 @@ def convert(
         run = training(state) if state else None
         hub.write_folder(target, whole, run=run, overwrite=overwrite, dtype=change.dtype)
     else:
+        check_replaceable(target, source)
         weights.save(target, whole, format, change.dtype)
     return whole, [
         f"{source} -> {target}: variant '{whole.spec.name}', "

@@ -1,19 +1,28 @@
-"""Files that no command's output may replace: a run's, a cache's, and what the command reads."""
+"""Files that no output may replace: a run's, a cache's, and what the command reads."""
 
+import json
+import os
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 from alexnet.data import cache, mean_image
 from alexnet.errors import UserError
-from alexnet.files import as_path, is_remote
+from alexnet.files import as_path, first_bytes, is_remote
 from alexnet.metrics import EVENTS, METRICS
 from alexnet.workdir import CHECKPOINTS, CONFIG, OWN
 
 _OF_A_CACHE = (cache.META, cache.PLAN, mean_image.STATISTICS, "*.images", "*.index")
+_OF_A_RUN = (CONFIG, *OWN, CHECKPOINTS, EVENTS)
+_KEYS = {"framework", "recipe", "model", "data", "optim", "run"}  # of a run's configuration
+_LONGEST = 1 << 20  # bytes of it
 
 
 def check_replaceable(target: str | PurePath, source: str | PurePath | None = None) -> None:
     """Refuse to write over a run's or a cache's own files, or over `source`.
+
+    Args:
+        target: of the output; a new file is none of these.
+        source: a file or a folder that is read; an address such as hf://ORG/NAME is neither.
 
     Raises:
         UserError: saying whose file it is.
@@ -21,11 +30,12 @@ def check_replaceable(target: str | PurePath, source: str | PurePath | None = No
     path = _real(target)
     if not path.is_file():
         return
-    if source is not None and _real(source) == path:
-        raise UserError(f"{target} is what is read: write to another file")
+    if source is not None and "://" not in str(source):
+        read = _real(source)
+        if path == read or (path.parent == read and not holds_run(read)):
+            raise UserError(f"{target} is what is read: write to another file")
     for folder in path.parents:
-        first = path.relative_to(folder).parts[0]
-        if first in (CONFIG, *OWN, CHECKPOINTS, EVENTS) and holds_run(folder):
+        if path.relative_to(folder).parts[0] in _OF_A_RUN and holds_run(folder):
             raise UserError(
                 f"can't write {target}: it is a file of the run in {folder}: write to another one"
             )
@@ -38,11 +48,18 @@ def check_replaceable(target: str | PurePath, source: str | PurePath | None = No
 
 
 def holds_run(folder: Path) -> bool:
-    """Tell a run from other folders with a config.json, such as Hugging Face's."""
-    has_config, has_log = ((folder / name).is_file() for name in (CONFIG, METRICS))
-    return has_config and (has_log or (folder / CHECKPOINTS).is_dir())
+    """Tell a run from others' folders with a config.json and perhaps checkpoints."""
+    if not (folder / CONFIG).is_file():
+        return False
+    if not (folder / METRICS).is_file() and not (folder / CHECKPOINTS).is_dir():
+        return False
+    try:
+        found = json.loads(first_bytes(folder / CONFIG, _LONGEST))
+    except (OSError, ValueError):  # a run's would be whole
+        return False
+    return isinstance(found, dict) and found.keys() >= _KEYS
 
 
 def _real(path: str | PurePath) -> Path:
     found = as_path(path)
-    return found if is_remote(found) else found.resolve()
+    return found if is_remote(found) else Path(os.path.realpath(found))

@@ -71,7 +71,11 @@ def check_name(path: Path) -> None:
     Raises:
         UserError: where it is not text in UTF-8.
     """
-    if not is_text(os.path.abspath(path), _LONGEST_PATH):
+    whole = str(path)
+    if not files.is_remote(path):
+        with contextlib.suppress(OSError):  # the current folder is gone
+            whole = os.path.abspath(path)
+    if not is_text(whole, _LONGEST_PATH):
         raise UserError(
             f"the work directory {path} is not UTF-8 text in this locale: give another name, or "
             "set a locale that is UTF-8, as LC_ALL=C.UTF-8"

@@ -71,3 +71,9 @@ def test_help_imports_nothing_slow(command):
     print(f"{' '.join(command)}: {time.perf_counter() - start:.2f} s with starting Python")
     slow = {"numpy", "sklearn", "matplotlib", "tensorflow_datasets", "tensorboardX", "PIL"}
     assert not loaded & (slow | ALL)
+
+
+def test_commands_wait_for_numpy_until_they_work():
+    """For `--help`, which is to answer at once."""
+    commands = ", ".join(f"alexnet.commands.{name}" for name in ("evaluate", "predict", "train"))
+    assert "numpy" not in modules_after(f"import {commands}")

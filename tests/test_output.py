@@ -70,6 +70,38 @@ def test_other_errors_are_not_taken_for_it():
         raise OSError("whatever")
 
 
+def test_a_thread_that_comes_second_is_no_error(tmp_path):
+    """Two threads print on a pipe whose reader has left; the first puts nothing in its place."""
+    program = """if True:
+        import os, sys
+        from alexnet.output import lasting, say
+        say("one")
+        os.write(2, b"said|")
+        with lasting():
+            raise BrokenPipeError(32, "Broken pipe")
+        os.write(2, b"twice")
+    """
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    told = "nobody reads standard output any more: going on without it\nsaid|twice"
+    assert (result.returncode, result.stderr) == (0, told)
+
+
+def test_errors_of_other_files_are_not_blamed_on_a_pipe():
+    program = """if True:
+        import errno, os
+        from alexnet.output import lost
+        for number in (errno.EIO, errno.ENOSPC, errno.ECONNRESET, errno.EPIPE):
+            assert lost(OSError(number, os.strerror(number))) is None, number
+    """
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_line_is_shown(capsys):
     say("one")
     assert capsys.readouterr().out == "one\n"
@@ -89,3 +121,4 @@ def test_no_file_of_the_current_folder_is_run(command, tmp_path):
     )  # fmt: skip
     assert "torch to safetensors" in result.stdout or "cpu" in result.stdout, result.stderr
     assert "run" not in result.stderr.split()
+    assert "ended before" not in result.stdout

@@ -1,11 +1,14 @@
 """Outputs never replace a run's or a cache's own files, nor what a command reads."""
 
+import json
 import os
 
 import pytest
 
 from alexnet import cli, weights
+from alexnet.config_json import to_json
 from alexnet.errors import UserError
+from alexnet.recipes import recipe
 from alexnet.replacing import check_replaceable
 from tests.conftest import NARROW, run_train
 from tests.photographs import photographs
@@ -21,8 +24,9 @@ def file(path, data=b"x"):
 @pytest.fixture
 def run(tmp_path):
     """Files as a run has them."""
-    for name in ("config.json", "metrics.jsonl", "weights.safetensors", "checkpoints/00000001/x"):
+    for name in ("metrics.jsonl", "weights.safetensors", "checkpoints/00000001/x"):
         file(tmp_path / "run" / name)
+    file(tmp_path / "run" / "config.json", json.dumps(to_json(recipe("digits"))).encode())
     return tmp_path / "run"
 
 
@@ -50,6 +54,23 @@ def test_links_are_seen_through(run, tmp_path):
         check_replaceable(tmp_path / "same", source)
 
 
+def test_others_projects_are_no_runs(tmp_path):
+    for name in ("config.json", "checkpoints/x", "metrics.jsonl"):
+        check_replaceable(file(tmp_path / name, b'{"model": "bert"}'))
+    for name in ("config.json", "checkpoints/x"):
+        check_replaceable(tmp_path / name)
+
+
+def test_sources_are_told_by_place_and_addresses_are_none(tmp_path):
+    target = file(tmp_path / "folder" / "model.safetensors")
+    check_replaceable(target, "hf://ORG/NAME@main")
+    check_replaceable(target, tmp_path)
+    with pytest.raises(UserError, match="is what is read"):
+        check_replaceable(target, tmp_path / "folder")
+    os.symlink(tmp_path / "loop", tmp_path / "loop")
+    check_replaceable(tmp_path / "loop", target)
+
+
 @pytest.mark.parametrize("name", ["meta.json", "train.images", "eval.index", "statistics.npz"])
 @pytest.mark.parametrize("mark", ["meta.json", "plan.json"])
 def test_a_caches_files_stay(name, mark, tmp_path):
@@ -70,6 +91,7 @@ def test_every_command_that_writes_asks(run, tmp_path, capsys):
         ["convert", whole, run / "config.json", "--to", "onnx"],
         ["evaluate", whole, "--dataset", "digits", "--save", run / "config.json"],
         ["predict", whole, photos, "--features", "fc7", features],
+        ["report", whole, "--output", run / "config.json", "--overwrite"],
     ):
         assert cli.main([*map(str, words)]) == 2
         assert "write to another" in capsys.readouterr().err

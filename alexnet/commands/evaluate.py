@@ -12,7 +12,6 @@ from alexnet.files import check_target
 from alexnet.options import POSITIONAL, between, check_values
 from alexnet.preparation import PreparationConfig
 from alexnet.protocols import NAMES, ProtocolName
-from alexnet.replacing import check_replaceable
 
 if TYPE_CHECKING:
     from alexnet.evaluation import Evaluation
@@ -80,6 +79,7 @@ class Options:
 def main(options: Options) -> int:
     """Evaluate, and print; 1 where the two frameworks are apart."""
     from alexnet.processes import Processes, connect, part_with
+    from alexnet.replacing import check_replaceable
     from alexnet.trained import framework_for
 
     framework = options.framework or framework_for(options.weights)

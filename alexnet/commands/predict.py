@@ -11,7 +11,6 @@ from alexnet.errors import UserError
 from alexnet.files import check_target
 from alexnet.options import POSITIONAL, between, check_values
 from alexnet.preparation import PreparationConfig
-from alexnet.replacing import check_replaceable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +71,7 @@ def main(options: Options) -> int:
     from alexnet.data.pipeline import BadImages
     from alexnet.evaluation import Pair, distance, open_engine
     from alexnet.prediction import batch_of, find_images
+    from alexnet.replacing import check_replaceable
     from alexnet.trained import framework_for, open_weights
 
     if options.features:

@@ -86,10 +86,12 @@ def check_output(path: Path, overwrite: bool) -> None:
         UserError: saying how to replace it, or that its directory is missing.
     """
     from alexnet.files import first_bytes
+    from alexnet.replacing import check_replaceable
     from alexnet.report.page.document import MARK
 
     if path.is_dir():
         raise UserError(f"--output {path} is a directory: name a file in it")
+    check_replaceable(path)
     if path.exists():
         own = f'content="{MARK}"'.encode() in first_bytes(path, 400)
         if not own and not overwrite:

@@ -58,11 +58,13 @@ class Progress:
         self._rate: float | None = None
 
     def __enter__(self) -> "Progress":
-        self._bar.start()
+        with lasting():
+            self._bar.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._bar.stop()
+        with lasting():
+            self._bar.stop()
 
     def begin_at(self, step: int) -> None:
         """Start from a step other than 0."""
