@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from rich import console
+import rich.console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,7 +21,9 @@ from alexnet.text import counted, printable
 _WIDE = 90  # columns of a terminal from which on the bar has room for all numbers
 
 
-class _Console(console.Console):
+class Console(rich.console.Console):
+    """A console whose reader may leave."""
+
     def on_broken_pipe(self) -> None:
         """Raise the BrokenPipeError that is being handled; rich would end the process."""
         raise
@@ -42,7 +44,7 @@ class Progress:
     ):
         self._steps_per_epoch, self._num_classes = steps_per_epoch, num_classes
         self._leads, self._prefix = process == 0, f"process {process}: " if process else ""
-        self._console = _Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
