@@ -95,10 +95,10 @@ def read_by(kind: str, count: int, dataset: str) -> dict[str, Any]:
     }
 
 
-def _format(dataset: str) -> str:
-    """The form of a cache's images in words; nothing for other data sets."""
+def _format(dataset: str) -> str | None:
+    """The form of a cache's images, raw or jpeg; None for other data sets."""
     kind, _, folder = dataset.partition(":")
-    return f" ({read_meta(Path(folder))['layout']['format']} images)" if kind == "cache" else ""
+    return read_meta(Path(folder))["layout"]["format"] if kind == "cache" else None
 
 
 def spread_over(devices: int) -> dict[str, Any]:
@@ -228,9 +228,10 @@ def page(kept: dict[str, list]) -> str:
     """The page in Markdown."""
     rows, cores = kept["steps"], os.cpu_count() or 1
     lines, words = table(rows)
+    first = kept["readers"][0] if kept["readers"] else {"dataset": "", "format": None}
     read = READ.format(
-        dataset=kept["readers"][0]["dataset"] if kept["readers"] else "",
-        format=kept["readers"][0]["format"] if kept["readers"] else "",
+        dataset=first["dataset"],
+        format=f" ({first['format']} images)" if first["format"] else "",
         options=" ".join(LENGTH),
         cores=cores,
         table="\n".join(counts_table(kept["readers"], "readers", cores)),

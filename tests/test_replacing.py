@@ -99,15 +99,9 @@ def test_every_command_that_writes_asks(run, tmp_path, capsys):
 
 
 def test_no_run_is_put_into_a_run(tmp_path, capsys):
-    run_train("--framework", "torch", *NARROW, "--steps", "1", "--workdir", tmp_path / "run")
-    words = [
-        "convert",
-        str(tmp_path / "run"),
-        str(tmp_path / "run" / "sub" / "deep"),
-        "--to",
-        "jax",
-    ]
-    assert cli.main(words) == 2
+    run = str(tmp_path / "run")
+    run_train("--framework", "torch", *NARROW, "--steps", "1", "--workdir", run)
+    assert cli.main(["convert", run, f"{run}/sub/deep", "--to", "jax"]) == 2
     assert "is inside the run in" in capsys.readouterr().err
-    assert cli.main(["report", str(tmp_path / "run"), "--variant", "bn"]) == 2
+    assert cli.main(["report", run, "--variant", "bn"]) == 2
     assert "leave --variant and --image-size out" in capsys.readouterr().err
