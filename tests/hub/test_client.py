@@ -167,7 +167,7 @@ def test_without_the_package_the_sentence_says_what_to_install(monkeypatch):
         return true(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"pip install -c constraints.txt '.\[hub\]'"):
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e '.\[hub\]'"):
         hub.fetch("hf://org/net")
 
 
