@@ -154,13 +154,19 @@ def _reading(
         count = "*" if Ellipsis in get_args(kind) else len(get_args(kind))
         kind = get_args(kind)[0]
     listed = words.get(field.name) or (get_args(kind) if get_origin(kind) is Literal else ())
-    read = {int: _whole_number, float: _number}.get(kind, str)
+    read = {int: _whole_number, float: _number}.get(kind, _text)
     metavar = f"{{{','.join(listed)}}}" if listed else {int: "N", float: "X"}.get(kind, "TEXT")
     reading = {
         "type": lambda text: None if optional and text == "None" else read(text),
         "metavar": metavar,
     }
     return reading if count is None else {**reading, "nargs": count}
+
+
+def _text(text: str) -> str:
+    if not text:  # as of an empty variable in somebody's script
+        raise argparse.ArgumentTypeError("the value is empty: give one, or leave the option out")
+    return text
 
 
 def _whole_number(text: str) -> int:

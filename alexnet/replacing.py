@@ -2,9 +2,11 @@
 
 import json
 import os
+from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
+from alexnet.config import TrainConfig
 from alexnet.data import cache, mean_image
 from alexnet.errors import UserError
 from alexnet.files import as_path, first_bytes, is_remote
@@ -13,7 +15,7 @@ from alexnet.workdir import CHECKPOINTS, CONFIG, OWN
 
 _OF_A_CACHE = (cache.META, cache.PLAN, mean_image.STATISTICS, "*.images", "*.index")
 _OF_A_RUN = (CONFIG, *OWN, CHECKPOINTS, EVENTS)
-_KEYS = {"framework", "recipe", "model", "data", "optim", "run"}  # of a run's configuration
+_KEYS = {part.name for part in fields(TrainConfig)} - {"devices"}  # of any run's configuration
 _LONGEST = 1 << 20  # bytes of it
 
 

@@ -224,6 +224,9 @@ def _resume(trainer: Trainer, path: Path) -> list[metrics.Record]:
             "another --workdir"
         )
     trainer.progress.note(f"going on from the checkpoint at step {trainer.step}")
+    given = trainer.config.model.init_from
+    if given != workdir.read_config(path).model.init_from:  # allowed, since files may have moved
+        trainer.progress.note(f"its weights are the checkpoint's: --init-from {given} is not read")
     kept, problem = metrics.kept(path, trainer.step, meta.get("log"))
     if problem and trainer.processes.index == 0:
         trainer.progress.note(f"warning: {problem}")

@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from alexnet.checkpoints import saved_steps
 from alexnet.config import TrainConfig
 from alexnet.errors import UserError
+from alexnet.files import as_path
 from alexnet.init import initial_weights
 from alexnet.layers import Spec
 from alexnet.preprocess import describe
 from alexnet.text import printable, storable
 from alexnet.weights import Weights
+from alexnet.workdir import CHECKPOINTS
 
 Arrays = dict[str, np.ndarray]
 
@@ -22,8 +25,9 @@ def starting_weights(
 ) -> tuple[Arrays, list[str]]:
     """Initial weights, or those of `--init-from`, with sentences on what was done.
 
-    Those are from wherever `open_weights` finds them. A last layer for another number of classes is
-    initialized anew; all else must fit.
+    Those are from wherever `open_weights` finds them, and are not read by a run that goes on from a
+    checkpoint; one that was killed before its first begins with them again. A last layer for
+    another number of classes is initialized anew; all else must fit.
 
     Args:
         config: of the run.
@@ -34,7 +38,7 @@ def starting_weights(
         UserError: for a file that is not this network's.
     """
     fresh = initial_weights(spec, config.run.seed)
-    if config.model.init_from is None or config.run.resume:
+    if config.model.init_from is None or _has_checkpoint(config):
         return fresh, []
     from alexnet.trained import open_alike  # with all readers, which other runs don't load
 
@@ -58,6 +62,12 @@ def starting_weights(
         return {n: fresh[n] if n.startswith(last) else found[n] for n in fresh}, [note, *notes]
     arrays, of_classes = _by_class(found, last, loaded.class_names or (), classes)
     return arrays, [f"weights from {path}", *of_classes, *notes]
+
+
+def _has_checkpoint(config: TrainConfig) -> bool:
+    """Tell whether a run is gone on with that has saved its state."""
+    folder = as_path(config.run.workdir or "") / CHECKPOINTS
+    return config.run.resume and folder.is_dir() and bool(saved_steps(folder))
 
 
 def _by_class(

@@ -145,13 +145,21 @@ def put_batch(
 
 
 def put_state(state: Any, mesh: Mesh) -> Any:
-    """The state, whole and equal in every process's memory, on the devices that hold its parts."""
+    """The state, whole and equal in every process's memory, on the devices that hold its parts.
+
+    Where one process has all devices, it takes the place of the state given.
+    """
+    shardings = state_shardings(state, mesh)
+    if jax.process_count() == 1:
+        # Not by a callback: on a CPU such arrays are the callback's own memory, which the first
+        # step could not reuse as that of the state it is given, and would need twice as much.
+        return jax.device_put(state, shardings, donate=True)
 
     def put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-    return jax.tree.map(put, state, state_shardings(state, mesh))
+    return jax.tree.map(put, state, shardings)
 
 
 def whole_copies(tree: Any, mesh: Mesh) -> Any:

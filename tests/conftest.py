@@ -1,6 +1,7 @@
 """Settings for all tests: eight CPU devices for JAX, and where to find large samples."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -45,6 +46,12 @@ def first_batches(config, count: int = 1) -> list[dict]:
     taken = list(itertools.islice(batches, count))
     batches.close()
     return taken
+
+
+def records(path: Path) -> list[dict]:
+    """A run's metrics.jsonl without the one thing that is not reproducible."""
+    lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in one.items() if k != "examples_per_second"} for one in lines]
 
 
 def run_train(*options: object, check: int | None = 0, **kwargs) -> subprocess.CompletedProcess:

@@ -101,6 +101,23 @@ def test_all_equal_one_device(variant, modes):
         assert apart < BOUND
 
 
+def places(engine):
+    """The memory that an engine's state is in."""
+    leaves = jax.tree.leaves(engine._state)
+    return {part.data.unsafe_buffer_pointer() for x in leaves for part in x.addressable_shards}
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_the_first_step_needs_no_second_state(mode):
+    config = make_config(**mode)
+    engine, batches = make_engine(config), first_batches(make_config(), 1)
+    before = places(engine)
+    train(engine, batches)
+    after = places(engine)
+    print(f"{mode}: {len(before & after)} of {len(before)} arrays are where they were")
+    assert after == before
+
+
 def accumulated(config, parts):
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=parts))
 

@@ -1,6 +1,7 @@
 """What a run begins with: weights, their preprocessing and their classes; on resume, its data."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.recipes import recipe
 from alexnet.start import starting_weights
 from alexnet.weights import Weights, save
-from tests.conftest import NARROW
+from tests.conftest import NARROW, records
 from tests.weights.helpers import WIDTH, narrow
 
 CAFFE = Preprocess(
@@ -120,6 +121,34 @@ def test_a_run_is_not_resumed_on_other_data(words, folder, tmp_path, capsys):
     if words:
         assert words in said.err
         assert f"--init-from {tmp_path / 'run'} with another --workdir" in said.err
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_with_its_weights_again(tmp_path, capsys):
+    path, weights = tmp_path / "run", str(tmp_path / "w.safetensors")
+    digits_with(weights, [str(n) for n in range(10)])
+    options = ["train", "--framework", "torch", *NARROW, "--steps", "2", "--workdir", str(path)]
+    assert cli.main([*options, "--init-from", weights]) == 0
+    first = records(path)
+    assert first[0]["loss"] != pytest.approx(plain_loss(options, tmp_path))
+    capsys.readouterr()
+
+    shutil.rmtree(path / "checkpoints")
+    assert cli.main([*options, "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "no checkpoint was saved: starting from step 0" in said
+    assert f"weights from {weights}" in said
+    assert records(path) == first
+
+    # With a checkpoint the file is not needed any more, nor is another read.
+    assert cli.main([*options, "--resume", "--init-from", "nowhere"]) == 0
+    assert "checkpoint's: --init-from nowhere is not read" in capsys.readouterr().out
+
+
+def plain_loss(options, tmp_path):
+    """The first loss of the run with initial weights."""
+    other = tmp_path / "other"
+    assert cli.main([*options[:-1], str(other)]) == 0
+    return records(other)[0]["loss"]
 
 
 def test_weights_may_be_on_the_hub():

@@ -13,19 +13,11 @@ from PIL import Image
 
 from alexnet import metrics
 from alexnet.weights import load
-from tests.conftest import NARROW, ROOT, run_train
+from tests.conftest import NARROW, ROOT, records, run_train
 
 FRAMEWORKS = ("jax", "torch")
 RUN = (*NARROW, "--flip", "--color-noise", "0.1", "--warmup-steps", "5", "--learning-rate", "0.05",
        "--steps", "40", "--eval-every", "9", "--checkpoint-every", "7")  # fmt: skip
-
-
-def records(path):
-    """metrics.jsonl without the one thing that is not reproducible."""
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "examples_per_second"} for line in lines
-    ]
 
 
 @pytest.fixture(scope="module", params=FRAMEWORKS)

@@ -69,7 +69,7 @@ def _read(source: str, channels: int) -> np.ndarray:
             path /= name
     if path.name == FILE:
         pixels = _of_run(path, channels)
-    elif reader := _READERS.get(path.suffix):
+    elif reader := _READERS.get(path.suffix.lower()):
         with open_file(path, _MOST) as file:
             pixels = reader(file)
     else:

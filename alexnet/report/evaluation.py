@@ -1,5 +1,6 @@
 """Evaluations as people and programs read them."""
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -150,8 +151,11 @@ def to_json(found: Evaluation, most: int, real: Real) -> dict[str, Any]:
     names, predictions = found.class_names, found.predictions
     examples, right = per_class(predictions, len(names.names))
     plain = {name: getattr(found, name) for name in _PLAIN}
+    preprocess, image = preprocess_to_json(found.preprocess), found.preprocess.normalize.image
+    if image:  # megabytes, for each protocol
+        preprocess["image"] = f"sha256:{hashlib.sha256(image).hexdigest()}"
     plain |= {
-        "preprocess": preprocess_to_json(found.preprocess),
+        "preprocess": preprocess,
         "class_names_from": names.origin,
         "count": int(found.count),
         "classes": [

@@ -10,11 +10,13 @@ from pathlib import Path
 from tests.torture.cases import Case
 from tests.torture.runs import (
     FRAMEWORKS,
+    KINDS,
     assert_same_run,
     begin_or_resume,
     changes,
     finish,
-    make_references,
+    framework_of,
+    make_all_references,
     reference,
     tail,
 )
@@ -24,28 +26,29 @@ KILLS = 6  # in a case, at the most
 LATER = 0.05  # seconds after a change
 
 
-prepare = make_references
+prepare = make_all_references
 
 
 def begin(folder: Path):
     """A function that tries one chain of kills."""
     zygotes = {framework: Zygote(framework) for framework in FRAMEWORKS}
-    count = {name: len(changes(folder, name).read_text().splitlines()) for name in FRAMEWORKS}
+    count = {name: len(changes(folder, name).read_text().splitlines()) for name in KINDS}
 
     def attempt(case: Case) -> Counter:
-        framework = FRAMEWORKS[case.index % len(FRAMEWORKS)]
+        kind = KINDS[case.index % len(KINDS)]
+        zygote = zygotes[framework_of(kind)]
         path, log, happened = case.folder / "run", case.folder / "log", Counter()
         planned = int(case.random.integers(1, KILLS + 1))
         for _ in range(planned):
-            at = int(case.random.integers(1, count[framework] + 1))
+            at = int(case.random.integers(1, count[kind] + 1))
             delay = float(case.random.choice([0, case.random.uniform(0, LATER)]))
-            words = begin_or_resume(path, framework)
+            words = begin_or_resume(path, kind)
             fault = {"at": at, "delay": delay, "folder": str(path)}
-            code = zygotes[framework].run(words, log, **fault)
+            code = zygote.run(words, log, **fault)
             assert code in (0, -9), f"{words[-1]}: ended with {code}: {tail(log)}"
             happened["kills" if code else "runs that ended first"] += 1
-        finish(zygotes[framework], path, framework, log)
-        assert_same_run(path, reference(folder, framework))
+        finish(zygote, path, kind, log)
+        assert_same_run(path, reference(folder, kind))
         return happened
 
     return attempt

@@ -12,15 +12,19 @@ import numpy as np
 from tests.torture.zygote import Zygote
 
 FRAMEWORKS = ("jax", "torch")
-# Runs that are read in full: of either framework the default network, and that of 2012 with all it
-# has that others have not: a mean image, and rates of its own for each layer.
-KINDS = (*FRAMEWORKS, "jax-2012", "torch-2012")
 OPTIONS = (
-    "--width", "0.03", "--image-size", "64", "--batch-size", "4", "--flip", "--steps", "12",
-    "--warmup-steps", "5", "--learning-rate", "0.05",
-    "--eval-every", "4", "--checkpoint-every", "3", "--log-every", "1",
+    "--batch-size", "4", "--flip", "--steps", "12", "--warmup-steps", "5",
+    "--learning-rate", "0.05", "--eval-every", "4", "--checkpoint-every", "3", "--log-every", "1",
 )  # fmt: skip
-OF_2012 = ("--variant", "krizhevsky2012", "--rate-of", "conv1=0.1", "bias=2")
+SMALL = ("--width", "0.03", "--image-size", "64")
+# Runs that are read in full: of either framework the default network; that of 2012 with all it has
+# that others have not, a mean image and rates of its own for each layer; and one for CIFAR-10.
+NETWORKS = {
+    "": SMALL,
+    "-2012": (*SMALL, "--variant", "krizhevsky2012", "--rate-of", "conv1=0.1", "bias=2"),
+    "-cifar": ("--variant", "cifar_18pct", "--width", "0.25"),
+}
+KINDS = tuple(framework + network for network in NETWORKS for framework in FRAMEWORKS)
 
 
 def framework_of(kind: str) -> str:
@@ -67,12 +71,14 @@ def begin_or_resume(path: Path, kind: str) -> list:
     words = ["train", "--workdir", path]
     if (path / "config.json").exists():
         return [*words, "--resume"]
-    words += ["--framework", framework_of(kind), *OPTIONS]
-    if kind in FRAMEWORKS:
+    framework = framework_of(kind)
+    network = kind.removeprefix(framework)
+    words += ["--framework", framework, *OPTIONS, *NETWORKS[network]]
+    if network != "-2012":
         return words
     image = path.parent / f"{path.name}.npy"
     np.save(image, np.random.default_rng(0).uniform(90, 140, (64, 64, 3)))
-    return [*words, *OF_2012, "--mean-image", image]
+    return [*words, "--mean-image", image]
 
 
 def records(path: Path) -> list[dict]:
@@ -118,9 +124,9 @@ def _steps(lines: list[dict]) -> str:
     return " ".join(f"{line['step']}{line['split'][0]}" for line in lines)
 
 
-def finish(zygote: Zygote, path: Path, framework: str, log: Path) -> None:
+def finish(zygote: Zygote, path: Path, kind: str, log: Path) -> None:
     """Resume a run to its end."""
-    code = zygote.run(begin_or_resume(path, framework), log)
+    code = zygote.run(begin_or_resume(path, kind), log)
     assert code == 0, f"resuming ended with {code}: {tail(log)}"
     assert "Traceback" not in log.read_text()
 

@@ -13,6 +13,7 @@ from tests.torture.cases import Case
 from tests.torture.examine import Whole, equal
 from tests.torture.runs import (
     OPTIONS,
+    SMALL,
     assert_same_run,
     begin_or_resume,
     finish,
@@ -45,7 +46,7 @@ def begin(folder: Path):
 
 
 def _start(words: list) -> list:
-    return [*words, "--framework", FRAMEWORK, *OPTIONS]
+    return [*words, "--framework", FRAMEWORK, *OPTIONS, *SMALL]
 
 
 def _begun(case: Case, zygote: Zygote) -> tuple[Path, int]:
