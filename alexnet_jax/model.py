@@ -285,7 +285,7 @@ class AlexNet(nnx.Module):
             x = x if rectify else y
 
     def _kernel_and_bias(self, own: Any) -> tuple[jax.Array, jax.Array]:
-        return own.kernel[...].astype(self.dtype), own.bias[...].astype(self.dtype)
+        return own.kernel[...].astype(self.dtype), own.bias[...]
 
     def _dropout_keys(self, key: jax.Array | None) -> jax.Array:
         if key is not None:

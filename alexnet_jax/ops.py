@@ -14,12 +14,12 @@ from jax.extend.random import threefry2x32_p
 
 from alexnet import layers as spec
 from alexnet.band import averages
-from alexnet_jax.conv import precision
+from alexnet_jax.conv import biased, precision
 
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """Multiply (batch, in) rows by an (in, out) kernel."""
-    return jnp.matmul(x, kernel, precision=precision(x)) + bias
+    """Multiply (batch, in) rows by an (in, out) kernel, and add an fp32 bias."""
+    return biased(jnp.matmul(x, kernel, precision=precision(x)), bias)
 
 
 @jax.custom_vjp
@@ -165,14 +165,17 @@ max_pool.defvjp(_pool_forward, _pool_backward)
 
 
 def avg_pool(x: jax.Array, layer: spec.AvgPool | spec.AdaptiveAvgPool) -> jax.Array:
-    """Average NHWC maps over the layer's bins, axis by axis: a product with a matrix for each."""
+    """Average NHWC maps over the layer's bins, axis by axis: a product with a matrix for each.
+
+    In fp32: of a third bf16 makes 0.2 % more, on each axis.
+    """
     bins = [layer.bins(n) for n in x.shape[1:3]]
     if all(len(own) == n for own, n in zip(bins, x.shape[1:3], strict=True)):
         return x
-    rows, columns = (
-        jnp.asarray(averages(own, n), x.dtype) for own, n in zip(bins, x.shape[1:3], strict=True)
-    )
-    return jnp.einsum("oh,nhwc,pw->nopc", rows, x, columns, precision=precision(x))
+    rows, columns = (averages(own, n) for own, n in zip(bins, x.shape[1:3], strict=True))
+    wide = x.astype(jnp.float32)
+    found = jnp.einsum("oh,nhwc,pw->nopc", rows, wide, columns, precision=precision(wide))
+    return found.astype(x.dtype)
 
 
 def extended(x: jax.Array, layer: spec.Conv) -> jax.Array:

@@ -24,6 +24,7 @@ from alexnet.config import DevicesConfig
 from alexnet.errors import UserError
 from alexnet.layers import Spec, variables
 from alexnet_jax import ops
+from alexnet_jax.conv import biased
 from alexnet_jax.model import DenseWork, Work
 from alexnet_jax.optim import variable_name
 from alexnet_jax.step import TrainState
@@ -255,7 +256,7 @@ def _gather_features(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Ar
 
 def _scatter_images(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     share = ops.dense(x, kernel, jnp.zeros_like(bias))
-    return lax.psum_scatter(share, MODEL, scatter_dimension=0, tiled=True) + bias
+    return biased(lax.psum_scatter(share, MODEL, scatter_dimension=0, tiled=True), bias)
 
 
 def _shard_map(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:

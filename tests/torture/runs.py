@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet.commands.train import parse_train
+from alexnet.init import initial_weights
+from alexnet.weights import Weights, save
 from tests.torture.zygote import Zygote
 
 FRAMEWORKS = ("jax", "torch")
@@ -18,7 +21,8 @@ OPTIONS = (
 )  # fmt: skip
 SMALL = ("--width", "0.03", "--image-size", "64")
 # Runs that are read in full: of either framework the default network; that of 2012 with all it has
-# that others have not, a mean image and rates of its own for each layer; and one for CIFAR-10.
+# that others have not, a mean image and rates of its own for each layer; and one for CIFAR-10, that
+# begins with weights.
 NETWORKS = {
     "": SMALL,
     "-2012": (*SMALL, "--variant", "krizhevsky2012", "--rate-of", "conv1=0.1", "bias=2"),
@@ -74,11 +78,16 @@ def begin_or_resume(path: Path, kind: str) -> list:
     framework = framework_of(kind)
     network = kind.removeprefix(framework)
     words += ["--framework", framework, *OPTIONS, *NETWORKS[network]]
-    if network != "-2012":
-        return words
-    image = path.parent / f"{path.name}.npy"
-    np.save(image, np.random.default_rng(0).uniform(90, 140, (64, 64, 3)))
-    return [*words, "--mean-image", image]
+    given = path.parent / f"{path.name}{'.npy' if network == '-2012' else '.safetensors'}"
+    if network == "-2012":
+        np.save(given, np.random.default_rng(0).uniform(90, 140, (64, 64, 3)))
+        words += ["--mean-image", given]
+    if network == "-cifar":
+        config = parse_train([str(word) for word in words[1:]])
+        spec = config.spec(10)
+        save(given, Weights(initial_weights(spec, 1), spec, config.preprocess))
+        words += ["--init-from", given]
+    return words
 
 
 def records(path: Path) -> list[dict]:
