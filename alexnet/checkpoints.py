@@ -150,8 +150,6 @@ class Checkpoints:
         step = int(self._processes.gather([found + 1])[0, 0]) - 1
         if step < 0:
             return None
-        if self._leads:
-            self._forget_old()  # that a killed run had come to, and had not done
         path = checkpoint_path(self.directory, step)
         try:
             read(path / STATE)
@@ -202,10 +200,12 @@ class Checkpoints:
             with suppress(OSError):
                 _remove(path)
             raise
-        self._forget_old()
+        self.forget_old()
 
-    def _forget_old(self) -> None:
-        """Delete all but the latest `keep` and the best."""
+    def forget_old(self) -> None:
+        """Delete all but the latest `keep` and the best, unless another process does."""
+        if not self._leads:
+            return
         steps: list[int] = self.steps()
         scores: dict[int, Any] = {}
         for step in steps:

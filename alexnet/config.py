@@ -108,12 +108,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check each option."""
         check_values(self)
-        between(self, 1, None, "batch_size")
+        between(self, 1, None, "batch_size", "crop_chunk")
         between(self, 1, 1024, "loader_threads")
         between(self, 0, 1024, "loader_workers")
         between(self, 1, 2 * LARGEST_IMAGE, "resize_to")
         between(self, 0, None, "color_noise", "color_noise_until")
-        between(self, 1, None, "crop_chunk")
+        until = self.color_noise_until or 0.0
+        require(until % 1 == 0, "color_noise_until", until, "a whole number of epochs")
         require(all(s >= LEAST for s in self.std), "std", self.std, f"above 0, {LEAST:g} at least")
         check_option_path("data_dir", self.data_dir)
         check_option_path("mean_image", self.mean_image, hub=True)

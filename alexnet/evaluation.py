@@ -30,7 +30,7 @@ from alexnet.scores import (
     means,
     predictions_of,
 )
-from alexnet.trained import config_of, data_of, framework_for, open_weights
+from alexnet.trained import changes_since, config_of, data_of, framework_for, open_weights
 from alexnet.verify import BOUND
 from alexnet.weights import Weights
 
@@ -204,6 +204,8 @@ def evaluate_weights(
         source, step=step, variant=variant, image_size=image_size, preparation=preparation
     )
     data, notes = data_of(whole, config, dataset, data_dir, seed)
+    if config and not isinstance(source, Weights) and dataset in (None, config.data.dataset):
+        notes += changes_since(source, step, data)
     engine = open_engine(whole, framework, batch_size, precision=precision, devices=devices)
     observer.begin(whole, data, engine.describe(), [*whole.notes, *notes])
     channels, rows = whole.spec.channels, engine.rows

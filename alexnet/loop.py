@@ -89,7 +89,7 @@ class Trainer:
     saved_step: int = -1
     last_loss: float | None = None  # of a training batch
     bad_images: BadImages = field(default_factory=BadImages)
-    bad_eval_images: BadImages = field(default_factory=BadImages)
+    named: set[str] = field(default_factory=set)  # unreadable images, in sentences
     timed: tuple[int, float] = (0, 0.0)  # a step and when it was done, without later pauses
 
     def run(self) -> int:
@@ -135,6 +135,8 @@ class Trainer:
     def _run(self, batches: Batches, received: list[int]) -> int:
         """Train; the exit code of the signal that ended it, or 0."""
         plan, self.timed = self.plan, (self.step, time.perf_counter())
+        if self.config.model.init_from and self.step == 0 and self.saved_step != 0:
+            self._save()  # the weights may be others when a run that was killed asks again
         own = received if self.processes.count == 1 else []  # with others, all have to agree
         pending: tuple[int, float, Any] | None = None  # step, rate and metrics, still computing
         while True:
@@ -170,7 +172,12 @@ class Trainer:
             self.step,
             total_steps=self.plan.total_steps,
             steps_per_epoch=self.plan.steps_per_epoch,
-            eval_losses=[record["loss"] for record in self.evals],
+            # Not that of the end, which a run that is made longer has had and a long one has not.
+            eval_losses=[
+                record["loss"]
+                for record in self.evals
+                if record["step"] % self.plan.eval_every == 0
+            ],
         )
 
     def _report(self, step: int, rate: float, metrics: Any) -> None:
@@ -227,7 +234,7 @@ class Trainer:
 
         Of several processes none stops in the middle: the others would hang.
         """
-        source, bad = self.dataset.eval, self.bad_eval_images
+        source, bad = self.dataset.eval, BadImages()  # an image may be readable the next time
         loading = self.config.loading(self.engine.rows)
         result = evaluate(
             self.engine,
@@ -250,7 +257,9 @@ class Trainer:
     def _name_bad(self, bad_images: BadImages) -> None:
         """Name the unreadable images that were not named yet."""
         for sentence in bad_images.take_new():
-            self.progress.note(f"left out: {sentence}")
+            if sentence not in self.named:
+                self.named.add(sentence)
+                self.progress.note(f"left out: {sentence}")
 
     def _save(self) -> None:
         if not self.engine.is_finite():

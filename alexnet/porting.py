@@ -64,11 +64,11 @@ def run_config(path: Path) -> TrainConfig:
         raise UserError(f"{path} is no run that can be read: {error}") from error
 
 
-def read_run(path: Path, step: int | None = None) -> RunState:
+def read_run(path: Path, step: int | None = None, *, with_log: bool = True) -> RunState:
     """A run at its last checkpoint, or at the one of a step.
 
     Raises:
-        UserError: where there is no run, or no checkpoint of that step.
+        UserError: where there is no run, or no checkpoint of that step, or the log is damaged.
         RunError: where the checkpoint is damaged.
     """
     config = run_config(path)
@@ -94,8 +94,10 @@ def read_run(path: Path, step: int | None = None) -> RunState:
             f"{checkpoint} can't be read: {reason}; --step takes another one of "
             f"{', '.join(map(str, steps[-_LISTED:]))}"
         ) from error
-    lines = [line for line in metrics.read(path) if line["step"] <= meta["step"]]
-    return RunState(config, spec, arrays, meta, lines)
+    lines = metrics.read(path) if with_log else []
+    return RunState(
+        config, spec, arrays, meta, [line for line in lines if line["step"] <= meta["step"]]
+    )
 
 
 def write_run(path: Path, state: RunState, framework: Framework) -> None:
@@ -158,7 +160,7 @@ def run_weights(state: RunState, path: Path) -> Weights:
         state.spec,
         state.config.preprocess,
         class_names=own,
-        source=f"run {path.name}, step {state.step}",
+        source=f"run {path.absolute().name}, step {state.step}",
         preprocess_from="the run's configuration",
         notes=notes,
     )

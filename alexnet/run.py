@@ -5,14 +5,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from alexnet import metrics, output, weights, workdir
 from alexnet.checkpoints import Checkpoints
 from alexnet.config import TrainConfig
-from alexnet.data.dataset import Dataset, fingerprint
+from alexnet.data.dataset import Dataset, changed, fingerprint
 from alexnet.engine import Engine, load_engine
 from alexnet.errors import RunError, UserError
 from alexnet.files import as_path
@@ -23,7 +22,7 @@ from alexnet.processes import Processes, check_alike, connect, listed, part_with
 from alexnet.report.curves import draw_curves
 from alexnet.report.progress import Progress, summary
 from alexnet.start import starting_weights
-from alexnet.text import counted, printable, storable
+from alexnet.text import counted, printable
 
 
 def train(config: TrainConfig) -> int:
@@ -98,7 +97,7 @@ def _run(
                 f"stopped at step {trainer.step}; --resume --workdir {here} goes on from there"
             )
         return code
-    arrays, source = engine.weights(), f"run {path.name}"
+    arrays, source = engine.weights(), f"run {path.absolute().name}, step {trainer.step}"
     if processes.index == 0:
         saved = weights.Weights(arrays, spec, config.preprocess, dataset.class_names, source)
         try:
@@ -210,6 +209,11 @@ def _resume(trainer: Trainer, path: Path) -> list[metrics.Record]:
     """Go back to the last checkpoint, and give the lines of the log that came before it."""
     total, meta = trainer.plan.total_steps, trainer.restore()
     if meta is None:
+        if (path / workdir.WEIGHTS).is_file():
+            raise UserError(
+                f"--resume: the run in {path} has its last weights, but no checkpoint to go on "
+                f"from: start another run from them: --init-from {path} with another --workdir"
+            )
         trainer.progress.note("no checkpoint was saved: starting from step 0")
         return []
     if trainer.step > total:
@@ -217,7 +221,7 @@ def _resume(trainer: Trainer, path: Path) -> list[metrics.Record]:
             f"--resume: the run in {path} has made {trainer.step} steps, "
             f"more than the {total} asked for: leave --steps and --epochs out, or ask for more"
         )
-    if changes := _changes(meta, trainer):
+    if changes := changed(meta, trainer.dataset.class_names, trainer.data):
         raise UserError(
             f"--resume goes on with the run in {path} on the same data, but {changes}: put that "
             f"back as it was, or start another run from its weights: --init-from {path} with "
@@ -227,25 +231,10 @@ def _resume(trainer: Trainer, path: Path) -> list[metrics.Record]:
     given = trainer.config.model.init_from
     if given != workdir.read_config(path).model.init_from:  # allowed, since files may have moved
         trainer.progress.note(f"its weights are the checkpoint's: --init-from {given} is not read")
+    trainer.checkpoints.forget_old()  # that a killed run had come to, and had not done
+    if trainer.processes.index == 0:
+        workdir.keep_length(path, trainer.config.run)
     kept, problem = metrics.kept(path, trainer.step, meta.get("log"))
     if problem and trainer.processes.index == 0:
         trainer.progress.note(f"warning: {problem}")
     return kept
-
-
-def _changes(meta: Mapping[str, Any], trainer: Trainer) -> str:
-    """A clause on what has changed in the data since a checkpoint, "" for nothing."""
-    names, before = [*map(storable, trainer.dataset.class_names)], meta.get("class_names")
-    if before and len(before) != len(names):
-        return f"it had {len(before)} classes, and has {len(names)} now"
-    for number, (old, new) in enumerate(zip(before or (), names, strict=False)):
-        if old != new:
-            return f"class {number} was {printable(old):.60}, and is {printable(new):.60} now"
-    for part, words in (("train", "training"), ("eval", "test")):
-        then, now = (meta.get("data") or {}).get(part), trainer.data.get(part)
-        if not isinstance(then, dict) or then == now or not now:
-            continue
-        if then.get("examples") != now["examples"]:
-            return f"it had {then.get('examples')} {words} examples, and has {now['examples']} now"
-        return f"its {now['examples']} {words} examples are others than before"
-    return ""

@@ -1,14 +1,14 @@
 """Weights from wherever trained networks are, and data to use them on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any
 
 from alexnet import hub, weights, workdir
-from alexnet.checkpoints import saved_steps
+from alexnet.checkpoints import checkpoint_path, read_meta, saved_steps
 from alexnet.config import Framework, TrainConfig
-from alexnet.data.dataset import Dataset, Source, checked_label
+from alexnet.data.dataset import Dataset, Source, changed, checked_label, fingerprint
 from alexnet.data.sources import open_dataset
 from alexnet.errors import UserError
 from alexnet.files import as_path
@@ -88,22 +88,25 @@ def _of_run(path: Path, step: int | None) -> Weights:
     checkpoints, final = path / workdir.CHECKPOINTS, path / workdir.WEIGHTS
     try:
         return _of_checkpoint(path, checkpoints, step)
-    except UserError:
+    except UserError as error:
         if step is not None or not final.is_file():
             raise
-    return weights.load(final)
+        reason = str(error)
+    whole = weights.load(final)
+    note = f"{reason}: these are its {final.name}, of {whole.source}"
+    return replace(whole, notes=(*whole.notes, note))
 
 
 def _of_checkpoint(path: Path, checkpoints: Path, step: int | None) -> Weights:
     for _ in range(_TRIES - 1):
         before = saved_steps(checkpoints) if checkpoints.is_dir() else []
         try:
-            return run_weights(read_run(path, step), path)
+            return run_weights(read_run(path, step, with_log=False), path)
         except Exception:  # of a checkpoint that vanishes the frameworks raise nearly anything
             # A run in training deletes older ones, perhaps the one being read.
             if step is not None or not checkpoints.is_dir() or saved_steps(checkpoints) == before:
                 raise
-    return run_weights(read_run(path, step), path)
+    return run_weights(read_run(path, step, with_log=False), path)
 
 
 def config_of(source: str | PurePath | Weights) -> TrainConfig | None:
@@ -155,6 +158,23 @@ def data_of(
         size=whole.preprocess.protocol.resize_to,
     )
     return _with_labels_of(whole, found)
+
+
+def changes_since(run: str | PurePath, step: int | None, data: Dataset) -> list[str]:
+    """A sentence where a run's data set is not what it was at a checkpoint, by default the last."""
+    folder = as_path(run) / workdir.CHECKPOINTS
+    try:
+        latest = saved_steps(folder)[-1] if step is None else step
+        meta = read_meta(checkpoint_path(folder, latest), check_files=False)
+    except (OSError, ValueError, IndexError):  # nothing to compare with
+        return []
+    change = changed(meta, data.class_names, fingerprint(data))
+    if not change:
+        return []
+    return [
+        f"warning: the run's data is not what it was when it was trained: {change}. Of a folder "
+        "that isn't split on disk, images that it was trained on may be tested now"
+    ]
 
 
 def _with_labels_of(whole: Weights, data: Dataset) -> tuple[Dataset, list[str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import files, sealed
-from alexnet.config import TrainConfig
+from alexnet.config import RunConfig, TrainConfig
 from alexnet.config_json import from_json, to_json
 from alexnet.data import mean_image
 from alexnet.errors import RunError, UserError
@@ -178,6 +178,14 @@ def write_config(path: Path, config: TrainConfig) -> None:
     sealed.write(path / CONFIG, to_json(dataclasses.replace(config, run=as_begun)))
 
 
+def keep_length(path: Path, run: RunConfig) -> None:
+    """Write down the length that a run has been given anew."""
+    values = sealed.read(path / CONFIG)
+    length = {"steps": run.steps, "epochs": run.epochs}
+    if any(values["run"].get(name) != value for name, value in length.items()):
+        sealed.write(path / CONFIG, {**values, "run": values["run"] | length})
+
+
 def read_config(path: Path) -> TrainConfig:
     """The configuration of the run in a work directory; a UserError where it can't be read.
 
@@ -221,6 +229,12 @@ def _check_same_run(saved: TrainConfig, now: TrainConfig) -> None:
             f"--resume goes on with the run in {path} as it began: its mean image was another "
             "than that of --mean-image; leave the option out"
         )
+    for name in ("init_from", "preprocess_from"):
+        if after[name] and not before[name]:
+            raise UserError(
+                f"--resume goes on with the run in {path} as it began, without {flag(name)}: leave "
+                "that out, or start another run in another --workdir"
+            )
     by_total = saved.optim.schedule in _BY_TOTAL
     free = _FREE_ON_RESUME if by_total else _FREE_ON_RESUME | _LENGTH
     if changed := [n for n, value in before.items() if n not in free and value != after[n]]:

@@ -147,7 +147,7 @@ MISTAKES = {
     "convert a b --images photos": "--images is for --verify",
     "convert a b --overwrite": "--overwrite is for --to hf-folder",
     "push": "FOLDER is missing; see `alexnet push --help`",
-    "push a b --message=": "--message is",
+    "push a b --message=": "--message: the value is empty",
     "bench --batch-size 0": "--batch-size is 0",
     "bench --variant papr": "did you mean 'paper'",
     "bench --block-seconds 0": "--block-seconds is 0.0",

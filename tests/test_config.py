@@ -53,6 +53,7 @@ def test_a_misspelt_word_gets_the_nearest(name):
         "--batch-size 0", "--learning-rate -1", "--momentum 1", "--momentum 0 --nesterov",
         "--label-smoothing 1", "--seed -1", "--epochs 0", "--steps -2", "--log-every 0",
         "--resize-to 10", "--std 0", "--mean 1 2", "--channels 1 --color-noise 0.1",
+        "--color-noise-until 0.5",
         "--steps 1 --epochs 1", "--resume --overwrite", "--keep-checkpoints 0", "--clip-norm -1",
         "--warmup-steps -1", "--patience 0", "--loader-threads 0", "--eval-every 0",
         "--image-size 100000", "--image-size 0", "--resize-to 1000000", "--loader-threads 100000",

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from alexnet import cli, metrics, porting, sealed
+from alexnet import cli, metrics, porting, sealed, weights
 from alexnet.checkpoints import STATE, _digests
 from alexnet.config import ModelConfig, OptimConfig, TrainConfig
 from alexnet.errors import RunError, UserError
@@ -74,6 +74,22 @@ def test_a_damaged_state_with_right_digests_is_a_sentence(damage, run):
     edited(run)
     with pytest.raises(RunError, match="can't be read: "):
         porting.read_run(run)
+
+
+def test_a_damaged_log_keeps_nobody_from_the_weights(run):
+    log = run / "metrics.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"3", b"4", 1))
+    weights.save(run / "weights.safetensors", dataclasses.replace(open_weights(run), source="old"))
+    with pytest.raises(UserError):
+        porting.read_run(run)
+    assert open_weights(run).source == "run run, step 3"
+
+
+def test_weights_of_a_runs_end_are_said_to_be_those(run):
+    weights.save(run / "weights.safetensors", open_weights(run))
+    shutil.rmtree(run / "checkpoints")
+    (note,) = open_weights(run).notes
+    assert note.endswith("no checkpoint yet: these are its weights.safetensors, of run run, step 3")
 
 
 @pytest.mark.parametrize("record", [{}, {"top1": 1e300}, {"top1": 10**200}])

@@ -231,7 +231,7 @@ def test_the_framework_is_a_runs_own_or_one_that_is_here(run, monkeypatch):
 def test_a_run_whose_framework_is_not_here_gives_its_final_weights(run, monkeypatch):
     from alexnet import trained
 
-    def missing(path, step=None):
+    def missing(path, step=None, **_):
         raise UserError("--framework needs a package that is not installed")
 
     monkeypatch.setattr(trained, "read_run", missing)

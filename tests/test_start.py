@@ -1,7 +1,6 @@
 """What a run begins with: weights, their preprocessing and their classes; on resume, its data."""
 
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
@@ -11,17 +10,22 @@ from alexnet import cli
 from alexnet.commands.train import parse_train
 from alexnet.config import DataConfig, TrainConfig
 from alexnet.errors import UserError
+from alexnet.files import remove_tree
 from alexnet.init import initial_weights
+from alexnet.loop import Trainer
 from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.recipes import recipe
 from alexnet.start import starting_weights
 from alexnet.weights import Weights, save
+from alexnet.workdir import read_config
 from tests.conftest import NARROW, records
 from tests.weights.helpers import WIDTH, narrow
 
 CAFFE = Preprocess(
     Normalize((122.68, 116.67, 104.01), (1.0, 1.0, 1.0)), EvalProtocol("warp", 256, 227)
 )
+
+GRAY = Preprocess(Normalize((117.0,), (58.0,), "L"), EvalProtocol("short", 256, 224))
 
 
 @pytest.fixture
@@ -132,12 +136,12 @@ def test_a_run_killed_before_its_first_checkpoint_begins_with_its_weights_again(
     assert first[0]["loss"] != pytest.approx(plain_loss(options, tmp_path))
     capsys.readouterr()
 
-    shutil.rmtree(path / "checkpoints")
-    assert cli.main([*options, "--resume"]) == 0
-    said = capsys.readouterr().out
-    assert "no checkpoint was saved: starting from step 0" in said
-    assert f"weights from {weights}" in said
-    assert records(path) == first
+    for gone in ("checkpoints/00000002", "checkpoints"):
+        remove_tree(path / gone)
+        (path / "weights.safetensors").unlink()
+        assert cli.main([*options, "--resume"]) == 0
+        assert records(path) == first
+    assert f"weights from {weights}" in capsys.readouterr().out  # where not even step 0 was saved
 
     # With a checkpoint the file is not needed any more, nor is another read.
     assert cli.main([*options, "--resume", "--init-from", "nowhere"]) == 0
@@ -149,6 +153,109 @@ def plain_loss(options, tmp_path):
     other = tmp_path / "other"
     assert cli.main([*options[:-1], str(other)]) == 0
     return records(other)[0]["loss"]
+
+
+@pytest.fixture
+def ended(tmp_path, capsys):
+    """A run that has ended: its folder, and the words that began it."""
+    path = tmp_path / "run"
+    options = ["train", "--framework", "torch", *NARROW, "--workdir", str(path), "--steps", "6",
+               "--schedule", "constant", "--checkpoint-every", "2", "--eval-every", "4",
+               "--keep-checkpoints", "4"]  # fmt: skip
+    assert cli.main(options) == 0
+    capsys.readouterr()
+    return path, options
+
+
+def everything(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_run_without_checkpoints_is_not_begun_anew(ended, capsys):
+    path, _ = ended
+    remove_tree(path / "checkpoints")
+    before = everything(path)
+    assert cli.main(["train", "--resume", "--workdir", str(path), "--steps", "9"]) == 2
+    assert f"--init-from {path} with another --workdir" in capsys.readouterr().err
+    assert everything(path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--steps", "4", "--keep-checkpoints", "1"], "more than the 4 asked for"),
+        (["--init-from", "w.safetensors"], "without --init-from"),
+        (["--preprocess-from", "w.safetensors"], "without --preprocess-from"),
+    ],
+)
+def test_a_refused_resume_changes_nothing(words, why, ended, capsys):
+    path, _ = ended
+    before = everything(path)
+    assert cli.main(["train", "--resume", "--workdir", str(path), *words]) == 2
+    assert why in capsys.readouterr().err
+    assert everything(path) == before
+
+
+def test_a_length_given_anew_is_the_runs(ended, capsys):
+    path, _ = ended
+    assert cli.main(["train", "--resume", "--workdir", str(path), "--steps", "7"]) == 0
+    assert cli.main(["train", "--resume", "--workdir", str(path)]) == 0
+    assert read_config(path).run.steps == 7
+    assert records(path)[-1]["step"] == 7
+
+
+def test_a_plateau_is_the_same_in_two_parts(tmp_path):
+    options = ["train", "--framework", "torch", *NARROW, "--schedule", "plateau", "--patience", "2",
+               "--learning-rate", "1e-10", "--warmup-steps", "0", "--eval-every", "2"]  # fmt: skip
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert cli.main([*options, "--steps", "12", "--workdir", str(once)]) == 0
+    assert cli.main([*options, "--steps", "5", "--workdir", str(twice)]) == 0
+    assert cli.main(["train", "--resume", "--steps", "12", "--workdir", str(twice)]) == 0
+    rates = [{r["step"]: r["learning_rate"] for r in records(p) if r["split"] == "train"}
+             for p in (once, twice)]  # fmt: skip
+    assert rates[0] == rates[1]
+    assert len(set(rates[0].values())) > 1
+
+
+def test_an_evaluation_image_may_be_mended_meanwhile(folder, tmp_path, monkeypatch, capsys):
+    bad = folder / "val/cat/1.png"
+    good = bad.read_bytes()
+    bad.write_bytes(b"junk")
+    evaluate = Trainer._evaluate
+
+    def mended(self, stop):
+        found = evaluate(self, stop)
+        bad.write_bytes(good)
+        return found
+
+    monkeypatch.setattr(Trainer, "_evaluate", mended)
+    options = ["train", "--framework", "torch", *NARROW, "--dataset", f"folder:{folder}",
+               "--image-size", "64", "--batch-size", "4", "--steps", "2", "--eval-every", "1",
+               "--on-bad-image", "skip", "--workdir", str(tmp_path / "run")]  # fmt: skip
+    assert cli.main(options) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.count("left out: ") == 1
+    counts = [r["count"] for r in records(tmp_path / "run") if r["split"] == "eval"]
+    assert counts == [3, 4]
+
+
+def test_evaluating_a_run_on_data_that_changed_is_a_warning(folder, tmp_path, capsys):
+    path = tmp_path / "run"
+    options = ["--framework", "torch", *NARROW, "--dataset", f"folder:{folder}", "--image-size",
+               "64", "--batch-size", "4", "--steps", "1", "--workdir", str(path)]  # fmt: skip
+    assert cli.main(["train", *options]) == 0
+    assert cli.main(["evaluate", str(path)]) == 0
+    assert "warning" not in capsys.readouterr().err
+    (folder / "val/cat/1.png").unlink()
+    assert cli.main(["evaluate", str(path)]) == 0
+    assert "it had 4 test examples, and has 3 now" in " ".join(capsys.readouterr().err.split())
+
+
+def test_gray_weights_bring_their_preprocessing(tmp_path):
+    gray = dataclasses.replace(narrow("torchvision", channels=1), preprocess=GRAY)
+    save(tmp_path / "gray.safetensors", gray)
+    options = ["--recipe", "torchvision", "--channels", "1", "--width", str(WIDTH)]
+    data = parse_train([*options, "--init-from", str(tmp_path / "gray.safetensors")]).data
+    assert (data.mean, data.std) == ((117.0,), (58.0,))
 
 
 def test_weights_may_be_on_the_hub():

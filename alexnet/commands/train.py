@@ -57,9 +57,12 @@ def _with_preprocessing(base: TrainConfig, given: Mapping[str, Any]) -> TrainCon
     from alexnet.start import with_preprocessing_of  # slow, and for such runs only
 
     own = {f.name: given[f.name] for f in dataclasses.fields(ModelConfig) if f.name in given}
-    model = dataclasses.replace(base.model, **own)
+    model, data = dataclasses.replace(base.model, **own), base.data
+    if len(data.mean) not in (1, model.channels):  # the recipe's: those of the weights take over
+        data = dataclasses.replace(data, mean=data.mean[:1], std=data.std[:1])
     try:
-        found = with_preprocessing_of(dataclasses.replace(base, model=model), source, given)
+        changed = dataclasses.replace(base, model=model, data=data)
+        found = with_preprocessing_of(changed, source, given)
     except (UserError, RunError, OSError):
         if given.get("preprocess_from"):
             raise

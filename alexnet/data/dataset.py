@@ -1,6 +1,7 @@
 """Sources of examples and data sets made of them, before any decoding or augmentation."""
 
 import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from alexnet.errors import UserError
+from alexnet.text import printable, storable
 
 
 class Source(Protocol):
@@ -93,6 +95,30 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
         digest = getattr(source, "digest", lambda: "")
         found[part] = {"examples": len(source), "digest": digest()}
     return found
+
+
+def changed(meta: Mapping[str, Any], class_names: Sequence[str], data: Mapping[str, Any]) -> str:
+    """A clause on what has changed in the data since a run's checkpoint, "" for nothing.
+
+    Args:
+        meta: of the checkpoint: its `class_names` and, as `data`, its `fingerprint`.
+        class_names: those of the data now.
+        data: its fingerprint now.
+    """
+    names, before = [*map(storable, class_names)], meta.get("class_names")
+    if before and len(before) != len(names):
+        return f"it had {len(before)} classes, and has {len(names)} now"
+    for number, (old, new) in enumerate(zip(before or (), names, strict=False)):
+        if old != new:
+            return f"class {number} was {printable(old):.60}, and is {printable(new):.60} now"
+    for part, words in (("train", "training"), ("eval", "test")):
+        then, now = (meta.get("data") or {}).get(part), data.get(part)
+        if not isinstance(then, dict) or then == now or not now:
+            continue
+        if then.get("examples") != now["examples"]:
+            return f"it had {then.get('examples')} {words} examples, and has {now['examples']} now"
+        return f"its {now['examples']} {words} examples are others than before"
+    return ""
 
 
 @dataclass(frozen=True)

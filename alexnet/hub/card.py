@@ -74,7 +74,7 @@ def _header(spec: Spec, run: Training | None) -> str:
     }
     if run:
         values["datasets"] = [_dataset(run)]
-    if run and run.evaluation:
+    if run and run.evaluation and run.evaluation["step"] == run.step:  # not of other weights
         values["metrics"] = ["accuracy"]
         values["model-index"] = [{"name": f"alexnet-{spec.name}", "results": [_result(run)]}]
     return "".join(

@@ -46,6 +46,13 @@ def test_a_card_without_a_run_claims_nothing(tmp_path):
     assert "## Training" not in text
 
 
+def test_a_card_has_no_results_of_another_step(tmp_path):
+    hub.write_folder(tmp_path / "f", hf_weights(), run=dataclasses.replace(trained(), step=360))
+    _, whole = header(tmp_path / "f")
+    assert not {"model-index", "metrics"} & set(whole)
+    assert "by the run itself at step 352" in (tmp_path / "f" / CARD).read_text()
+
+
 def test_a_card_with_a_run_has_its_numbers(tmp_path):
     hub.write_folder(tmp_path / "f", hf_weights(), run=trained())
     card, whole = header(tmp_path / "f")

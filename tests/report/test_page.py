@@ -184,11 +184,11 @@ def test_a_checkpoint_that_the_run_deletes_meanwhile(run_path, tmp_path, monkeyp
     newest = copy / "checkpoints" / "00000004"
     assert (copy / "checkpoints" / "00000002").is_dir()
 
-    def read(path, step=None):
+    def read(path, step=None, **options):
         if newest.exists():
             shutil.rmtree(newest)
             raise AttributeError("what Orbax raises then")
-        return porting.read_run(path, step)
+        return porting.read_run(path, step, **options)
 
     monkeypatch.setattr("alexnet.trained.read_run", read)
     found = open_subject(str(copy), Reading())
