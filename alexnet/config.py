@@ -143,7 +143,7 @@ class OptimConfig:
     freeze: tuple[str, ...] = ()
     # Factors on the rate of layers, variables or roles, as fc8=10 bias=2.
     rate_of: tuple[str, ...] = ()
-    # More such factors from an epoch on, as 67:conv1.kernel=0.1 72:conv1.kernel=0.
+    # More such factors from an epoch on, as 67:conv1.kernel=0.1 72:conv1=0.
     rate_at: tuple[str, ...] = ()
     # Factors on the weight decay of layers, variables or roles, as bias=0.
     decay_of: tuple[str, ...] = ()

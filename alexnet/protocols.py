@@ -30,9 +30,9 @@ def views(name: ProtocolName, preprocess: Preprocess) -> Views:
 
     center: the weights' own. ten-crop: the same, and the mean of the softmax over center, corners
     and their mirror images (Krizhevsky et al. 2012, section 4.1). caffe: both sides warped to 256
-    (bvlc_alexnet's readme and create_imagenet.sh). torchvision: the short side to 256
+    (examples/imagenet/readme.md in BVLC/caffe). torchvision: the short side to 256
     (references/classification). onnx-zoo: both sides warped to the network's own size, no margin
-    (onnx/models, imagenet_preprocess.py: MXNet's Resize(224), which keeps no ratio).
+    (the program behind the zoo's own figure: main.py of alexnet in intel/neural-compressor).
     """
     own, size = preprocess.protocol, preprocess.protocol.crop
     margin = 256 if size in (224, 227) else round(size * 8 / 7)

@@ -61,7 +61,9 @@ _PAPER = TrainConfig(
 )
 
 # The log at the end of layer-params-145.cfg: rates of all kernels fall at epochs 25, 51 and 79, of
-# conv1's at 67 as well and to nothing at 72; biases keep twice the first rate; noise ends at 67.
+# conv1's at 67 as well and to nothing at 72; noise ends at 67. Its epochs count from 1, so that its
+# 25 may come after 24 of them; here it is after 25. Biases keep twice the first rate, as the file
+# has it, but conv1's, which has none there (from which epoch on is not logged: from 72 here).
 # convdata.py: one crop for 32 images, and what has noise divided by 1.1. The mean of each channel
 # stands for the mean image, which --mean-image takes from the user's own images.
 _KRIZHEVSKY2012 = TrainConfig(
@@ -74,7 +76,7 @@ _KRIZHEVSKY2012 = TrainConfig(
         decay_biases=False,
         rate_of=("bias=2",),
         rate_at=(
-            "25:bias=10", "51:bias=10", "79:bias=10", "67:conv1.kernel=0.1", "72:conv1.kernel=0",
+            "25:bias=10", "51:bias=10", "79:bias=10", "67:conv1.kernel=0.1", "72:conv1=0",
         ),
         schedule="step",
         drop_epochs=(25.0, 51.0, 79.0),
@@ -141,14 +143,18 @@ def _caffe(name: str) -> TrainConfig:
 
 
 def _lars(name: str, batch_size: int, rate: float, steps: int, warmup_steps: int) -> TrainConfig:
-    """NVCaffe's AlexNet-BN: a tenth of a percent of each weight a step, and a quadratic course."""
+    """NVCaffe's AlexNet-BN, by its solvers of August and September 2017 and the code of that time.
+
+    That has the paper's trust ratio and a linear warm-up, from which it makes its first step at
+    `warmup_start`: one step behind ours.
+    """
     return TrainConfig(
         recipe=name,
         model=ModelConfig(variant="bn"),
         data=replace(_CAFFE_DATA, batch_size=batch_size, std=(256.0,)),
         optim=OptimConfig(
             rule="lars",
-            lars_formula="nvcaffe",
+            lars_formula="paper",
             lars_eta=0.001,
             lars_biases=True,
             learning_rate=rate,
@@ -156,7 +162,6 @@ def _lars(name: str, batch_size: int, rate: float, steps: int, warmup_steps: int
             poly_power=2.0,
             warmup_steps=warmup_steps,
             warmup_start=1.0,
-            warmup_power=2.0,
         ),
         run=RunConfig(epochs=steps / (_IMAGENET // batch_size), log_every=10),
     )
@@ -227,7 +232,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "paper": Recipe(
         source="Krizhevsky et al. 2012 and the authors' layer-params-145.cfg; the rate drops at "
-        "epochs 25, 51 and 79, the three of its drops that are the same in all layers",
+        "epochs 25, 51 and 79, those of its drops that all layers have that still learn",
         published="59.3 % top-1, 81.8 % top-5, ten crops",
         measured=_NOT_RUN,
         config=_PAPER,
@@ -235,8 +240,8 @@ RECIPES: dict[str, Recipe] = {
     "krizhevsky2012": Recipe(
         source="layers-145.cfg and layer-params-145.cfg in computerhistory/AlexNet-Source-Code, "
         "and the log in the latter",
-        published="59.33 % top-1, 81.79 % top-5, ten crops (the log's last line; the paper's "
-        "59.3 and 81.8)",
+        published="59.33 % top-1, 81.79 % top-5, ten crops (the log at epoch 91 and the paper; it "
+        "goes on, at higher rates again, to 59.75 and 82.01 % at epoch 135)",
         measured=_NOT_RUN,
         config=_KRIZHEVSKY2012,
     ),
@@ -250,7 +255,7 @@ RECIPES: dict[str, Recipe] = {
     "caffe": Recipe(
         source="models/bvlc_alexnet in BVLC/caffe, solver.prototxt and train_val.prototxt: rate "
         "inside momentum, biases at twice the rate and without decay",
-        published="57.1 % top-1, 80.2 % top-5, center crop (best of 450,000 steps: step 358,000)",
+        published="57.1 % top-1, 80.2 % top-5, center crop (the snapshot of step 360,000)",
         measured=_NOT_RUN,
         config=_caffe("caffe"),
     ),

@@ -87,15 +87,11 @@ def trust_ratio(
 ) -> jax.Array:
     """LARS's factor on a layer's rate; 1 where the weights or the gradient are all zero.
 
-    `OptimConfig.lars_formula` names the three forms and their sources.
+    `OptimConfig.lars_formula` names the three forms and their sources; `optax`'s gradient has the
+    decay in it.
     """
     size = jnp.linalg.norm(weight)
-    match optim.lars_formula:
-        case "paper":
-            below = jnp.linalg.norm(gradient) + wd * size
-        case "nvcaffe":
-            below = jnp.linalg.norm(gradient)
-        case "optax":
-            below = jnp.linalg.norm(decayed)
-    usable = (size > 0) & (below > 0)
+    change = jnp.linalg.norm(decayed if optim.lars_formula == "optax" else gradient)
+    below = change + wd * size if optim.lars_formula == "paper" else change
+    usable = (size > 0) & (change > 0)
     return jnp.where(usable, optim.lars_eta * size / jnp.where(usable, below, 1.0), 1.0)

@@ -104,19 +104,15 @@ def trust_ratio(
 ) -> torch.Tensor:
     """LARS's factor on a layer's rate; 1 where the weights or the gradient are all zero.
 
-    `OptimConfig.lars_formula` names the three forms and their sources.
+    `OptimConfig.lars_formula` names the three forms and their sources; `optax`'s gradient has the
+    decay in it.
     """
     norm = torch.linalg.vector_norm
     size = norm(weight)
-    match optim.lars_formula:
-        case "paper":
-            below = norm(gradient) + wd * size
-        case "nvcaffe":
-            below = norm(gradient)
-        case "optax":
-            below = norm(decayed)
+    change = norm(decayed if optim.lars_formula == "optax" else gradient)
+    below = change + wd * size if optim.lars_formula == "paper" else change
     ratio = optim.lars_eta * size / below
-    return torch.where((size > 0) & (below > 0), ratio, torch.ones_like(ratio))
+    return torch.where((size > 0) & (change > 0), ratio, torch.ones_like(ratio))
 
 
 @torch.no_grad()
