@@ -285,9 +285,10 @@ def test_for_another_size_it_is_said_that_the_image_is_lost(tmp_path, capsys):
     )
 
 
-def test_an_empty_name_is_none(tmp_path):
-    run_train("--framework", "torch", *NARROW, "--mean-image", "", "--workdir", tmp_path / "r")
-    assert not workdir.read_config(tmp_path / "r").preprocess.normalize.image
+def test_an_empty_name_is_refused_and_none_is_none():
+    with pytest.raises(UserError, match="--mean-image: the value is empty"):
+        parse_train(["--recipe", "digits", "--mean-image", ""])
+    assert parse_train(["--recipe", "digits", "--mean-image", "None"]).data.mean_image is None
 
 
 def test_a_configuration_that_has_read_its_image_can_be_changed():
