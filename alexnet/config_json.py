@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 from alexnet.config import TrainConfig
@@ -13,6 +14,17 @@ from alexnet.spec import REVISION, refuse_outdated
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """The tree as plain JSON values, with the revision of the tables of layers."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {"tables": REVISION}
+
+
+def _in_whole_epochs(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values; color noise that ended within an epoch was taken to end after it."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return values
+    until = data.get("color_noise_until")
+    if not isinstance(until, float) or not math.isfinite(until):
+        return values
+    return values | {"data": data | {"color_noise_until": float(math.ceil(until))}}
 
 
 def from_json(values: Any, where: str = "config.json") -> TrainConfig:
@@ -27,7 +39,7 @@ def from_json(values: Any, where: str = "config.json") -> TrainConfig:
         tables = int(values.pop("tables"))
         if values.get("framework") == "torch":
             values["devices"] = {}  # moved from JAX, it may still have JAX's
-        config = from_plain(TrainConfig, values)
+        config = from_plain(TrainConfig, _in_whole_epochs(values))
     except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{where} is not one that this version wrote: {error}") from error
     refuse_outdated(

@@ -88,6 +88,8 @@ def _run(
             config, dataset, engine, checkpoints, progress, plan, roles, data, processes
         )
         kept = _resume(trainer, path) if config.run.resume else []
+        if config.run.resume and index == 0:  # not before: it may be refused
+            workdir.keep_length(path, config.run)
         progress.begin_at(trainer.step)
         code = trainer.run() if processes.index else _run_logged(trainer, path, kept)
     if code:
@@ -232,8 +234,6 @@ def _resume(trainer: Trainer, path: Path) -> list[metrics.Record]:
     if given != workdir.read_config(path).model.init_from:  # allowed, since files may have moved
         trainer.progress.note(f"its weights are the checkpoint's: --init-from {given} is not read")
     trainer.checkpoints.forget_old()  # that a killed run had come to, and had not done
-    if trainer.processes.index == 0:
-        workdir.keep_length(path, trainer.config.run)
     kept, problem = metrics.kept(path, trainer.step, meta.get("log"))
     if problem and trainer.processes.index == 0:
         trainer.progress.note(f"warning: {problem}")

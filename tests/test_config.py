@@ -116,6 +116,15 @@ def test_a_run_moved_from_jax_by_an_older_version_may_have_jaxs_devices():
     assert from_json(values).devices == DevicesConfig()
 
 
+def test_color_noise_that_ended_within_an_epoch_ends_after_it():
+    values = to_json(TrainConfig())
+    values["data"]["color_noise_until"] = 0.5
+    assert from_json(values).data.color_noise_until == 1.0
+    values["data"] = [0.5]
+    with pytest.raises(UserError, match="is not one that this version wrote"):
+        from_json(values)
+
+
 def test_a_run_of_the_wrong_zoo_is_refused():
     """Runs that began before the tables had a revision trained another network by that name."""
     values = to_json(parse_train(["--variant", "onnx_zoo"]))

@@ -204,6 +204,14 @@ def test_a_length_given_anew_is_the_runs(ended, capsys):
     assert records(path)[-1]["step"] == 7
 
 
+def test_it_is_also_that_of_a_run_that_had_saved_nothing(ended):
+    path, _ = ended
+    remove_tree(path / "checkpoints")
+    (path / "weights.safetensors").unlink()
+    assert cli.main(["train", "--resume", "--workdir", str(path), "--steps", "3"]) == 0
+    assert read_config(path).run.steps == 3
+
+
 def test_a_plateau_is_the_same_in_two_parts(tmp_path):
     options = ["train", "--framework", "torch", *NARROW, "--schedule", "plateau", "--patience", "2",
                "--learning-rate", "1e-10", "--warmup-steps", "0", "--eval-every", "2"]  # fmt: skip
