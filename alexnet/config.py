@@ -242,6 +242,8 @@ class DevicesConfig:
     spmd: Literal["jit", "shard_map", "pmap"] = "jit"
     # data=D,model=M: D times M devices, of which M share fc6, fc7 and fc8; M is 1 without this.
     mesh: str | None = None
+    # JAX by jit: each device keeps and updates its share of the dense kernels alone (FSDP, ZeRO).
+    fsdp: bool = False
     # JAX on several hosts: this command runs on each of them, and they train one network.
     distributed: bool = False
     # HOST:PORT of process 0 for --distributed; found by itself on a TPU slice, as the next two.
@@ -273,8 +275,8 @@ class DevicesConfig:
         """Refuse, with a UserError, options of the other framework; `both` takes neither's."""
         if framework != "jax" and self != DevicesConfig(compile=self.compile):
             raise UserError(
-                "--spmd, --mesh and --distributed are JAX's: add --framework jax. torch runs on "
-                "several processes by `torchrun --nproc-per-node=N train.py --framework torch ...`"
+                "--spmd, --mesh, --fsdp and --distributed are JAX's: add --framework jax, or start "
+                "torch by `torchrun --nproc-per-node=N train.py --framework torch ...`"
             )
         if framework != "torch" and self.compile:
             raise UserError("--compile is torch's, and JAX always compiles: add --framework torch")
@@ -379,12 +381,9 @@ class TrainConfig:
         """
         from alexnet.data.sources import open_dataset
 
+        data, channels, size = self.data, self.model.channels, self.resize_to
         return open_dataset(
-            self.data.dataset,
-            data_dir=self.data.data_dir,
-            seed=self.run.seed,
-            channels=self.model.channels,
-            size=self.resize_to,
+            data.dataset, data_dir=data.data_dir, seed=self.run.seed, channels=channels, size=size
         )
 
     def spec(self, num_classes: int) -> Spec:

@@ -51,9 +51,11 @@ class Engine:
         model = AlexNet(spec, weights=arrays, dtype=DTYPES[precision])
         work = onednn.fastest(list(mesh.devices.flat))
         state, steps = prepare(model, preprocess, optim, work=work)
-        self._steps = parallel.compile_steps(steps, state, mesh, self._devices.spmd)
+        self._steps = parallel.compile_steps(
+            steps, state, mesh, self._devices.spmd, self._devices.fsdp
+        )
         self._spec, self._batch_size, self._seed = spec, batch_size, seed
-        self._state = self._held(parallel.put_state(state, mesh))
+        self._state = self._held(parallel.put_state(state, mesh, self._devices.fsdp))
         self._learned = learned(variables(spec))
         self._dropouts = count_dropouts(spec)
         self.rows = parallel.local_rows(batch_size, mesh)

@@ -184,7 +184,8 @@ def slice_devices(topology: str) -> tuple[str, Sequence[jax.Device]]:
 def lower_step(config: TrainConfig, spec: Spec, mesh: Mesh) -> jax.stages.Lowered:
     """The training step that `engine.Engine` runs, traced on shapes alone."""
     state, steps = abstract_state(config, spec)
-    train: Any = parallel.compile_steps(steps, state, mesh, config.devices.spmd).train
+    spmd, fsdp = config.devices.spmd, config.devices.fsdp
+    train: Any = parallel.compile_steps(steps, state, mesh, spmd, fsdp).train
     keys = jax.ShapeDtypeStruct((count_dropouts(spec), 2), np.uint32)
     rates = jax.ShapeDtypeStruct((len(learned(variables(spec))),), np.float32)
     batch = abstract_batch(config, spec)
@@ -258,7 +259,7 @@ def _conditions(
         "variant": spec.name, "recipe": config.recipe, "parameters": spec.num_params,
         "image_size": spec.image_size, "num_classes": spec.num_classes,
         "precision": config.model.precision, "batch_size": config.data.batch_size,
-        "spmd": config.devices.spmd, "mesh": dict(mesh.shape),
+        "spmd": config.devices.spmd, "fsdp": config.devices.fsdp, "mesh": dict(mesh.shape),
         "versions": {name: version(name) for name in ("jax", "libtpu")},
     }  # fmt: skip
 

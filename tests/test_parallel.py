@@ -20,12 +20,14 @@ from alexnet_jax.checkpoint import flat
 from alexnet_jax.engine import Engine, prepare
 from alexnet_jax.hlo import collectives
 from alexnet_jax.model import AlexNet
+from alexnet_jax.optim import variable_name
 from tests.conftest import DISTINCT, first_batches
 from tests.weights.helpers import side
 
 BOUND = 1e-5
 ONE_WEIRD_TRICK = [{"mesh": "data=4,model=2"}, {"mesh": "data=1,model=8"}]
-MODES = [{"spmd": "jit"}, {"spmd": "shard_map"}, {"spmd": "pmap"}, *ONE_WEIRD_TRICK]
+FSDP = [{"fsdp": True}, {"fsdp": True, "mesh": "data=4,model=2"}]
+MODES = [{"spmd": "jit"}, {"spmd": "shard_map"}, {"spmd": "pmap"}, *ONE_WEIRD_TRICK, *FSDP]
 
 
 def make_config(variant="torchvision", batch_size=16, **devices):
@@ -88,7 +90,8 @@ def steps_on_one_device(config, batches):
 
 
 @pytest.mark.parametrize(
-    ("variant", "modes"), [("torchvision", MODES), ("paper", MODES[::4]), ("bn", MODES[:4])]
+    ("variant", "modes"),
+    [("torchvision", MODES), ("paper", MODES[::4] + FSDP), ("bn", MODES[:4] + FSDP)],
 )
 def test_all_equal_one_device(variant, modes):
     assert len(jax.devices()) == 8
@@ -122,7 +125,7 @@ def accumulated(config, parts):
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=parts))
 
 
-@pytest.mark.parametrize("mode", MODES[:4], ids=str)
+@pytest.mark.parametrize("mode", MODES[:4] + FSDP, ids=str)
 def test_a_batch_in_parts_is_the_whole_batch(mode):
     """Each device has one image of each part; masked ones count for nothing in any of them."""
     batches = first_batches(make_config("paper"), 4)
@@ -190,7 +193,7 @@ def test_control_gradients_that_are_not_summed_are_noticed(monkeypatch):
     assert apart > 10 * BOUND
 
 
-@pytest.mark.parametrize("mode", MODES[:4], ids=str)
+@pytest.mark.parametrize("mode", MODES[:4] + FSDP[:1], ids=str)
 def test_statistics_are_those_of_the_global_masked_batch(mode):
     """Rows that are masked, all of one device's among them, count for nothing on any device."""
     config = make_config("bn")
@@ -263,6 +266,42 @@ def test_only_gradients_cross_devices(variant):
         found = collectives(topology.lower_step(config, spec, mesh).compile().as_text())
         assert {(one.kind, one.group_size) for one in found} == {("all-reduce", 8)}, spmd
         assert sum(one.bytes for one in found) == 4 * (spec.num_params + 4), spmd
+
+
+@pytest.mark.parametrize("variant", ["torchvision", "krizhevsky2012", "cifar_18pct"])
+def test_fsdp_moves_kernels_and_sums_of_gradients(variant):
+    """Dense kernels are gathered once and their gradients scattered once; all else is added up.
+
+    That is what other steps exchange, and, for clipping, a number for each kernel's own sum.
+    """
+    config = make_config(variant, fsdp=True)
+    spec = config.spec(10)
+    mesh = parallel.run_mesh(config.devices)
+    found = collectives(topology.lower_step(config, spec, mesh).compile().as_text())
+    assert {one.group_size for one in found} == {8}
+    by_kind = {one.kind: sum(c.bytes for c in found if c.kind == one.kind) for one in found}
+    shapes = {name: v.shape for name, v in variables(spec).items() if v.role == "kernel"}
+    kernels = [int(np.prod(s)) for s in shapes.values() if len(s) == 2 and s[0] % 8 == 0]
+    split = 4 * sum(kernels)
+    print(f"{variant}: {by_kind}, of {4 * spec.num_params} bytes")
+    assert by_kind.pop("all-gather") == by_kind.pop("reduce-scatter") == split > 0
+    assert by_kind == {"all-reduce": 4 * (spec.num_params + 4 + len(kernels)) - split}
+
+
+@pytest.mark.parametrize("mode", FSDP, ids=str)
+def test_fsdp_keeps_a_share_of_dense_kernels_and_momentum(mode):
+    state = make_engine(make_config(**mode))._state
+    for part in (state.params, state.momentum):
+        leaves = jax.tree_util.tree_leaves_with_path(part)
+        shares = {variable_name(p): x.size // x.addressable_shards[0].data.size for p, x in leaves}
+        print(f"{mode}: {shares}")
+        assert {shares[f"fc{n}.kernel"] for n in (6, 7, 8)} == {8}
+        assert shares["conv1.kernel"] == shares["conv1.bias"] == shares["fc8.bias"] == 1
+
+
+def test_fsdp_needs_jit():
+    with pytest.raises(UserError, match="--fsdp needs --spmd jit, not pmap"):
+        make_engine(make_config(spmd="pmap", fsdp=True))
 
 
 def test_control_grouped_convolution_would_gather_the_batch():

@@ -25,7 +25,12 @@ TABLES = {
         )
     ],
     "variants": [f"{FOUR} --variant {variant}" for variant in VARIANTS],
-    "spread": [f"{ONE} --spmd shard_map", ONE.replace("bf16", "fp32")],
+    "spread": [
+        *(f"{FOUR} --variant {variant} --fsdp" for variant in ("torchvision", "paper", "caffe")),
+        f"{ONE} --fsdp",
+        f"{ONE} --spmd shard_map",
+        ONE.replace("bf16", "fp32"),
+    ],
     "meshes": [
         f"--topology v5e:4x4 --batch-size {batch} --precision bf16 --mesh {mesh}"
         for batch in (256, 2048, 8192)

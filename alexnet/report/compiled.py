@@ -28,12 +28,13 @@ def _headline(report: Mapping[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     batch, devices, memory = report["batch_size"], report["devices"], report["memory"]
     unit = _unit(report)
+    spread = report["spmd"] + (" with fsdp" if report["fsdp"] else "")
     verdict = "fits" if memory["fits"] else "DOES NOT FIT"
     return [
         f"AlexNet '{report['variant']}', {report['image_size']}x{report['image_size']}, "
         f"{report['num_classes']} classes, {report['precision']}, recipe {report['recipe']}",
         f"{report['topology']}: {devices} {unit}s ({report['device']}) on {report['hosts']} "
-        f"host(s); batch {batch}, {batch // devices} a {unit}; {report['spmd']}, mesh {mesh}; "
+        f"host(s); batch {batch}, {batch // devices} a {unit}; {spread}, mesh {mesh}; "
         f"{versions}",
         f"{verdict}: {_size(memory['total'])} a {unit} of the {_size(memory['available'])} that "
         f"libtpu gives to programs ({_size(memory['published'])} published)",

@@ -58,7 +58,9 @@ def test_two_processes_share_batch_norms_statistics(mode, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mode", [("--spmd", "shard_map"), ("--spmd", "pmap"), ("--mesh", "data=1,model=8")], ids=str
+    "mode",
+    [("--spmd", "shard_map"), ("--spmd", "pmap"), ("--mesh", "data=1,model=8"), ("--fsdp",)],
+    ids=str,
 )
 def test_two_processes_in_every_mode(mode, one_device, tmp_path):
     Run(tmp_path / "run", "--steps", STEPS, "--eval-every", 10, *mode).wait()
