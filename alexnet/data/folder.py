@@ -39,7 +39,8 @@ class FolderSource:
 
     def digest(self) -> str:
         """Digest of the files' names below `root`, and of their labels."""
-        names = "\0".join(file[len(self.root) :] for file in self.files)
+        # Files below "." don't begin with it, and of those below "/" it is the first slash.
+        names = "\0".join(f"/{file.removeprefix(self.root).lstrip('/')}" for file in self.files)
         digest = sha256(names.encode(errors="surrogateescape"))
         digest.update(self.labels.astype("<i8").data)
         return digest.hexdigest()
@@ -138,14 +139,15 @@ def _images_in(folder: Path) -> list[str]:
 def images_below(folder: Path) -> list[str]:
     """Paths of all images at any depth, sorted, since a disk's own order differs by machine."""
     found: list[str] = []
-    seen: set[str] = set()
+    seen = {*map(str, Path(os.path.realpath(folder)).parents)}  # where other classes are, too
     for here, folders, names in walk(folder):
         real = os.path.realpath(here)
         if real in seen:  # a link back up: following it would never end
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if name[0] != "."]
+        # Sorted: of two ways to a folder the first is taken, on every machine the same.
+        folders[:] = sorted(name for name in folders if name[0] != ".")
         found += [os.path.join(here, name) for name in names if _is_image(name)]
     return sorted(found)
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet.data import folder
 from alexnet.data.images import BadImage, decode
 from alexnet.data.sources import open_dataset
 from alexnet.errors import UserError
+from alexnet.files import walk
 
 
 def refusal(name, **options):
@@ -137,8 +139,24 @@ def test_linked_class_and_link_in_a_circle(image_folder, tmp_path):
         shutil.copy(root / "a" / name, tmp_path / "elsewhere")
     (root / "b").symlink_to(tmp_path / "elsewhere")
     (root / "a" / "up").symlink_to(root / "a")
+    (root / "a" / "to_all_classes").symlink_to(root)
     data = open_dataset(f"folder:{root}")
     assert Counter(labels_of(data.train) + labels_of(data.eval)) == {0: 2, 1: 2}
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_two_ways_to_a_folder_whatever_the_order_on_disk(image_folder, monkeypatch, backwards):
+    root = image_folder("a/1.png", "a/there/2.png")
+    (root / "a" / "link").symlink_to(root / "a" / "there")
+
+    def walk_in_order(directory):
+        for here, folders, names in walk(directory):
+            folders.sort(reverse=backwards)
+            yield here, folders, names
+
+    monkeypatch.setattr(folder, "walk", walk_in_order)
+    found = folder.images_below(root / "a")
+    assert found == [str(root / "a" / name) for name in ("1.png", "link/2.png")]
 
 
 def test_what_is_called_an_image_and_is_none(image_folder, tmp_path):
