@@ -16,6 +16,9 @@ from alexnet.text import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 EVAL_FOLDERS = ("val", "validation", "test")
+# Names that say of two folders that they are a split on disk, though not as it has to be called.
+_TRAIN_NAMES = {"train", "training"}
+_EVAL_NAMES = {*EVAL_FOLDERS, "valid", "testing"}
 LISTINGS = 16  # folders listed at a time: a bucket is slow to answer for each
 
 
@@ -78,6 +81,12 @@ def open_folder(root: Path, name: str, seed: int) -> Dataset:
             f"{' or '.join(EVAL_FOLDERS)}, or use folder:{train} to hold out a part of it"
         )
     source, classes = _scan(root)
+    lower = {name.lower() for name in classes}
+    if lower & _TRAIN_NAMES and lower & _EVAL_NAMES and lower <= _TRAIN_NAMES | _EVAL_NAMES:
+        raise UserError(
+            f"the folders in {root} are called {', '.join(classes)}, as if to train and to "
+            "evaluate on, and would be taken for classes: call them train and val"
+        )
     kept, out = stratified_split(source.labels, seed)
     if not len(out):
         raise UserError(

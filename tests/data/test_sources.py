@@ -229,6 +229,19 @@ def test_folders_that_are_refused(image_folder, tmp_path):
     assert "class 'dog'" in refusal(f"folder:{root}")
 
 
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("Train", "Val", "Test")])
+def test_a_split_by_other_names_is_not_taken_for_classes(image_folder, names):
+    root = image_folder(
+        *(f"{part}/{name}/{i}.png" for part in names for name in "ab" for i in "12")
+    )
+    assert f"are called {', '.join(sorted(names))}, as if to train" in refusal(f"folder:{root}")
+
+
+def test_classes_that_are_called_like_parts(image_folder):
+    root = image_folder(*(f"{name}/{i}.png" for name in ("Train", "Test", "bus") for i in "12"))
+    assert open_dataset(f"folder:{root}").class_names == ("Test", "Train", "bus")
+
+
 def test_nothing_left_to_evaluate_on(image_folder):
     root = image_folder("a/1.png", "b/2.png")
     assert "one image per class" in refusal(f"folder:{root}")
