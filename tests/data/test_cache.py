@@ -365,6 +365,14 @@ def test_damaged_images_are_replaced(copy, made, form):
     use(folder)
 
 
+@pytest.mark.parametrize("file", [META, "eval.index", "eval.images"])
+def test_of_a_file_that_is_cut_short_it_is_said_what_to_do(copy, file):
+    folder = copy("jpeg")
+    os.truncate(folder / file, 100)
+    with pytest.raises(UserError, match=rf"{file} .*delete {folder}, prepare it anew"):
+        open_cache(folder, "c")
+
+
 def test_a_file_that_shrinks_while_it_is_read(copy):
     folder = copy("raw")
     data = open_cache(folder, "c")
