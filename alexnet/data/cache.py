@@ -238,8 +238,12 @@ def read_meta(folder: Path, file: str = META) -> dict[str, Any]:
         raise _no_cache(folder)
     try:
         meta = sealed.read(folder / file)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{folder / file} can't be used: {error}") from error
+    except OSError as error:
+        raise UserError(f"can't read {folder / file}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(
+            f"{folder / file} is damaged: {error}; delete {folder}, prepare it anew"
+        ) from error
     if meta.get("kind") == KIND and meta.get("version") != VERSION:
         raise UserError(
             f"{folder} is a cache of version {meta.get('version')!r:.20}, and this program reads "
@@ -343,7 +347,10 @@ def read_index(folder: Path, split: str, examples: int) -> np.ndarray:
     with open_file(path, size) as file:
         found = os.fstat(file.fileno()).st_size
     if found != size:
-        raise UserError(f"{path} has {found:,} bytes, but {examples:,} examples have {size:,}")
+        raise UserError(
+            f"{path} has {found:,} bytes, but {examples:,} examples have {size:,}: delete "
+            f"{folder}, prepare it anew"
+        )
     return np.asarray(np.memmap(path, RECORD, "c", shape=(examples,))) if size else _NO_RECORDS
 
 

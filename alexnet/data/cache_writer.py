@@ -103,7 +103,8 @@ def prepare(
     """
     observer, folder = observer or Observer(), request.folder
     _source_of.cache_clear()
-    plan = description(request.layout, _source_of(request))
+    _check_apart(folder, dataset := _source_of(request))
+    plan = description(request.layout, dataset)
     with _in_a_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
         held = lock.acquire(folder)
@@ -150,6 +151,18 @@ def _begin(folder: Path, plan: dict[str, Any], layout: Layout) -> None:
         if layout.format == "raw":
             os.truncate(images, said["examples"] * layout.raw_bytes)
     sync(folder)
+
+
+def _check_apart(folder: Path, dataset: Dataset) -> None:
+    """Refuse a folder beside the source's classes, which would be one more of them from then on."""
+    real = Path(os.path.realpath(folder))
+    for source in (dataset.train, dataset.eval):
+        root = getattr(source, "root", None)
+        if root and real.parent == Path(os.path.realpath(root)) and not real.name.startswith("."):
+            raise UserError(
+                f"{folder} would lie beside the classes in {root} and be taken for one of them: "
+                "give another folder"
+            )
 
 
 def _check_new(folder: Path, plan: dict[str, Any], layout: Layout) -> None:

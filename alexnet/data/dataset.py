@@ -57,6 +57,12 @@ class Dataset:
     eval: Source
     class_names: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse a part without examples, for which a run would fail only once it has trained."""
+        for source, what in ((self.train, "train"), (self.eval, "evaluate")):
+            if len(source) == 0:
+                raise UserError(f"'{self.name}' has no examples to {what} on: add some")
+
     @property
     def num_classes(self) -> int:
         """Number of classes; labels run from 0 to one less."""

@@ -16,6 +16,9 @@ from alexnet.text import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 EVAL_FOLDERS = ("val", "validation", "test")
+# Names that say of two folders that they are a split on disk, though not as it has to be called.
+_TRAIN_NAMES = {"train", "training"}
+_EVAL_NAMES = {*EVAL_FOLDERS, "valid", "testing"}
 LISTINGS = 16  # folders listed at a time: a bucket is slow to answer for each
 
 
@@ -39,7 +42,8 @@ class FolderSource:
 
     def digest(self) -> str:
         """Digest of the files' names below `root`, and of their labels."""
-        names = "\0".join(file[len(self.root) :] for file in self.files)
+        # Files below "." don't begin with it, and of those below "/" it is the first slash.
+        names = "\0".join(f"/{file.removeprefix(self.root).lstrip('/')}" for file in self.files)
         digest = sha256(names.encode(errors="surrogateescape"))
         digest.update(self.labels.astype("<i8").data)
         return digest.hexdigest()
@@ -77,6 +81,12 @@ def open_folder(root: Path, name: str, seed: int) -> Dataset:
             f"{' or '.join(EVAL_FOLDERS)}, or use folder:{train} to hold out a part of it"
         )
     source, classes = _scan(root)
+    lower = {name.lower() for name in classes}
+    if lower & _TRAIN_NAMES and lower & _EVAL_NAMES and lower <= _TRAIN_NAMES | _EVAL_NAMES:
+        raise UserError(
+            f"the folders in {root} are called {', '.join(classes)}, as if to train and to "
+            "evaluate on, and would be taken for classes: call them train and val"
+        )
     kept, out = stratified_split(source.labels, seed)
     if not len(out):
         raise UserError(
@@ -138,14 +148,15 @@ def _images_in(folder: Path) -> list[str]:
 def images_below(folder: Path) -> list[str]:
     """Paths of all images at any depth, sorted, since a disk's own order differs by machine."""
     found: list[str] = []
-    seen: set[str] = set()
+    seen = {*map(str, Path(os.path.realpath(folder)).parents)}  # where other classes are, too
     for here, folders, names in walk(folder):
         real = os.path.realpath(here)
         if real in seen:  # a link back up: following it would never end
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if name[0] != "."]
+        # Sorted: of two ways to a folder the first is taken, on every machine the same.
+        folders[:] = sorted(name for name in folders if name[0] != ".")
         found += [os.path.join(here, name) for name in names if _is_image(name)]
     return sorted(found)
 

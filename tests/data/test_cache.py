@@ -290,6 +290,17 @@ def test_another_source_or_form_is_refused(photos, tmp_path):
         prepare(request(photos, tmp_path / "d"), 1)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cache_does_not_become_a_class_of_its_source(image_folder, workers):
+    root = image_folder(*(f"{name}/{i}.png" for name in "ab" for i in range(3)))
+    with pytest.raises(UserError, match="beside the classes"):
+        prepare(request(root, root / "cache"), workers)
+    assert {path.name for path in root.iterdir()} == {"a", "b"}
+    for target in (root.parent / "cache", root / ".cache", root / "a" / "cache"):
+        prepare(request(root, target), 1)
+    assert open_dataset(f"folder:{root}").class_names == ("a", "b")
+
+
 # --- damage ------------------------------------------------------------------------------------
 
 
@@ -352,6 +363,14 @@ def test_damaged_images_are_replaced(copy, made, form):
     prepare(request, 1, check=True)
     assert content(folder) == content(made[form])
     use(folder)
+
+
+@pytest.mark.parametrize("file", [META, "eval.index", "eval.images"])
+def test_of_a_file_that_is_cut_short_it_is_said_what_to_do(copy, file):
+    folder = copy("jpeg")
+    os.truncate(folder / file, 100)
+    with pytest.raises(UserError, match=rf"{file} .*delete {folder}, prepare it anew"):
+        open_cache(folder, "c")
 
 
 def test_a_file_that_shrinks_while_it_is_read(copy):

@@ -30,6 +30,13 @@ def test_a_moved_folder_is_the_same_data(photos, tmp_path):
     assert before["train"]["examples"] == 4
 
 
+def test_a_folder_is_the_same_data_from_within(image_folder, monkeypatch):
+    root = image_folder(*(f"{name}/{i}.png" for name in "ab" for i in range(3)))
+    before = of_folder(root)
+    monkeypatch.chdir(root)
+    assert of_folder(".") == of_folder("../photos") == before
+
+
 def test_every_change_of_a_folder_is_seen(photos):
     found = [of_folder(photos)]
     for old, new in (("val/cats/1.png", "val/cats/0.png"), ("val/cats/2.png", "val/dogs/3.png")):

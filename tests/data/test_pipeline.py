@@ -138,6 +138,12 @@ def test_seeds_differ():
     assert not np.array_equal(first["label"], second["label"])
 
 
+@pytest.mark.parametrize(("sizes", "purpose"), [((0, 4), "train"), ((4, 0), "evaluate")])
+def test_a_part_without_examples_is_refused(sizes, purpose):
+    with pytest.raises(UserError, match=f"'made up' has no examples to {purpose} on"):
+        Dataset("made up", *map(numbered, sizes), ("a",))
+
+
 def test_batch_larger_than_the_training_set():
     data, config = numbered_dataset(7), make_config(batch_size=8)
     with pytest.raises(UserError, match="only 7 training examples: give --batch-size 7 or less"):

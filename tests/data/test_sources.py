@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet.data import folder
 from alexnet.data.images import BadImage, decode
 from alexnet.data.sources import open_dataset
 from alexnet.errors import UserError
+from alexnet.files import walk
 
 
 def refusal(name, **options):
@@ -137,8 +139,24 @@ def test_linked_class_and_link_in_a_circle(image_folder, tmp_path):
         shutil.copy(root / "a" / name, tmp_path / "elsewhere")
     (root / "b").symlink_to(tmp_path / "elsewhere")
     (root / "a" / "up").symlink_to(root / "a")
+    (root / "a" / "to_all_classes").symlink_to(root)
     data = open_dataset(f"folder:{root}")
     assert Counter(labels_of(data.train) + labels_of(data.eval)) == {0: 2, 1: 2}
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_two_ways_to_a_folder_whatever_the_order_on_disk(image_folder, monkeypatch, backwards):
+    root = image_folder("a/1.png", "a/there/2.png")
+    (root / "a" / "link").symlink_to(root / "a" / "there")
+
+    def walk_in_order(directory):
+        for here, folders, names in walk(directory):
+            folders.sort(reverse=backwards)
+            yield here, folders, names
+
+    monkeypatch.setattr(folder, "walk", walk_in_order)
+    found = folder.images_below(root / "a")
+    assert found == [str(root / "a" / name) for name in ("1.png", "link/2.png")]
 
 
 def test_what_is_called_an_image_and_is_none(image_folder, tmp_path):
@@ -209,6 +227,19 @@ def test_folders_that_are_refused(image_folder, tmp_path):
     image_folder("cat/1.png", "cat/2.png")
     (root / "dog").mkdir()
     assert "class 'dog'" in refusal(f"folder:{root}")
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("Train", "Val", "Test")])
+def test_a_split_by_other_names_is_not_taken_for_classes(image_folder, names):
+    root = image_folder(
+        *(f"{part}/{name}/{i}.png" for part in names for name in "ab" for i in "12")
+    )
+    assert f"are called {', '.join(sorted(names))}, as if to train" in refusal(f"folder:{root}")
+
+
+def test_classes_that_are_called_like_parts(image_folder):
+    root = image_folder(*(f"{name}/{i}.png" for name in ("Train", "Test", "bus") for i in "12"))
+    assert open_dataset(f"folder:{root}").class_names == ("Test", "Train", "bus")
 
 
 def test_nothing_left_to_evaluate_on(image_folder):
