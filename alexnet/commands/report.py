@@ -7,9 +7,9 @@ from alexnet.config import LARGEST_IMAGE, Framework, VariantName
 from alexnet.errors import UserError
 from alexnet.files import as_path, atomic_write, is_remote
 from alexnet.options import POSITIONAL, between, check_values
+from alexnet.workdir import PAGE, is_page
 
 MOST_RUNS = 12  # colors that can be told apart
-PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,13 @@ def check_output(path: Path, overwrite: bool) -> None:
     Raises:
         UserError: saying how to replace it, or that its directory is missing.
     """
-    from alexnet.files import first_bytes
     from alexnet.replacing import check_replaceable
-    from alexnet.report.page.document import MARK
 
     if path.is_dir():
         raise UserError(f"--output {path} is a directory: name a file in it")
     check_replaceable(path)
     if path.exists():
-        own = f'content="{MARK}"'.encode() in first_bytes(path, 400)
-        if not own and not overwrite:
+        if not is_page(path) and not overwrite:
             raise UserError(f"{path} is no page of alexnet report: --overwrite replaces it")
     elif not is_remote(path) and not path.parent.is_dir():
         raise UserError(f"--output {path}: there is no directory {path.parent}")
