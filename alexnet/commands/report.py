@@ -54,7 +54,7 @@ def main(options: Options) -> int:
 
     from alexnet.report.page.build import FILTERS, Choices, build
     from alexnet.report.page.html import clean
-    from alexnet.report.page.subject import Reading, open_subject
+    from alexnet.report.page.subject import Reading, open_subject, tell_apart
 
     first = as_path(options.run[0])
     output = as_path(options.output) if options.output else _default(first)
@@ -66,6 +66,7 @@ def main(options: Options) -> int:
             open_subject(run, reading, with_weights=place < FILTERS, with_data=place == 0)
             for place, run in enumerate(options.run)
         ]
+        tell_apart(subjects)
         if (options.variant or options.image_size) and all(one.config for one in subjects):
             raise UserError("a run says what its network is: leave --variant and --image-size out")
         page = build(subjects, choices, status.update)
