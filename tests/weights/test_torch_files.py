@@ -250,6 +250,12 @@ def zipped(files: dict[str, bytes], **options) -> memoryview:
     return memoryview(bytearray(file.getvalue()))
 
 
+def test_torchscript_is_called_by_its_name(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "w.pt")
+    with pytest.raises(UserError, match="TorchScript"):
+        load(tmp_path / "w.pt")
+
+
 def test_zip_bomb():
     bomb = zipped({"data.pkl": bytes(100_000_000)}, compression=zipfile.ZIP_DEFLATED)
     assert len(bomb) < 200_000
