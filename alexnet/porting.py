@@ -26,6 +26,7 @@ from alexnet.layers import Spec
 from alexnet.preparation import PreparationConfig, prepared, said
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from alexnet.replacing import check_replaceable, holds_run
+from alexnet.spec import VARIANTS
 from alexnet.staging import staging, take_place
 from alexnet.weights import Weights
 from alexnet.weights.adapt import adapt, fold_preprocess
@@ -362,10 +363,13 @@ def _notes(source: str | PurePath, whole: Weights, format: str, change: Change) 
             f"{', '.join(change.preparation.given)} would have no effect: {format} files hold no "
             "preprocessing; leave that out, or write safetensors, onnx or hf-folder"
         )
+    spec = whole.spec  # of a network for images of any size, the arrays don't tell which
+    own = spec.name in VARIANTS and VARIANTS[spec.name].image_size == spec.image_size
+    size = "" if own else f" --image-size {spec.image_size}"
     return [
         *notes,
         f"{format} files hold neither preprocessing nor class names: keep the source, and use "
-        f"the file with --preprocess-from {source}",
+        f"the file with --preprocess-from {source}{size}",
     ]
 
 
