@@ -207,12 +207,7 @@ class Checkpoints:
         if not self._leads:
             return
         steps: list[int] = self.steps()
-        scores: dict[int, Any] = {}
-        for step in steps:
-            with suppress(OSError, ValueError):  # a damaged one has no score
-                meta = read_meta(checkpoint_path(self.directory, step), check_files=False)
-                scores[step] = meta.get("score")
-        best = max(filter(scores.get, scores), key=scores.__getitem__, default=None)
+        best = best_step(self.directory)
         for step in steps[: -self.keep]:
             if step != best:
                 _remove(checkpoint_path(self.directory, step))
@@ -260,6 +255,17 @@ def saved_steps(directory: Path) -> list[int]:
         for path in directory.iterdir()
         if _NAME.fullmatch(path.name) and _is_done(path)
     )
+
+
+def best_step(directory: Path) -> int | None:
+    """The step of the checkpoint with the best evaluation, if any had one."""
+    scores: dict[int, list[float]] = {}
+    for step in saved_steps(directory):
+        with suppress(OSError, ValueError):  # a damaged one has no score
+            meta = read_meta(checkpoint_path(directory, step), check_files=False)
+            if score := meta.get("score"):
+                scores[step] = score
+    return max(scores, key=scores.__getitem__, default=None)
 
 
 def _is_done(path: Path) -> bool:

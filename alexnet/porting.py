@@ -10,7 +10,14 @@ from typing import Any, cast
 import numpy as np
 
 from alexnet import hub, metrics, weights, workdir
-from alexnet.checkpoints import STATE, Checkpoints, checkpoint_path, read_meta, saved_steps
+from alexnet.checkpoints import (
+    STATE,
+    Checkpoints,
+    best_step,
+    checkpoint_path,
+    read_meta,
+    saved_steps,
+)
 from alexnet.config import DevicesConfig, Framework, TrainConfig
 from alexnet.engine import import_framework
 from alexnet.errors import RunError, UserError
@@ -19,6 +26,7 @@ from alexnet.layers import Spec
 from alexnet.preparation import PreparationConfig, prepared, said
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from alexnet.replacing import check_replaceable, holds_run
+from alexnet.spec import VARIANTS
 from alexnet.staging import staging, take_place
 from alexnet.weights import Weights
 from alexnet.weights.adapt import adapt, fold_preprocess
@@ -90,10 +98,13 @@ def read_run(path: Path, step: int | None = None, *, with_log: bool = True) -> R
         raise
     except Exception as error:  # of a damaged state the frameworks raise nearly anything
         reason = " ".join(str(error).split())[:500] or type(error).__name__
-        raise RunError(
-            f"{checkpoint} can't be read: {reason}; --step takes another one of "
-            f"{', '.join(map(str, steps[-_LISTED:]))}"
-        ) from error
+        others = [str(other) for other in steps if checkpoint_path(directory, other) != checkpoint]
+        way_out = (
+            f"--step takes another one of {', '.join(others[-_LISTED:])}"
+            if others
+            else "there is no other checkpoint"
+        )
+        raise RunError(f"{checkpoint} can't be read: {reason}; {way_out}") from error
     lines = metrics.read(path) if with_log else []
     return RunState(
         config, spec, arrays, meta, [line for line in lines if line["step"] <= meta["step"]]
@@ -190,6 +201,21 @@ def _write_run_as(
         f"({framework}): weights, momentum, step and history; go on with: "
         f"python train.py --framework {framework} --workdir {target} --resume"
     )
+
+
+def _left_behind(source: Path, state: RunState) -> list[str]:
+    """A sentence on the run's other checkpoints, of which one may be its best."""
+    inside = source.parent.name == workdir.CHECKPOINTS
+    folder = source.parent if inside else source / workdir.CHECKPOINTS
+    others = [step for step in saved_steps(folder) if step != state.step]
+    if not others:
+        return []
+    best = best_step(folder)
+    words = f" (step {best} has the best evaluation)" if best in others else ""
+    return [
+        f"only step {state.step} was moved: {', '.join(map(str, others[-_LISTED:]))} stay in "
+        f"{folder.parent}{words}; --step moves another one, to a directory of its own"
+    ]
 
 
 def no_weights(path: Path) -> UserError:
@@ -297,7 +323,8 @@ def convert(
     if state and moved:
         _refuse_changes(change, target)
         _check_finite(state.arrays, source)
-        return whole, [_write_run_as(target_format, source, state, target)]
+        done = _write_run_as(target_format, source, state, target)
+        return whole, [done, *_left_behind(hub.local(source), state)]
     if change.preparation:
         whole = prepared(whole, change.preparation)
     whole = _changed(whole, change.variant, change.fold)
@@ -336,10 +363,13 @@ def _notes(source: str | PurePath, whole: Weights, format: str, change: Change) 
             f"{', '.join(change.preparation.given)} would have no effect: {format} files hold no "
             "preprocessing; leave that out, or write safetensors, onnx or hf-folder"
         )
+    spec = whole.spec  # of a network for images of any size, the arrays don't tell which
+    own = spec.name in VARIANTS and VARIANTS[spec.name].image_size == spec.image_size
+    size = "" if own else f" --image-size {spec.image_size}"
     return [
         *notes,
         f"{format} files hold neither preprocessing nor class names: keep the source, and use "
-        f"the file with --preprocess-from {source}",
+        f"the file with --preprocess-from {source}{size}",
     ]
 
 

@@ -5,7 +5,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from alexnet.data.folder import images_below
 from alexnet.data.inputs import decodable
 from alexnet.data.pipeline import BadImages, Loading, eval_batches
 from alexnet.engine import Batch
-from alexnet.errors import RunError, check_count, choose
+from alexnet.errors import RunError, UserError, check_count, choose
 from alexnet.evaluation import FrameworkChoice, Pair, distance, open_engine, probabilities
 from alexnet.files import as_path
 from alexnet.names import ClassNames, class_names
@@ -138,12 +138,17 @@ def image_outputs(
 
     Unreadable images are left out into `bad_images`, or an error where that is None.
     """
+    found = BadImages() if bad_images is None else bad_images
     view = views("ten-crop" if ten_crop else "center", weights.preprocess)
-    on_bad: Literal["skip", "raise"] = "raise" if bad_images is None else "skip"
-    loading = Loading(batch_size, weights.spec.channels, on_bad_image=on_bad, rows=engine.rows)
+    loading = Loading(batch_size, weights.spec.channels, on_bad_image="skip", rows=engine.rows)
     order = weights.preprocess.normalize.channel_order
     batches = eval_batches(
-        source, view.geometry, loading, bad_images, channel_order=order, ten_crop=ten_crop
+        source, view.geometry, loading, found, channel_order=order, ten_crop=ten_crop
     )
     with contextlib.closing(batches):
-        yield from probabilities(engine, batches, ten_crop)
+        for each in probabilities(engine, batches, ten_crop):
+            if bad_images is None and found:
+                raise UserError(found.sentences[0])
+            yield each
+    if bad_images is None and found:  # the last ones
+        raise UserError(found.sentences[0])

@@ -190,18 +190,27 @@ def _with_labels_of(whole: Weights, data: Dataset) -> tuple[Dataset, list[str]]:
         note = f"{len(theirs)} classes of the data are found by name among the network's "
         return Dataset(data.name, train, held_out, own.identities), [f"{note}{len(own.names)}"]
     if len(theirs) != len(own.names):
+        strange = next((name for name in theirs if name not in places), theirs[0])
         raise UserError(
             f"the network has {len(own.names)} classes, but {data.name} has {len(theirs)}, which "
-            f"are not among them by name: {printable(theirs[0]):.60}, ..."
+            f"are not all among them by name: {printable(strange):.60}, ..."
         )
     if not whole.class_names:
         return data, []
     pairs = zip(theirs, own.identities, strict=True)
     other, name = next((a, b) for a, b in pairs if a != b)
-    return data, [
+    note = (
         f"the data's classes have other names than the network's ({printable(other):.60} for "
         f"{printable(name):.60}, ...): they are compared by number"
-    ]
+    )
+    moved = next((a for n, a in enumerate(theirs) if places.get(a, n) != n), None)
+    if moved is not None:
+        note = (
+            f"warning: {note}, although {printable(moved):.60} is class {places[moved]} of the "
+            f"network and {theirs.index(moved)} of the data: name the data's classes as the "
+            "network's to compare them by name"
+        )
+    return data, [note]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from alexnet.text import is_text
 _LONGEST_PATH = 1 << 16  # more than any system takes
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 WEIGHTS, CURVE = "weights.safetensors", "curve.png"
+PAGE, PAGE_MARK = "report.html", "alexnet report"  # of `alexnet report`, in each page's head
 OWN = (
     METRICS,
     DIGESTS,
@@ -159,9 +160,16 @@ def _delete_run(path: Path) -> None:
     for name in OWN:
         if (path / name).is_file():
             (path / name).unlink()
+    if is_page(path / PAGE):
+        (path / PAGE).unlink()
     if config.data.mean_image:  # a kill must not leave this one beside the new run's image
         without = dataclasses.replace(config.data, mean_image=None)
         sealed.write(path / CONFIG, to_json(dataclasses.replace(config, data=without)))
+
+
+def is_page(path: Path) -> bool:
+    """Tell whether a file is a page that `alexnet report` wrote; others are somebody's own."""
+    return path.is_file() and f'content="{PAGE_MARK}"'.encode() in files.first_bytes(path, 400)
 
 
 def _is_link(path: Path) -> bool:

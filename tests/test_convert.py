@@ -12,9 +12,11 @@ from huggingface_hub import ModelCard
 import alexnet_jax
 import alexnet_torch
 from alexnet import cli, porting
+from alexnet.checkpoints import best_step
 from alexnet.errors import UserError
 from alexnet.init import initial_weights
 from alexnet.layers import LeCun
+from alexnet.preparation import PreparationConfig
 from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.spec import variant
 from alexnet.trained import open_weights
@@ -189,6 +191,28 @@ def test_runs_are_never_overwritten(finished, tmp_path):
         porting.convert(whole, tmp_path / "there", target_format=framework)
     with pytest.raises(UserError, match="no checkpoint of step 7"):
         porting.convert(whole, tmp_path / "other", step=7)
+
+
+@pytest.mark.parametrize(("size", "words"), [(67, ["--image-size", "67"]), (224, [])])
+def test_the_options_that_a_plain_file_needs_are_said(size, words, tmp_path, capsys):
+    source, target = tmp_path / "w.safetensors", tmp_path / "w.pth"
+    save(source, own := make_weights("torchvision", size))
+    assert cli.main(["convert", str(source), str(target)]) == 0
+    options = ["--preprocess-from", str(source), *words]
+    assert capsys.readouterr().out.endswith(f"use the file with {' '.join(options)}\n")
+    config = PreparationConfig(preprocess_from=str(source))
+    found = open_weights(target, image_size=size if words else None, preparation=config)
+    assert found.preprocess == own.preprocess
+
+
+def test_the_checkpoints_that_stay_are_named(finished, tmp_path):
+    _, whole = finished
+    for step, other in ((20, 40), (40, 20)):
+        _, (_, note) = porting.convert(whole, tmp_path / f"at-{step}", step=step)
+        assert f"only step {step} was moved: {other} stay in {whole}" in note
+        assert (f"step {other} has the best" in note) is (best_step(whole / "checkpoints") == other)
+    _, lines = porting.convert(tmp_path / "at-20", tmp_path / "alone")
+    assert len(lines) == 1
 
 
 def test_one_checkpoint_is_a_source_too(finished, tmp_path):

@@ -22,6 +22,7 @@ from alexnet.preprocess import EvalProtocol, Normalize, Preprocess
 from alexnet.protocols import NAMES, views
 from alexnet.real import read_real
 from alexnet.scores import means
+from alexnet.trained import data_of
 from tests.conftest import NARROW, ROOT, alexnet_command, run_train
 from tests.photographs import narrow_1000
 from tests.weights.helpers import narrow
@@ -112,6 +113,21 @@ def test_labels_are_matched_by_name_where_the_network_knows_more_classes():
         evaluate_weights(whole, digits_like(["cat", "dog"]))
     assert named(["n02012849_crane", "n03126707-x"], "").wnids == ("n02012849", "n03126707")
     assert named(["n02012849x", "n03126707"], "").wnids is None
+
+
+def test_classes_that_the_network_does_not_know_are_named():
+    whole = dataclasses.replace(narrow("torchvision", num_classes=3), class_names=tuple("abc"))
+    with pytest.raises(UserError, match=r"not all among them by name: d, \.\.\."):
+        data_of(whole, None, digits_like("abcd"))
+
+
+def test_a_class_at_another_place_is_no_match_by_number():
+    whole = dataclasses.replace(narrow("torchvision", num_classes=3), class_names=tuple("bcd"))
+    _, (note,) = data_of(whole, None, digits_like("abc"))
+    assert note.startswith("warning: ")
+    assert "although b is class 0 of the network and 1 of the data" in note
+    _, (note,) = data_of(whole, None, digits_like("bcx"))
+    assert "warning" not in note
 
 
 def test_the_negative_control_of_labels_by_name():

@@ -157,6 +157,10 @@ def test_the_python_interface_takes_what_people_hold(tmp_path):
     assert len({one.classes for one in found}) == 1
     assert found[0].name == str(path)
     assert alexnet.predict(whole, []) == []
+    for unreadable in ([b"x"], [path] * 9 + [b"x"]):
+        with pytest.raises(UserError, match=r"image \d: it is not one of JPEG") as error:
+            alexnet.predict(whole, unreadable)
+        assert "--on-bad-image" not in str(error.value)  # which is not for it
     with pytest.raises(UserError, match="float64 of shape"):
         alexnet.preprocess(np.zeros((4, 4)), whole)
     bare = alexnet_jax.AlexNet(whole.spec, weights=whole.arrays)

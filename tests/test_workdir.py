@@ -7,6 +7,7 @@ import pytest
 from alexnet import metrics, workdir
 from alexnet.errors import UserError
 from alexnet.recipes import recipe
+from alexnet.report.page.document import document
 from alexnet.schedule import learning_rate
 
 
@@ -108,6 +109,15 @@ def test_overwrite_empties_a_linked_folder_and_leaves_the_link(tmp_path):
     workdir.prepare(config_in(run, overwrite=True))
     assert (run / "checkpoints").is_symlink()
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_overwrite_deletes_the_report_of_the_old_run_but_no_other_page(ours, tmp_path):
+    run = workdir.prepare(config_in(tmp_path / "run"))
+    text = document("run", [], None) if ours else "<html>my notes</html>"
+    (run / "report.html").write_text(text)
+    workdir.prepare(config_in(run, overwrite=True))
+    assert (run / "report.html").exists() is not ours
 
 
 def test_a_changed_configuration_is_noticed(tmp_path):

@@ -7,9 +7,9 @@ from alexnet.config import LARGEST_IMAGE, Framework, VariantName
 from alexnet.errors import UserError
 from alexnet.files import as_path, atomic_write, is_remote
 from alexnet.options import POSITIONAL, between, check_values
+from alexnet.workdir import PAGE, is_page
 
 MOST_RUNS = 12  # colors that can be told apart
-PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def main(options: Options) -> int:
 
     from alexnet.report.page.build import FILTERS, Choices, build
     from alexnet.report.page.html import clean
-    from alexnet.report.page.subject import Reading, open_subject
+    from alexnet.report.page.subject import Reading, open_subject, tell_apart
 
     first = as_path(options.run[0])
     output = as_path(options.output) if options.output else _default(first)
@@ -66,6 +66,7 @@ def main(options: Options) -> int:
             open_subject(run, reading, with_weights=place < FILTERS, with_data=place == 0)
             for place, run in enumerate(options.run)
         ]
+        tell_apart(subjects)
         if (options.variant or options.image_size) and all(one.config for one in subjects):
             raise UserError("a run says what its network is: leave --variant and --image-size out")
         page = build(subjects, choices, status.update)
@@ -85,16 +86,13 @@ def check_output(path: Path, overwrite: bool) -> None:
     Raises:
         UserError: saying how to replace it, or that its directory is missing.
     """
-    from alexnet.files import first_bytes
     from alexnet.replacing import check_replaceable
-    from alexnet.report.page.document import MARK
 
     if path.is_dir():
         raise UserError(f"--output {path} is a directory: name a file in it")
     check_replaceable(path)
     if path.exists():
-        own = f'content="{MARK}"'.encode() in first_bytes(path, 400)
-        if not own and not overwrite:
+        if not is_page(path) and not overwrite:
             raise UserError(f"{path} is no page of alexnet report: --overwrite replaces it")
     elif not is_remote(path) and not path.parent.is_dir():
         raise UserError(f"--output {path}: there is no directory {path.parent}")

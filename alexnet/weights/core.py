@@ -93,6 +93,11 @@ def check(
 
     missing = [call(name) for name in expected if name not in arrays]
     unexpected = [*(name for name in arrays if name not in expected), *extra]
+    if unexpected and len(missing) == len(expected):
+        raise UserError(
+            f"no array has a name that is known: unexpected {_listed(unexpected)}; missing "
+            f"{', '.join(missing[:2])}, ..., as variant '{spec.name}' has them"
+        )
     problems = []
     if missing:
         problems.append("missing " + ", ".join(missing))

@@ -113,6 +113,8 @@ def _read_zip(file: BinaryIO) -> tuple[Any, Numbers]:
     archive = zipfile.ZipFile(Bounded(file))
     infos = archive.infolist()
     parts = {info.filename: info for info in infos}
+    if any(name.split("/")[1:] == ["constants.pkl"] for name in parts):
+        raise UserError("it is a TorchScript program: save its state_dict() with torch.save")
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise UserError(f"{info.filename[:100]!r} in it is compressed or encrypted")

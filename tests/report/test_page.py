@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet import porting, weights
+from alexnet import porting, sealed, weights
 from alexnet.cli import main
 from alexnet.report.page.build import Choices, build
 from alexnet.report.page.subject import Reading, open_subject
@@ -208,6 +208,27 @@ def test_data_that_is_gone(run_path, tmp_path):
     assert "kernels of" in page.text
     other = check(build([open_subject(str(copy), Reading(dataset="synthetic"))], SMALL))
     assert other.text.count("Not shown: the network has 10 classes") == 6
+
+
+def test_data_that_has_changed_is_said(run_path, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run_path, copy)
+    assert "not what it was" not in build([open_subject(str(copy), Reading())], SMALL)
+    meta = sealed.read(copy / "checkpoints/00000004/meta.json")
+    meta["data"]["train"]["examples"] = 7
+    sealed.write(copy / "checkpoints/00000004/meta.json", meta)
+    page = check(build([open_subject(str(copy), Reading())], SMALL))
+    assert "it had 7 training examples, and has 1438 now" in page.text
+
+
+def test_runs_of_one_name_are_told_apart(run_path, tmp_path):
+    for folder in ("a", "b"):
+        shutil.copytree(run_path, tmp_path / folder / "run")
+    runs = [str(tmp_path / folder / "run") for folder in ("a", "b")]
+    output = tmp_path / "page.html"
+    assert main(["report", *runs, "--examples", "8", "--output", str(output)]) == 0
+    page = check(output.read_text())
+    assert all(page.text.count(run) > 1 for run in runs)
 
 
 def test_a_framework_that_is_not_installed(subject, monkeypatch):

@@ -250,6 +250,18 @@ def zipped(files: dict[str, bytes], **options) -> memoryview:
     return memoryview(bytearray(file.getvalue()))
 
 
+def test_names_that_no_variant_has_are_not_compared_one_by_one():
+    values = {"net": dict(state(narrow("torchvision"))), "epoch": 3}
+    with pytest.raises(UserError, match=r"no array has a name that is known: .*net, epoch; miss"):
+        load_data(saved(values, True), "torch", "w")
+
+
+def test_torchscript_is_called_by_its_name(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "w.pt")
+    with pytest.raises(UserError, match="TorchScript"):
+        load(tmp_path / "w.pt")
+
+
 def test_zip_bomb():
     bomb = zipped({"data.pkl": bytes(100_000_000)}, compression=zipfile.ZIP_DEFLATED)
     assert len(bomb) < 200_000

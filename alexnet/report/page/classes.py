@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alexnet.report.page.html import Html, embedded, joined, scrolled, table, tag
+from alexnet.report.page.html import Html, clean, embedded, joined, scrolled, table, tag
 from alexnet.report.page.pictures import picture, png
 from alexnet.report.page.subject import Subject
 from alexnet.scores import (
@@ -31,6 +31,7 @@ def section(subject: Subject, found: Predictions, asked: int, available: int) ->
     """
     classes = _classes(subject)
     return joined(
+        [tag("p", clean(note, 400), class_="note") for note in subject.notes],
         tag("p", _result(found, asked, available)),
         tag("div", _matrix(subject, found, classes), _pairs(subject, found), class_="pair"),
         _table(subject, found, classes),

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from alexnet.report.page.html import Html, clean, tag
-
-MARK = "alexnet report"  # in the head of every page of ours
+from alexnet.workdir import PAGE_MARK
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def document(title: str, sections: Sequence[Section], first: str | None) -> str:
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("meta", name="generator", content=MARK),
+        tag("meta", name="generator", content=PAGE_MARK),
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),

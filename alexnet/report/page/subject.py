@@ -1,5 +1,7 @@
 """A run or a weights file as the page shows it: what can be read of it, and why the rest can't."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from alexnet.layers import Spec
 from alexnet.names import class_names
 from alexnet.porting import is_run
 from alexnet.report.page.html import clean
-from alexnet.trained import data_of, open_weights
+from alexnet.trained import changes_since, data_of, open_weights
 from alexnet.weights import Weights
 
 
@@ -26,6 +28,7 @@ class Subject:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     weights: Weights | None = None
     dataset: Dataset | None = None
+    notes: list[str] = field(default_factory=list)  # on the data set, as `evaluate` says them
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -92,6 +95,14 @@ def open_subject(
     return subject
 
 
+def tell_apart(subjects: Sequence[Subject]) -> None:
+    """Name subjects by their paths where several have one name."""
+    count = Counter(subject.name for subject in subjects)
+    for subject in subjects:
+        if count[subject.name] > 1:
+            subject.name = clean(subject.path)
+
+
 def _open_data(subject: Subject, reading: Reading) -> None:
     try:
         subject.dataset = _dataset(subject, reading)
@@ -100,11 +111,16 @@ def _open_data(subject: Subject, reading: Reading) -> None:
 
 
 def _dataset(subject: Subject, reading: Reading) -> Dataset:
+    config = subject.config
     if subject.weights:
-        return data_of(subject.weights, subject.config, reading.dataset, reading.data_dir)[0]
-    if reading.dataset or not subject.config:
+        found, notes = data_of(subject.weights, config, reading.dataset, reading.data_dir)
+        if config and reading.dataset in (None, config.data.dataset):
+            notes = [*notes, *changes_since(subject.path, None, found)]
+        subject.notes = notes
+        return found
+    if reading.dataset or not config:
         raise UserError("there are no weights to show it with")
-    return subject.config.open_dataset()  # a run without a checkpoint
+    return config.open_dataset()  # a run without a checkpoint
 
 
 def _checked(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
