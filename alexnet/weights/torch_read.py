@@ -33,8 +33,10 @@ from alexnet.weights.torch_objects import (
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the layout before zip
 _MAX_PICKLE = 64 << 20  # bytes; an AlexNet's takes one thousand
 _AT_ONCE = 1 << 20  # bytes read from a zip file at once, its directory among them
-_NESTED = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
-_WRAPPERS = {"module", "_orig_mod"}  # put into keys by DataParallel and torch.compile
+# Where training scripts put the weights.
+_NESTED = ("state_dict", "model", "model_state_dict", "net")
+# Put into keys by DataParallel and torch.compile, and by Lightning's modules round a network.
+_WRAPPERS = {"module", "_orig_mod", "model", "net"}
 _ERRORS = (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, EOFError)
 
 
@@ -63,7 +65,7 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], own: Mapping[str, str] = T
     """Arrays under torchvision's keys or this project's `own`, whatever wraps the model."""
     plain = {".".join(p for p in key.split(".") if p not in _WRAPPERS): key for key in arrays}
     if len(plain) != len(arrays):
-        raise UserError("two of its keys differ only by 'module': one model at a time")
+        raise UserError("two of its keys differ only by 'module' or the like: one model at a time")
     scheme = torch_scheme(plain, own)
     names = {name: plain[key] for name, key in scheme.items() if key in plain}
     return Found(
