@@ -12,6 +12,7 @@ from alexnet import metrics, output, weights, workdir
 from alexnet.checkpoints import Checkpoints
 from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset, changed, fingerprint
+from alexnet.data.folder import check_outside
 from alexnet.engine import Engine, load_engine
 from alexnet.errors import RunError, UserError
 from alexnet.files import as_path
@@ -34,9 +35,8 @@ def train(config: TrainConfig) -> int:
         UserError: for a mistake in the configuration or the data.
         RunError: where training can't go on.
     """
-    processes = connect(
-        config.framework, config.devices
-    )  # before anything else touches the framework
+    # Before anything else touches the framework.
+    processes = connect(config.framework, config.devices)
     return part_with(processes, lambda: _train(config, processes))
 
 
@@ -49,6 +49,9 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     check_alike(processes, "preprocessing", preprocess_to_json(preprocess))
     engine_class = load_engine(config.framework)
     dataset = together(processes, config.open_dataset)
+    if not config.run.resume:
+        path = as_path(config.run.workdir or "")
+        together(processes, lambda: check_outside(path, dataset))
     check_alike(processes, "data", (dataset.name, len(dataset.train), dataset.class_names))
     spec, plan = config.spec(dataset.num_classes), Plan.of(config, dataset)
     arrays, notes = together(processes, lambda: starting_weights(config, spec, dataset.class_names))

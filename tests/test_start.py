@@ -111,6 +111,18 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("place", ["runs", "cat/mine", None])
+def test_a_run_does_not_become_a_class_of_its_data(place, folder, monkeypatch, capsys):
+    """Its curve.png would be an image of that class from then on."""
+    unsplit = folder / "train"
+    monkeypatch.chdir(unsplit)
+    options = ["train", "--framework", "torch", *NARROW, "--dataset", "folder:.", "--steps", "1"]
+    assert cli.main([*options, *(["--workdir", place] if place else [])]) == 2
+    assert "would lie among the images in ." in capsys.readouterr().err
+    assert {path.name for path in unsplit.iterdir()} == {"cat", "dog"}
+    assert len(list(unsplit.rglob("*"))) == 2 + 8
+
+
 @pytest.mark.parametrize("words", [None, *CHANGES])
 def test_a_run_is_not_resumed_on_other_data(words, folder, tmp_path, capsys):
     options = ["train", "--framework", "torch", *NARROW, "--dataset", f"folder:{folder}",

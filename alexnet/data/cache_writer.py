@@ -39,6 +39,7 @@ from alexnet.data.cache import (
     words_sum,
 )
 from alexnet.data.dataset import Dataset, Source, checked_label
+from alexnet.data.folder import check_outside
 from alexnet.data.images import BadImage, decode
 from alexnet.data.sources import open_dataset
 from alexnet.data.workers import in_processes
@@ -103,7 +104,7 @@ def prepare(
     """
     observer, folder = observer or Observer(), request.folder
     _source_of.cache_clear()
-    _check_apart(folder, dataset := _source_of(request))
+    check_outside(folder, dataset := _source_of(request))
     plan = description(request.layout, dataset)
     with _in_a_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,18 +152,6 @@ def _begin(folder: Path, plan: dict[str, Any], layout: Layout) -> None:
         if layout.format == "raw":
             os.truncate(images, said["examples"] * layout.raw_bytes)
     sync(folder)
-
-
-def _check_apart(folder: Path, dataset: Dataset) -> None:
-    """Refuse a folder beside the source's classes, which would be one more of them from then on."""
-    real = Path(os.path.realpath(folder))
-    for source in (dataset.train, dataset.eval):
-        root = getattr(source, "root", None)
-        if root and real.parent == Path(os.path.realpath(root)) and not real.name.startswith("."):
-            raise UserError(
-                f"{folder} would lie beside the classes in {root} and be taken for one of them: "
-                "give another folder"
-            )
 
 
 def _check_new(folder: Path, plan: dict[str, Any], layout: Layout) -> None:

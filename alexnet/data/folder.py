@@ -95,6 +95,25 @@ def open_folder(root: Path, name: str, seed: int) -> Dataset:
     return Dataset(name, source.part(kept), source.part(out), classes)
 
 
+def check_outside(target: Path, dataset: Dataset) -> None:
+    """Refuse to write among a folder's images: what is written would be more of them.
+
+    Raises:
+        UserError: for a target below the folder, unless it is hidden.
+    """
+    real = Path(os.path.realpath(target))
+    for source in (dataset.train, dataset.eval):
+        if not isinstance(source, FolderSource) or is_remote(target) or is_remote(source.root):
+            continue
+        root = Path(os.path.realpath(source.root))
+        inside = real.relative_to(root).parts if real.is_relative_to(root) else (".",)
+        if not any(part.startswith(".") for part in inside):
+            raise UserError(
+                f"{target} would lie among the images in {source.root}, and be taken for some: "
+                "give a folder elsewhere"
+            )
+
+
 def _on_disk_split(train: Path, held_out: Path, name: str) -> Dataset:
     (train_source, classes), (eval_source, eval_classes) = _scan(train), _scan(held_out)
     if classes != eval_classes:

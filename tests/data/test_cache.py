@@ -293,10 +293,11 @@ def test_another_source_or_form_is_refused(photos, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_cache_does_not_become_a_class_of_its_source(image_folder, workers):
     root = image_folder(*(f"{name}/{i}.png" for name in "ab" for i in range(3)))
-    with pytest.raises(UserError, match="beside the classes"):
-        prepare(request(root, root / "cache"), workers)
+    for target in (root / "cache", root / "a" / "cache"):
+        with pytest.raises(UserError, match="would lie among the images"):
+            prepare(request(root, target), workers)
     assert {path.name for path in root.iterdir()} == {"a", "b"}
-    for target in (root.parent / "cache", root / ".cache", root / "a" / "cache"):
+    for target in (root.parent / "cache", root / ".cache"):
         prepare(request(root, target), 1)
     assert open_dataset(f"folder:{root}").class_names == ("a", "b")
 
