@@ -1,4 +1,4 @@
-"""`python -m tests.tpu_bytes VARIANT [TOPOLOGY [BATCH]]`: where the bytes of a compiled step go.
+"""`python -m tests.tpu_bytes VARIANT [TOPOLOGY [BATCH [fsdp]]]`: where the bytes of a compiled step go.
 
 Compiles the training step in bf16 and has the compiler's own analysis count each operation alone.
 Beside its count stands what is read and written in the chip's memory, each array once: the
@@ -46,13 +46,14 @@ class Program(NamedTuple):
     others: dict[str, str]
 
 
-def compiled_step(variant: str, slice_: str, batch_size: int) -> str:
+def compiled_step(variant: str, slice_: str, batch_size: int, fsdp: bool) -> str:
     """The HLO text of a training step."""
     base = recipe("torchvision")
     config = dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, variant=variant, precision="bf16"),
         data=dataclasses.replace(base.data, batch_size=batch_size),
+        devices=dataclasses.replace(base.devices, fsdp=fsdp),
     )
     _, devices = topology.slice_devices(slice_)
     mesh = parallel.device_mesh(devices, len(devices), 1)
@@ -114,9 +115,9 @@ def place(operation: Operation) -> str:
     return "update" if name.endswith("/add") else "other"
 
 
-def main(variant: str, slice_: str = "v5e:2x2", batch_size: str = "512") -> None:
+def main(variant: str, slice_: str = "v5e:2x2", batch_size: str = "512", fsdp: str = "") -> None:
     """Print a table."""
-    program = read(compiled_step(variant, slice_, int(batch_size)))
+    program = read(compiled_step(variant, slice_, int(batch_size), fsdp == "fsdp"))
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for name, operation in program.main.items():
         if operation.kind not in _FREE:
