@@ -1,4 +1,4 @@
-"""`python -m tests.tpu_bytes VARIANT [TOPOLOGY [BATCH [fsdp]]]`: where the bytes of a compiled step go.
+"""`python -m tests.tpu_bytes VARIANT [TOPOLOGY [BATCH [fsdp]]]`: where a compiled step's bytes go.
 
 Compiles the training step in bf16 and has the compiler's own analysis count each operation alone.
 Beside its count stands what is read and written in the chip's memory, each array once: the
