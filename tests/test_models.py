@@ -171,3 +171,71 @@ def test_adaptive_pooling_takes_any_size_that_leaves_something(framework):
         assert called(framework, whole.spec, x, weights=whole.arrays).shape == (shape[0], 7)
     with pytest.raises(UserError, match=r"don't fit variant 'torchvision': it takes N.* of Nx"):
         called(framework, whole.spec, np.zeros((1, 32, 32, 3), "f4"), weights=whole.arrays)
+
+
+def hooked(weights):
+    """A torch model, its images, and the names of the layers whose hooks were called."""
+    model, called = alexnet_torch.AlexNet(weights.spec, weights=weights.arrays).eval(), []
+    for name, layer in model.named_children():
+        layer.register_forward_hook(lambda *_, name=name: called.append(name))
+    return model, torch.tensor(images(weights.spec)).movedim(-1, 1), called
+
+
+def test_torchs_hooks_see_every_layer(weights):
+    model, x, called = hooked(weights)
+    model(x)
+    assert called == [name for name, _ in model.named_children()]
+
+
+def test_a_hook_keeps_what_its_layer_gave(weights):
+    model, x, _ = hooked(weights)
+    kept, gradients = [], []
+    model.conv1.register_forward_hook(lambda *given: kept.append(given[2]))
+    model.conv5.register_full_backward_hook(lambda *given: gradients.append(given[2][0]))
+    model(x).sum().backward()
+    assert (kept[0] == model.activations(x)["conv1"]).all()
+    assert gradients[0].abs().max() > 0
+
+
+def test_torchs_layers_follow_the_callers_autocast(weights):
+    model, x, _ = hooked(weights)
+    types = {}
+    for name in ("conv2", "fc6"):
+        layer = getattr(model, name)
+        layer.register_forward_hook(lambda *given, name=name: types.update({name: given[2].dtype}))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    assert types == {"conv2": torch.bfloat16, "fc6": torch.bfloat16}
+    own = alexnet_torch.AlexNet(weights.spec, weights=weights.arrays, dtype=torch.bfloat16).eval()
+    assert (logits == own(x)).all()
+
+
+def test_torch_func_gives_each_examples_gradient(weights):
+    model, x, _ = hooked(weights)
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+
+    def loss(parameters, image):
+        return torch.func.functional_call(model, (parameters, buffers), (image[None],)).logsumexp(
+            1
+        )[0]
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x[:2])
+    model(x[:2]).logsumexp(1).sum().backward()
+    for name, parameter in parameters.items():
+        worst = (each[name].sum(0) - parameter.grad).abs().max()
+        assert worst <= 1e-4 * parameter.grad.abs().max(), name
+
+
+def test_torchs_shapes_are_known_without_memory(weights):
+    model = alexnet_torch.AlexNet(weights.spec).to("meta")
+    side = weights.spec.image_size
+    assert model(torch.empty(2, 3, side, side, device="meta")).shape == (2, 7)
+
+
+def test_torchs_weights_are_not_the_ones_that_go_on_changing(weights):
+    model = alexnet_torch.AlexNet(weights.spec, weights=weights.arrays)
+    before = model.weights()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert all((before[n] == a).all() for n, a in weights.arrays.items())
