@@ -191,12 +191,10 @@ class AlexNet(nnx.Module):
             getattr(getattr(self, layer), part).set_value(jnp.asarray(array))
 
     def weights(self) -> dict[str, np.ndarray]:
-        """This network's weights as canonical fp32 arrays."""
-        parts = (name.split(".") for name in variables(self.spec))
-        return {
-            f"{layer}.{part}": np.asarray(getattr(getattr(self, layer), part)[...], np.float32)
-            for layer, part in parts
-        }
+        """This network's weights as canonical fp32 arrays, those that its layers have."""
+        parts = {name: name.split(".") for name in variables(self.spec)}
+        held = {n: getattr(getattr(self, layer), part, None) for n, (layer, part) in parts.items()}
+        return {n: np.asarray(v[...], np.float32) for n, v in held.items() if v is not None}
 
     def __call__(
         self,

@@ -310,6 +310,7 @@ def test_jax_calls_the_layers_that_a_user_puts_in(weights):
     last = model.activations(x)["relu7"]
     model.fc8 = Doubled(last.shape[1], 3, use_bias=False, rngs=nnx.Rngs(0))
     assert jnp.abs(model(x) - 2 * last @ model.fc8.kernel[...]).max() < 1e-6
+    assert "fc8.bias" not in model.weights()
     before = model.activations(x)
     model.relu1 = lambda x: 0 * x
     assert (model.activations(x)["relu1"] == 0).all()
