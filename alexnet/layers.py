@@ -92,6 +92,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         """Check the sizes; a UserError names the first that no network can have."""
+        object.__setattr__(self, "layers", tuple(self.layers))  # a list has no hash
         for name, most in _LARGEST.items():
             check_count(name, getattr(self, name), most=most)
 

@@ -1,6 +1,7 @@
 """AlexNet in Flax NNX: walks a table of layers."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from alexnet.errors import UserError
 from alexnet.init import initial_weights
 from alexnet.layers import (
     LRN,
@@ -28,6 +30,7 @@ from alexnet.layers import (
     Tanh,
     check_input,
     count_dropouts,
+    show,
     trace,
     variables,
 )
@@ -112,7 +115,7 @@ class AlexNet(nnx.Module):
         if weights is None:
             if rngs is None:
                 raise ValueError("AlexNet needs rngs=nnx.Rngs(seed) or weights=...")
-            weights = initial_weights(spec, _seed(rngs))
+            weights = _initial(spec, rngs)
         else:
             from alexnet.weights import check
 
@@ -188,12 +191,10 @@ class AlexNet(nnx.Module):
             getattr(getattr(self, layer), part).set_value(jnp.asarray(array))
 
     def weights(self) -> dict[str, np.ndarray]:
-        """This network's weights as canonical arrays."""
-        parts = (name.split(".") for name in variables(self.spec))
-        return {
-            f"{layer}.{part}": np.asarray(getattr(getattr(self, layer), part)[...])
-            for layer, part in parts
-        }
+        """This network's weights as canonical fp32 arrays, those that its layers have."""
+        parts = {name: name.split(".") for name in variables(self.spec)}
+        held = {n: getattr(getattr(self, layer), part, None) for n, (layer, part) in parts.items()}
+        return {n: np.asarray(v[...], np.float32) for n, v in held.items() if v is not None}
 
     def __call__(
         self,
@@ -249,10 +250,12 @@ class AlexNet(nnx.Module):
         keys = iter(self._dropout_keys(key) if train else ())
         x = x.astype(self.dtype)
         rows, rectify = trace(self.spec), False
-        for row, after in zip(rows, [*(row.layer for row in rows[1:]), None], strict=True):
+        for row, after in zip(rows, [*rows[1:], None], strict=True):
             with jax.named_scope(row.name):
                 own: Any = getattr(self, row.name, None)
                 match row.layer:
+                    case _ if self._is_replaced(row):
+                        y = own(x)
                     case Conv():
                         inputs = ops.extended(x, row.layer)
                         y = work.conv(inputs, *self._kernel_and_bias(own), row.layer)
@@ -271,7 +274,7 @@ class AlexNet(nnx.Module):
                     case AvgPool() | AdaptiveAvgPool():
                         y = ops.avg_pool(x, row.layer)
                     case Flatten():
-                        y = x.reshape(x.shape[0], -1)
+                        y = x.reshape(x.shape[0], math.prod(x.shape[1:]))
                     case Dropout() if train:
                         y = ops.dropout(x, row.layer, next(keys), first_row)
                     case Dropout(rate, inverted=False):
@@ -280,19 +283,35 @@ class AlexNet(nnx.Module):
                         y = x
             yield row.name, y
             # Left to these, which then have less to move.
-            follower = isinstance(after, LRN | SpatialLRN | MaxPool)
-            rectify = isinstance(row.layer, ReLU) and follower
+            rectify = (
+                after is not None
+                and isinstance(row.layer, ReLU)
+                and isinstance(after.layer, LRN | SpatialLRN | MaxPool)
+                and not (self._is_replaced(row) or self._is_replaced(after))
+            )
             x = x if rectify else y
+
+    def _is_replaced(self, row: Row) -> bool:
+        """Tell whether a user has put a layer of their own in the place of this one."""
+        own = getattr(self, row.name, None)
+        return own is not None and not isinstance(own, Arrays)
 
     def _kernel_and_bias(self, own: Any) -> tuple[jax.Array, jax.Array]:
         return own.kernel[...].astype(self.dtype), own.bias[...]
 
     def _dropout_keys(self, key: jax.Array | None) -> jax.Array:
+        count = count_dropouts(self.spec)
         if key is not None:
+            if np.shape(key) != (count, 2):
+                raise UserError(
+                    f"key is of shape {show(np.shape(key))}, but it must be {count}x2 uint32: two "
+                    "words for each dropout layer, such as jax.random.key_data gives of a key"
+                )
             return key
+        if count == 0:
+            return jnp.zeros((0, 2), jnp.uint32)
         if self.rngs is None:
             raise ValueError("a training call needs key=... or a model made with rngs=...")
-        count = count_dropouts(self.spec)
         return jnp.stack([jax.random.key_data(self.rngs.dropout()) for _ in range(count)])
 
 
@@ -314,8 +333,17 @@ def _batch_norm(
     return ops.normalize(x, mean, variance, layer, affine)
 
 
-def _seed(rngs: nnx.Rngs) -> int:
-    """The seed in the `params` stream's key: 0 for `nnx.Rngs(0)`."""
+def _initial(spec: Spec, rngs: nnx.Rngs) -> Mapping[str, Any]:
+    """The weights of the seed in the `params` stream's key, which is 0 for `nnx.Rngs(0)`."""
     stream = rngs["params"] if "params" in rngs else rngs["default"]
-    high, low = np.asarray(jax.random.key_data(stream.key[...]))
-    return int(high) << 32 | int(low)
+    key = jax.random.key_data(stream.key[...])
+
+    def drawn(key: jax.Array) -> dict[str, np.ndarray]:
+        high, low = np.asarray(key)[:2]  # rbg's keys repeat these two
+        return initial_weights(spec, int(high) << 32 | int(low))
+
+    if not isinstance(key, jax.core.Tracer):
+        return drawn(key)
+    # Under jit, vmap or eval_shape, where NumPy's part is left to when it runs, if it does.
+    shapes = {n: jax.ShapeDtypeStruct(v.shape, jnp.float32) for n, v in variables(spec).items()}
+    return jax.pure_callback(drawn, shapes, key, vmap_method="sequential")

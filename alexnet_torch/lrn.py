@@ -25,7 +25,7 @@ class LRN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalize (batch, channels, height, width)."""
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        if _in_plain_operators(x):
             return _by_slices(x, self.layer)
         return cast(torch.Tensor, _Normalize.apply(x, self.layer))
 
@@ -43,7 +43,7 @@ class SpatialLRN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalize (batch, channels, height, width)."""
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        if _in_plain_operators(x):
             return _within(x.float(), self.layer)[0].to(x.dtype)
         return cast(torch.Tensor, _NormalizeWithin.apply(x, self.layer))
 
@@ -100,6 +100,16 @@ class _NormalizeWithin(torch.autograd.Function):
         others = _window_means(direct * wide / scale, layer.size, back=True)
         factor = -2 * layer.beta * layer.alpha
         return torch.addcmul(direct, wide, others, value=factor).to(grads[0].dtype), None
+
+
+def _in_plain_operators(x: torch.Tensor) -> bool:
+    """Tell whether the functions above are of no use: to exporters, torch.func or meta tensors."""
+    return (
+        torch.jit.is_tracing()
+        or torch.compiler.is_exporting()
+        or torch._C._are_functorch_transforms_active()
+        or x.is_meta
+    )
 
 
 def _within(

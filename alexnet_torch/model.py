@@ -1,5 +1,6 @@
 """AlexNet in PyTorch: walks a table of layers."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.module import _has_any_global_hook
 
 from alexnet.init import initial_weights
 from alexnet.layers import (
@@ -109,9 +111,11 @@ class AlexNet(nn.Module):
         return {name: state[key] for name, key in layout.torch_keys(self.spec).items()}
 
     def weights(self) -> dict[str, np.ndarray]:
-        """This network's weights as canonical arrays."""
-        state = {key: tensor.detach().cpu().numpy() for key, tensor in self.state_dict().items()}
-        return layout.from_state_dict(state, self.spec)
+        """This network's weights as canonical fp32 arrays, which later steps leave as they are."""
+        state = {key: t.detach().float().cpu().numpy() for key, t in self.state_dict().items()}
+        keys, arrays = layout.torch_keys(self.spec), layout.from_state_dict(state, self.spec)
+        shared = {n for n in arrays if np.may_share_memory(arrays[n], state[keys[n]])}
+        return {n: array.copy("K") if n in shared else array for n, array in arrays.items()}
 
     def forward(
         self,
@@ -132,7 +136,7 @@ class AlexNet(nn.Module):
             processes: how many share the global batch.
         """
         x = images
-        in_place = not (torch.jit.is_tracing() or torch.compiler.is_exporting())
+        in_place = not (torch.jit.is_tracing() or torch.compiler.is_exporting() or self._hooked())
         for _, x in self._walk(images, keys, first_row, mask, processes, in_place):  # noqa: B007
             pass
         return x.float()
@@ -155,9 +159,9 @@ class AlexNet(nn.Module):
         if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):  # sizes may be symbols
             check_input(self.spec, tuple(x.shape), "NCHW", str(x.dtype))
         left = iter(keys) if keys is not None else None
-        low_precision, before = self.dtype != torch.float32, None
+        before = None
         for name, module in self.named_children():
-            with torch.autocast(x.device.type, self.dtype, enabled=low_precision):
+            with self._precision(x.device.type):
                 if isinstance(module, ops.Dropout) and self.training:
                     x = module(x, next(left) if left else None, first_row)
                 elif isinstance(module, ops.BatchNorm):
@@ -168,6 +172,21 @@ class AlexNet(nn.Module):
                     x = module(x)
             before = type(module)
             yield name, x
+
+    def _precision(self, device: str) -> contextlib.AbstractContextManager[Any]:
+        """The arithmetic of `dtype`; of fp32 the caller's, who may have an autocast around this."""
+        low = self.dtype != torch.float32
+        return torch.autocast(device, self.dtype) if low else contextlib.nullcontext()
+
+    def _hooked(self) -> bool:
+        """Tell whether someone looks on: then every layer is called, and its output left alone."""
+        return _has_any_global_hook() or any(
+            layer._forward_hooks
+            or layer._forward_pre_hooks
+            or layer._backward_hooks
+            or layer._backward_pre_hooks
+            for layer in self.children()
+        )
 
 
 # Layers whose output no gradient needs, so that a ReLU may write over it.

@@ -149,6 +149,7 @@ def test_specs_are_plain_data():
     assert hash(spec) == hash(dataclasses.replace(spec))
     assert [type(layer) for layer in spec][-1] is Dense
     assert len(spec) == len(spec.layers)
+    assert dataclasses.replace(spec, layers=list(spec.layers)) == spec  # a list will do
 
 
 def test_variables_follow_from_the_table():

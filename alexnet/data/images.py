@@ -60,6 +60,8 @@ def decode(image: np.ndarray | bytes | Path, channels: int) -> np.ndarray:
         return pixels
     if pixels.shape[2] == 1:
         return np.repeat(pixels, channels, axis=2)
+    if pixels.shape[2] > 4:
+        raise BadImage(f"it is of shape {pixels.shape}: give H x W x C, of at most four channels")
     from PIL import Image
 
     return _to_channels(Image.fromarray(pixels), channels)

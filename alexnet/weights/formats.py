@@ -145,6 +145,11 @@ def save(
         UserError: for a format that is unknown or can't hold these weights.
     """
     check_path(path)
+    if not isinstance(weights, Weights):
+        raise UserError(
+            f"alexnet.weights.Weights are needed, not {type(weights).__name__}: "
+            "Weights(model.weights(), model.spec, preprocess), for one"
+        )
     format = format or from_suffix(path, weights)
     if choose("format", format, FORMATS) not in WRITABLE:
         raise UserError(f"{format} is read only; written are {', '.join(WRITABLE)}")

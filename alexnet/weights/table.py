@@ -136,7 +136,10 @@ def _layer(values: Any) -> Layer:
         value = values[name]
         if name == "name":
             if not isinstance(value, str) or not _NAME.fullmatch(value):
-                raise UserError("a layer's name must be letters and a number, such as conv1")
+                raise UserError(
+                    f"a {kind.__name__}'s name is {value!r:.40}, but it must be small letters and "
+                    "a number, such as conv1"
+                )
         elif type_ is bool:
             if not isinstance(value, bool):
                 raise UserError(f"{name} of a {kind.__name__} must be true or false")

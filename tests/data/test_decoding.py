@@ -143,6 +143,11 @@ def test_arrays(photo):
 # --- what can't be read ------------------------------------------------------------------------
 
 
+def test_arrays_with_the_channels_first_are_a_sentence(photo):
+    with pytest.raises(BadImage, match="give H x W x C, of at most four channels"):
+        decode(np.zeros((3, 50, 60), np.uint8), 3)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
 def test_truncated(photo, kind, share):

@@ -132,6 +132,18 @@ def test_any_table_can_be_saved_and_loaded(tmp_path):
     assert [row.name for row in trace(again.spec)][2:4] == ["relu1", "relu1_2"]
 
 
+def test_a_name_that_no_file_can_have_is_named(tmp_path):
+    layers = (Conv("stem", 4, kernel=5), Flatten(), Dense("fc2", None))
+    weights = random_weights(Spec("mine", layers, image_size=21, num_classes=3))
+    with pytest.raises(UserError, match="a Conv's name is 'stem', but it must be"):
+        save(tmp_path / "w.safetensors", weights)
+
+
+def test_bare_arrays_are_not_saved(tmp_path):
+    with pytest.raises(UserError, match=r"Weights are needed, not dict: Weights\(model.weights"):
+        save(tmp_path / "w.safetensors", narrow("paper").arrays)
+
+
 def test_a_file_keeps_its_meaning_when_a_variant_is_edited(tmp_path, monkeypatch):
     weights = narrow("paper")
     save(tmp_path / "w.safetensors", weights)
