@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -26,10 +26,11 @@ from alexnet.start import starting_weights
 from alexnet.text import counted, printable
 
 
-def train(config: TrainConfig) -> int:
+def train(config: TrainConfig, ended: Callable[[Trainer], None] | None = None) -> int:
     """Train, leaving everything in the work directory.
 
-    The exit code is 0, or 128 + a signal's number after a stop that saved.
+    The exit code is 0, or 128 + a signal's number after a stop that saved; process 0 calls `ended`
+    after both.
 
     Raises:
         UserError: for a mistake in the configuration or the data.
@@ -37,10 +38,12 @@ def train(config: TrainConfig) -> int:
     """
     # Before anything else touches the framework.
     processes = connect(config.framework, config.devices)
-    return part_with(processes, lambda: _train(config, processes))
+    return part_with(processes, lambda: _train(config, processes, ended))
 
 
-def _train(config: TrainConfig, processes: Processes) -> int:
+def _train(
+    config: TrainConfig, processes: Processes, ended: Callable[[Trainer], None] | None
+) -> int:
     config = _with_workdir(config, processes)
     options = dataclasses.asdict(config)
     options["devices"]["process"] = None
@@ -60,7 +63,10 @@ def _train(config: TrainConfig, processes: Processes) -> int:
     lock = together(processes, lambda: None if processes.index else workdir.claim(config))
     try:
         notes = [*_headline(config, dataset, spec, plan), engine.describe(), *notes]
-        return _run(config, dataset, engine, spec, plan, processes, notes)
+        code, trainer = _run(config, dataset, engine, spec, plan, processes, notes)
+        if ended and processes.index == 0:
+            ended(trainer)
+        return code
     finally:
         if lock:
             lock.release()
@@ -74,8 +80,8 @@ def _run(
     plan: Plan,
     processes: Processes,
     notes: Sequence[str],
-) -> int:
-    """Train in a work directory that is this run's."""
+) -> tuple[int, Trainer]:
+    """Train in a work directory that is this run's; the exit code, and what has trained."""
     path = as_path(config.run.workdir or "")  # `_with_workdir` named one
     _check_shared(path, processes)
     total, epoch, index = plan.total_steps, plan.steps_per_epoch, processes.index
@@ -101,7 +107,7 @@ def _run(
             output.say(
                 f"stopped at step {trainer.step}; --resume --workdir {here} goes on from there"
             )
-        return code
+        return code, trainer
     arrays, source = engine.weights(), f"run {path.absolute().name}, step {trainer.step}"
     if processes.index == 0:
         saved = weights.Weights(arrays, spec, config.preprocess, dataset.class_names, source)
@@ -111,7 +117,7 @@ def _run(
             raise RunError(f"{error}; {checkpoints.last_good()}") from error
         output.say(f"weights, metrics and {workdir.CURVE} are in {printable(str(path))}")
         output.say(summary(trainer.evals[-1], dataset.num_classes))
-    return 0
+    return 0, trainer
 
 
 def training_engine(

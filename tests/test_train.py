@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -106,6 +107,45 @@ def test_control_another_seed_is_another_run(finished, tmp_path):
         "--framework", framework, *RUN, "--steps", 3, "--seed", 1, "--workdir", tmp_path / "r"
     )
     assert records(tmp_path / "r")[0]["loss"] != records(whole)[0]["loss"]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_json_is_all_that_standard_output_has(framework, tmp_path):
+    """Of a run, and of one that had ended already: the last lines of the log."""
+    options = ("--framework", framework, *NARROW, "--workdir", tmp_path / "run", "--json")
+    for steps, more in ((6, ()), (6, ("--resume",))):
+        result = run_train(*options, "--steps", steps, *more)
+        found = json.loads(result.stdout)
+        lines = records(tmp_path / "run")
+        assert found["step"] == found["total_steps"] == 6
+        assert found["workdir"] == str(tmp_path / "run")
+        assert found["framework"] == framework
+        for split in ("train", "eval"):
+            last = [line for line in lines if line["split"] == split][-1]
+            assert found[split] == {**last, "examples_per_second": ANY}
+        assert "test top-1" in result.stderr
+
+
+def test_json_of_a_run_that_is_stopped(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", "--framework", "torch", *NARROW, "--json",
+         "--steps", "100000", "--workdir", tmp_path / "run"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for_step(tmp_path / "run", process, 3)
+    process.send_signal(signal.SIGTERM)
+    output, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    found = json.loads(output)
+    assert 3 <= found["step"] < found["total_steps"] == 100000
+    assert found["train"] == {**records(tmp_path / "run")[-1], "examples_per_second": ANY}
+    assert found["eval"] is None
+
+
+def test_json_of_a_mistake_is_none(tmp_path):
+    result = run_train("--json", "--steps", 2, "--spmd", "p", "--workdir", tmp_path / "r", check=2)
+    assert result.stdout == ""
+    assert "error: " in result.stderr
 
 
 def test_ctrl_c_saves(tmp_path):

@@ -1,25 +1,34 @@
 """`alexnet train`, which `python train.py` is too."""
 
+import contextlib
 import dataclasses
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alexnet.config import DevicesConfig, ModelConfig, TrainConfig
 from alexnet.errors import RunError, UserError
 from alexnet.files import as_path
 from alexnet.options import parse
+from alexnet.output import say
 from alexnet.preparation import check_one_mean
 from alexnet.recipes import RECIPES, default_recipe, recipe
+
+if TYPE_CHECKING:
+    from alexnet.loop import Trainer
 
 WORDS = {"recipe": tuple(RECIPES)}
 
 
 @dataclass(frozen=True)
 class Options:
-    """A run's configuration is all there is to give."""
+    """A run's configuration, and how to say what came of it."""
 
     train: TrainConfig
+    # The result as JSON; all else that is said goes to standard error.
+    json: bool = False
 
 
 def defaults(given: Mapping[str, Any], recipe_name: str | None = None) -> dict[str, TrainConfig]:
@@ -87,4 +96,27 @@ def main(options: Options) -> int:
     """Train; the exit code is 0, or 128 + a signal's number after a stop that saved."""
     from alexnet.run import train
 
-    return train(options.train)
+    if not options.json:
+        return train(options.train)
+    found: list[dict[str, Any]] = []
+    with contextlib.redirect_stdout(sys.stderr):
+        code = train(options.train, lambda trainer: found.append(_result(trainer)))
+    for one in found:  # none in the processes that others lead
+        say(json.dumps(one, indent=2))
+    return code
+
+
+def _result(trainer: "Trainer") -> dict[str, Any]:
+    """How far a run came, and the last line of its log of either kind."""
+    from alexnet import metrics
+
+    path = as_path(trainer.config.run.workdir or "")
+    last = {record["split"]: record for record in metrics.read(path)}
+    return {
+        "workdir": str(path),
+        "framework": trainer.config.framework,
+        "step": trainer.step,
+        "total_steps": trainer.plan.total_steps,
+        "train": last.get("train"),
+        "eval": last.get("eval"),
+    }
