@@ -7,7 +7,9 @@ import os
 import shutil
 import tracemalloc
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,6 @@ from alexnet.preprocess import (
 from alexnet.recipes import recipe
 from alexnet.trained import open_weights
 from alexnet.weights import load, save
-from tests.conftest import run_train
 from tests.weights import makers
 from tests.weights.helpers import forward, narrow
 
@@ -363,6 +364,14 @@ NARROW = [
 ]  # fmt: skip
 
 
+def run_train(*words, check=0):
+    """`alexnet train` in this process."""
+    with redirect_stdout(io.StringIO()) as said, redirect_stderr(io.StringIO()) as errors:
+        code = cli.main(["train", *map(str, words)])
+    assert code == check, errors.getvalue()
+    return SimpleNamespace(stdout=said.getvalue(), stderr=errors.getvalue())
+
+
 @pytest.mark.parametrize("framework", ["jax", "torch"])
 def test_a_run_keeps_its_own_and_goes_on_with_it(framework, tmp_path):
     cache, run = _digits_mean(tmp_path), tmp_path / "run"
@@ -382,19 +391,18 @@ def test_a_run_keeps_its_own_and_goes_on_with_it(framework, tmp_path):
     half = tmp_path / "half"
     shutil.copytree(run, half)
     shutil.rmtree(half / "checkpoints" / "00000004")
-    run_train("--resume", "--workdir", half)
+    again = ["--resume", "--workdir", half]
+    run_train(*again)
     assert _losses(half) == _losses(run)
 
     _digits_mean(tmp_path)
-    run_train("--resume", "--workdir", half, "--mean-image", cache)  # the same again
+    run_train(*again, "--mean-image", cache)  # the same again
     np.save(tmp_path / "other.npy", an_image(32))
-    said = run_train(
-        "--resume", "--workdir", half, "--mean-image", tmp_path / "other.npy", check=2
-    ).stderr
+    said = run_train(*again, "--mean-image", tmp_path / "other.npy", check=2).stderr
     assert "its mean image was another" in said
 
     (half / mean_image.FILE).unlink()
-    assert "--mean-image" in run_train("--resume", "--workdir", half, check=2).stderr
+    assert "--mean-image" in run_train(*again, check=2).stderr
 
 
 def _losses(run):
