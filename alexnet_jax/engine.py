@@ -64,9 +64,10 @@ class Engine:
         devices = jax.devices()
         kernels = onednn.described(devices)
         mesh = "x".join(str(size) for size in self._mesh.devices.shape)
+        spread = self._devices.spmd + (" with fsdp" if self._devices.fsdp else "")
         return (
             f"jax {jax.__version__} on {len(devices)} {devices[0].device_kind} device(s)"
-            + (f", mesh {mesh} by {self._devices.spmd}" if len(devices) > 1 else "")
+            + (f", mesh {mesh} by {spread}" if len(devices) > 1 else "")
             + (f", {kernels}" if kernels else "")
         )
 
