@@ -10,6 +10,7 @@ from typing import Any
 
 from alexnet.config import TrainConfig
 from alexnet.data.dataset import Dataset, Source
+from alexnet.data.folder import check_outside
 from alexnet.data.pipeline import (
     BadImages,
     Loading,
@@ -19,6 +20,7 @@ from alexnet.data.pipeline import (
 )
 from alexnet.data.tfds import OTHER_FILES
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding
+from alexnet.files import as_path
 from alexnet.text import counted
 
 SAMPLED = 32  # examples decoded of each of the two sources
@@ -30,8 +32,10 @@ def check(dataset: Dataset, config: TrainConfig) -> list[Finding]:
     """Check sizes, shards where there are any, and some examples by decoding them.
 
     Raises:
-        UserError: for a batch larger than the training set.
+        UserError: for a batch larger than the training set, or a run among its images.
     """
+    if not config.run.resume:
+        check_outside(as_path(config.run.workdir or "runs"), dataset)
     steps = steps_per_epoch(dataset, config.data.batch_size)
     found = (
         f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.eval):,} test examples, "

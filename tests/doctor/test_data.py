@@ -55,6 +55,14 @@ def test_images_that_cannot_be_read(tmp_path, policy, status):
         assert part in findings[1].found
 
 
+def test_a_run_among_its_own_images(tmp_path, monkeypatch):
+    photo_folder(tmp_path)
+    monkeypatch.chdir(tmp_path / "train")
+    with pytest.raises(UserError, match=r"^runs would lie among the images in \.,"):
+        look_at("--dataset", "folder:.")
+    assert look_at("--dataset", "folder:.", "--workdir", tmp_path / "run")
+
+
 def test_a_batch_larger_than_the_training_set(tmp_path):
     this = config("--dataset", f"folder:{photo_folder(tmp_path)}", "--batch-size", "7")
     with pytest.raises(UserError, match="--batch-size is 7"):
