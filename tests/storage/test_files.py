@@ -35,6 +35,8 @@ pytestmark = NEEDS_STORAGE
 
 def test_a_path_survives_the_command_line_and_the_configuration(monkeypatch):
     url = "gs://bucket/run one"
+    # Which would ask Google for the weights.
+    monkeypatch.setattr("alexnet.start.with_preprocessing_of", lambda base, source, given: base)
     config = parse("--workdir", url, "--init-from", "gs://b/w.pth", "--data-dir", "d")
     assert str(config.run.workdir) == url
     assert str(config.model.init_from) == "gs://b/w.pth"
