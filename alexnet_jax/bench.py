@@ -91,7 +91,7 @@ def layer_passes(
 
 
 def _pullback(function: Callable, of: Any, other: Any, gradient: jax.Array) -> Run:
-    """Compute the gradient of the first argument from the output's and the forward residuals."""
+    """A function for the first argument's gradient, from the output's and forward residuals."""
     kept = jax.jit(lambda of, other: jax.vjp(lambda of: function(of, other), of)[1])(of, other)
     return functools.partial(
         _repeat, jax.jit(lambda kept, gradient: kept(gradient)), kept, gradient

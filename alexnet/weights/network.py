@@ -165,7 +165,7 @@ def pool(
 def fit(
     shapes: Mapping[str, tuple[int, ...]], allowed: Sequence[str], image_size: int | None
 ) -> Spec:
-    """The variant that arrays of these shapes fit, or come nearest to; `check` tells which.
+    """The variant that arrays of these shapes fit, or come nearest to; `check` decides which.
 
     Shapes are HWIO and (in, out), by canonical name; the image size is by default the variant's.
     The authors' own variants (`krizhevsky.py`) are ruled out where another fits too: nobody else
@@ -194,7 +194,7 @@ def fit(
 def fits(
     shapes: Mapping[str, tuple[int, ...]], allowed: Iterable[str], image_size: int | None
 ) -> list[Spec]:
-    """The variants that have arrays of these shapes; if any has one plain width, only such."""
+    """The variants with arrays of these shapes; only those of a single width, if there are any."""
     shaped = []
     for name in allowed:
         try:
