@@ -1,4 +1,4 @@
-"""The layers' arithmetic in JAX, on NHWC arrays: what Flax lacks or XLA does slowly.
+"""The layers' arithmetic in JAX, on NHWC arrays, where Flax lacks it or XLA is slow.
 
 Every function is pure and takes the layer's row of numbers from `alexnet.layers`.
 """

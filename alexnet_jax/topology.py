@@ -76,9 +76,9 @@ def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[s
         topology: such as "v5e:4x4".
 
     Returns:
-        What `alexnet compile --json` prints: bytes, operations and seconds, of one device (a chip,
-        or half a tpu7x) and one step. Where the step needs more memory than a device has,
-        `memory` says so, and the figures that need a compiled step are missing.
+        The report that `alexnet compile --json` prints: bytes, operations and seconds, for one
+        device (a chip, or half a tpu7x) and one step. Where the step needs more memory than a
+        device has, `memory` says so, and the figures that need a compiled step are missing.
 
     Raises:
         UserError: for a topology that libtpu doesn't know, a batch or mesh that doesn't fit it, or

@@ -1,4 +1,4 @@
-"""torch.compile for the engine: programs kept for this user alone, and failures as sentences."""
+"""torch.compile for the engine, with a cache for this user only and readable failures."""
 
 import contextlib
 import os

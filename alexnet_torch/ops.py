@@ -1,4 +1,4 @@
-"""The layers' arithmetic in torch, on NCHW tensors: what torch lacks or does slowly."""
+"""The layers' arithmetic in torch, on NCHW tensors, where torch lacks it or is slow."""
 
 import math
 from collections.abc import Callable

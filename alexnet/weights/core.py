@@ -35,7 +35,7 @@ class Weights:
     preprocess_from: str = ""  # where the preprocessing is from, in words
     # The source subtracts a mean image, of which only the channel means are here.
     mean_image: bool = False
-    notes: tuple[str, ...] = ()  # sentences on what was changed or left out as they were read
+    notes: tuple[str, ...] = ()  # sentences on changes and omissions made while reading
 
 
 def names_from_json(names: Any, count: int | None) -> tuple[str, ...]:

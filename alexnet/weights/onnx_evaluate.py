@@ -131,7 +131,7 @@ def _step(found: Run, node: Any) -> None:
             results = _evaluate(found, node, inputs)
     except UserError:
         raise
-    except Exception as error:  # any, of a library given untrusted operands
+    except Exception as error:  # any: the library gets untrusted operands
         text = str(error)[:100] or type(error).__name__
         text = "".join(char if char.isprintable() else " " for char in text)
         raise UserError(f"its {_show(node)} can't be run: {text}") from error

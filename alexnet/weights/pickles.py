@@ -1,9 +1,9 @@
 """Pickles, read without running anything in them and without taking more than their file should.
 
 A pickle is a program for a stack machine. `load` first walks through it with the tables of
-`pickletools` and refuses what could take time or memory out of proportion: a few bytes can ask for
-gigabytes, or for the hash of a nest so deep that the stack overflows. Then the standard library's
-Unpickler builds it, with stand-ins under the few names that are allowed.
+`pickletools` and refuses anything that could take time or memory out of proportion: a few bytes can
+ask for gigabytes, or for the hash of a value nested so deep that the stack overflows. Then the
+standard library's Unpickler builds it, with stand-ins under the few names that are allowed.
 """
 
 import pickle

@@ -31,7 +31,7 @@ from alexnet.layers import (
 def forward(
     spec: Spec, arrays: Mapping[str, np.ndarray], reached: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what should reach each learned layer after the first, and at the end the `logits`.
+    """Yield the expected input of each learned layer after the first, and finally the `logits`.
 
     Each layer starts from its actual input in `reached`, so that rounding does not add up.
 

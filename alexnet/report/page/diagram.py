@@ -70,7 +70,7 @@ def _after(row: Row) -> str:
 
 
 def section(spec: Spec) -> Html:
-    """The figure and, for those who want numbers, the table of all layers."""
+    """The figure, and the table of all layers with their numbers."""
     rows = trace(spec)
     total, adds = spec.num_params, sum(row.multiply_adds for row in rows)
     dense = [row for row in rows if isinstance(row.layer, Dense)]
