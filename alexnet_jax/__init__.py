@@ -1,4 +1,4 @@
-"""AlexNet in Flax NNX: `AlexNet(spec, rngs=...)`, a pure training step, and what runs it."""
+"""AlexNet in Flax NNX: `AlexNet(spec, rngs=...)`, a pure training step, and its engine."""
 
 from alexnet_jax.model import AlexNet
 

@@ -34,12 +34,12 @@ def device() -> dict[str, Any]:
 
 
 def peak_device_memory() -> int | None:
-    """The most bytes in use on the first device; None where it doesn't tell, as a CPU."""
+    """Peak bytes in use on the first device; None where it keeps no count, such as a CPU."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def matrix_product(size: int, precision: str) -> Run:
-    """A function that multiplies two size x size matrices so many times, and waits."""
+    """A function that multiplies two size x size matrices N times and waits for the result."""
     keys = jax.random.split(jax.random.key(0))
     a, b = (jax.random.normal(key, (size, size)).astype(DTYPES[precision]) for key in keys)
     exact = lax.Precision.HIGHEST if precision == "fp32" else lax.Precision.DEFAULT
@@ -51,14 +51,14 @@ def matrix_product(size: int, precision: str) -> Run:
 def layer_passes(
     spec: Spec, arrays: Mapping[str, np.ndarray], images: np.ndarray, *, precision: str, plain: bool
 ) -> dict[str, Run]:
-    """Functions that run a network of one layer, or its gradients, so many times, and wait.
+    """Functions that run a one-layer network, or its gradients, N times and wait for the result.
 
     Args:
         spec: the network.
         arrays: its weights.
         images: (B, H, W, C) float32.
         precision: fp32 or bf16.
-        plain: Flax's own layers.
+        plain: use Flax's own layers.
     """
     x = jnp.asarray(images, DTYPES[precision])
     model: Any = (
@@ -73,7 +73,7 @@ def layer_passes(
     work = onednn.fastest(jax.devices()[:1])
 
     def forward(params: Any, x: jax.Array) -> jax.Array:
-        """The layer's output as the next layer would get it."""
+        """The layer's output as the next layer would receive it."""
         layer: Any = nnx.merge(graphdef, params, jax.tree.map(jnp.asarray, rest))
         if plain:
             return layer(x)
@@ -91,7 +91,7 @@ def layer_passes(
 
 
 def _pullback(function: Callable, of: Any, other: Any, gradient: jax.Array) -> Run:
-    """The gradient by the first argument, given the output's and what the forward pass keeps."""
+    """A function for the first argument's gradient, from the output's and forward residuals."""
     kept = jax.jit(lambda of, other: jax.vjp(lambda of: function(of, other), of)[1])(of, other)
     return functools.partial(
         _repeat, jax.jit(lambda kept, gradient: kept(gradient)), kept, gradient
@@ -99,7 +99,7 @@ def _pullback(function: Callable, of: Any, other: Any, gradient: jax.Array) -> R
 
 
 def _repeat(function: Callable[..., Any], *arguments: Any) -> None:
-    """Call a compiled function as often as the last argument says, and wait."""
+    """Call a compiled function as many times as the last argument says, and wait."""
     for _ in range(arguments[-1]):
         out = function(*arguments[:-1])
     jax.block_until_ready(out)

@@ -26,9 +26,10 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 
 
 def write(directory: Path, tree: dict[str, Any]) -> None:
-    """Write a snapshot; returns when it is on disk.
+    """Write a snapshot; return once it is on disk.
 
-    Not compressed: that would save 8 % of weights' size, in four times the time and more memory.
+    Uncompressed: compression saves 8 % of the weights' size for four times the time and more
+    memory.
     """
     options = _multiprocessing()
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
@@ -50,7 +51,7 @@ def read(directory: Path, like: TrainState) -> TrainState:
 
 
 def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
-    """`params`, with statistics among them, and, if there is any, `momentum`; on the host."""
+    """Host arrays: `params`, which includes statistics, and `momentum` where there is any."""
     path = _place(directory)
     with _quiet(), _checkpointer() as checkpointer:
         shapes = checkpointer.metadata(path).item_metadata
@@ -88,20 +89,21 @@ def flat(state: Any) -> dict[str, Any]:
 
 
 def _place(directory: Path) -> Path:
-    """The absolute path for Orbax; epath's own `absolute` takes gs:// for a local path."""
+    """The absolute path for Orbax; epath's own `absolute` mistakes gs:// for a local path."""
     return (directory if directory.is_absolute() else directory.absolute()) / _NAME
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    """Orbax, to read."""
+    """A checkpointer for reading."""
     return ocp.StandardCheckpointer(multiprocessing_options=_multiprocessing())
 
 
 def _multiprocessing() -> ocp.options.MultiprocessingOptions:
-    """Have Orbax's processes wait for one another by messages.
+    """Make Orbax's processes wait for one another by messages.
 
-    By default it waits by a collective on the devices; from the thread that writes, that would
-    meet the training steps' collectives in another order on each process, and all would hang.
+    By default they wait by a collective on the devices. Issued from the writing thread, it would
+    mix with the training steps' collectives in a different order on each process, and all would
+    hang.
     """
     processes = set(range(jax.process_count())) if jax.process_count() > 1 else None
     return ocp.options.MultiprocessingOptions(active_processes=processes)
@@ -109,13 +111,13 @@ def _multiprocessing() -> ocp.options.MultiprocessingOptions:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the terminal what else comes of an error that is raised: 200 lines or more.
+    """Suppress the 200 or more lines that would follow an error besides its own message.
 
     Orbax logs it; TensorStore goes on writing, and finds that Orbax has closed its event loop.
     """
     logger = logging.getLogger("absl")
     logger.addFilter(_above_error)
-    # To the end: TensorStore's threads write on, and Python finds what nobody waited for.
+    # Never undone: TensorStore's threads write on, and Python reports tasks that nobody awaited.
     sys.unraisablehook = _without_consequences
     logging.getLogger("asyncio").addFilter(_above_error)
     try:

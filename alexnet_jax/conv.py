@@ -1,7 +1,7 @@
-"""Convolutions in JAX, each backend's in the form that is fastest there; all compute the same.
+"""Convolutions in JAX, in the form that is fastest on each backend; all compute the same.
 
-XLA's own convolution is the reference. `_INPUT` and `_KERNEL`, at the end, say by backend what
-computes the gradients instead: the results differ by rounding alone.
+XLA's own convolution is the reference. `_INPUT` and `_KERNEL`, at the end, map each backend to the
+function that computes the gradients there; the results differ only by rounding.
 """
 
 import functools
@@ -31,8 +31,8 @@ def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, layer: spec.Conv) -> 
 def biased(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Add an fp32 bias, in fp32, to features of x's type.
 
-    Its gradient is a sum over the batch and all places, which in bf16 stops growing: XLA on a CPU
-    makes 256 of 8,192 ones.
+    The bias's gradient is a sum over the batch and all positions, and in bf16 such a sum stops
+    growing: XLA on a CPU adds 8,192 ones up to 256.
     """
     return (x.astype(jnp.float32) + bias).astype(x.dtype)
 
@@ -55,7 +55,7 @@ def _forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> tuple:
 
 
 def _backward(geometry: Geometry, saved: tuple, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # A gradient that nobody takes, as that of conv1's input, is not computed under jit.
+    # Under jit, an unused gradient, such as that of conv1's input, is not computed.
     return _chosen(_INPUT, geometry, *saved, grad), _chosen(_KERNEL, geometry, *saved, grad)
 
 
@@ -63,7 +63,7 @@ convolve.defvjp(_forward, _backward)
 
 
 def precision(x: jax.Array) -> lax.Precision:
-    """fp32 means fp32: TPUs and recent GPUs would otherwise round the factors to fewer bits."""
+    """HIGHEST for fp32: TPUs and recent GPUs would otherwise round the factors to fewer bits."""
     return lax.Precision.HIGHEST if x.dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
@@ -83,7 +83,7 @@ def plain(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _blocks(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(batch, rows, columns, stride * stride * in) blocks, those that windows reach."""
+    """The blocks that windows reach: (batch, rows, columns, stride * stride * in)."""
     stride, padding = geometry
     batch, *sizes, channels = x.shape
     reach = -(-kernel.shape[0] // stride)  # a window's side, in blocks
@@ -116,7 +116,7 @@ def flipped(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array
 
 
 def by_position(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array) -> jax.Array:
-    """The kernel's gradient as a matrix product for each of its positions, stride 1."""
+    """The kernel's gradient as one matrix product per kernel position, for stride 1."""
     rows, columns = grad.shape[1:3]
     padded = _pad(x, geometry.padding)
     products = [
@@ -128,9 +128,9 @@ def by_position(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.A
 
 
 def by_row(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array) -> jax.Array:
-    """The kernel's gradient as a product for each of its rows and each image, over blocks.
+    """The kernel's gradient as one product per kernel row and image, over blocks.
 
-    The products are long and thin; one for each image gives every core some.
+    The products are long and thin; one per image gives every core some.
     """
     blocks = _blocks(geometry, x, kernel)
     small, back = jax.vjp(functools.partial(_block_kernel, geometry), kernel)
@@ -139,7 +139,7 @@ def by_row(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array)
     wide = jnp.concatenate(sides, axis=3)
     parts = [_product("bhwi,bhwo->bio", wide[:, i : i + rows], grad) for i in range(small.shape[0])]
     each = jnp.stack(parts, axis=1).reshape(len(x), *small.shape)
-    # Summed last: of a sharded batch no more than the kernel itself crosses devices.
+    # Summed last: with a sharded batch, no more than one kernel's gradient crosses devices.
     return jax.vmap(lambda one: back(one)[0])(each).sum(0)
 
 
@@ -165,7 +165,7 @@ def _plain_kernel(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: Any
 
 
 def _cpu_kernel(geometry: Geometry, x: jax.Array, kernel: jax.Array, grad: jax.Array) -> jax.Array:
-    """The form for a CPU, by measurement (docs/performance.md): conv1, 3x3 layers, others."""
+    """The form measured fastest on a CPU (docs/performance.md): conv1, 3x3 layers, others."""
     if geometry.stride > 1:
         return by_row(geometry, x, kernel, grad)
     if kernel.shape[0] <= 3:
@@ -178,6 +178,6 @@ _KERNEL = {"default": _plain_kernel, "cpu": _cpu_kernel}
 
 
 def _chosen(forms: dict[str, Callable], geometry: Geometry, *operands: jax.Array) -> jax.Array:
-    """Apply the form of the backend that the program is compiled for."""
+    """Apply the form for the backend that the program is compiled for."""
     branches = {backend: functools.partial(form, geometry) for backend, form in forms.items()}
     return lax.platform_dependent(*operands, **branches)

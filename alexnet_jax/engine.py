@@ -120,7 +120,7 @@ class Engine:
         return parallel.put_batch(taken, self._batch_size, self._mesh, self._devices.spmd)
 
     def _held(self, state: TrainState) -> TrainState:
-        """The state as the compiled steps take it: pmap sees this process's part of arrays."""
+        """The state as the compiled steps take it: under pmap, this process's part of arrays."""
         if self._devices.spmd == "pmap":
             return parallel.local_view(state, self._mesh)
         return state
@@ -133,10 +133,10 @@ class Engine:
 
 
 def check_cache(directory: str | None) -> None:
-    """Refuse a directory of compiled programs that others can write, since what is there is run.
+    """Refuse a directory of compiled programs that others can write to, since JAX runs them.
 
     Raises:
-        UserError: where it is another user's, or its group or everybody may write.
+        UserError: where it belongs to another user, or its group or everybody may write to it.
     """
     if directory is not None and not is_remote(directory) and os.path.exists(directory):
         check_own(directory, "JAX_COMPILATION_CACHE_DIR")
@@ -150,7 +150,7 @@ def prepare(
     abstract: bool = False,
     work: Work = XLA,
 ) -> tuple[TrainState, parallel.Steps]:
-    """A model's state before the first step, and its pure steps; without optim, no momentum.
+    """A model's initial state and its pure steps; without `optim`, there is no momentum.
 
     With `abstract`, the model and the state have shapes in place of arrays.
     """

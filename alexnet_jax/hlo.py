@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
 
-# One instruction: its type, its kind, and whether it is the first half of an asynchronous one.
+# One instruction: its type, its kind, and whether it is the first half of an asynchronous pair.
 _INSTRUCTION = re.compile(
     r"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<type>\([^\"]*?\)|[^\s\"]+) "
     rf"(?:ragged-)?(?P<kind>{KINDS})(?P<start>-start)?\((?P<rest>.*)"
@@ -22,8 +22,8 @@ class Collective(NamedTuple):
 
     Attributes:
         kind: one of `KINDS`.
-        bytes: of the whole arrays on one device: what comes out of it, or, of a reduce-scatter,
-            what goes in.
+        bytes: size of the whole arrays on one device: the output or, for a reduce-scatter, the
+            input.
         group_size: how many devices exchange with one another.
     """
 
@@ -35,12 +35,12 @@ class Collective(NamedTuple):
 def collectives(hlo_text: str) -> list[Collective]:
     """The collectives of a compiled program, in the text's order, each counted once.
 
-    The second half of an asynchronous pair counts nothing. Compilers for TPU also spread one
-    collective over several fusions, each with a copy of the instruction. A collective in a loop's
-    body counts once, however often the loop runs.
+    The second half of an asynchronous pair is not counted, nor are the copies that TPU compilers
+    make of an instruction to spread it over several fusions. A collective in a loop's body counts
+    once, however often the loop runs.
 
     Args:
-        hlo_text: what `compiled.as_text()` gives.
+        hlo_text: the result of `compiled.as_text()`.
     """
     sizes = re.findall(r"(?:replica_count|num_partitions)=(\d+)", hlo_text.split("\n", 1)[0])
     devices, computation, found, seen = math.prod(map(int, sizes)), "", [], set()
@@ -51,8 +51,8 @@ def collectives(hlo_text: str) -> list[Collective]:
             continue
         kind, group, type_ = one["kind"], _group_size(one["rest"], devices), one["type"]
         if "async_collective_fusion_config" in one["rest"]:
-            # Copies differ in layout. The channel alone is no sign of one: all collectives that a
-            # `shard_map` asks for may have the same.
+            # Copies differ in layout. The channel alone doesn't identify one: all collectives of a
+            # `shard_map` may have the same.
             marks = re.findall(r'channel_id=\d+|chain_id="\d+"', one["rest"])
             copy = (kind, tuple(_ARRAY.findall(type_)), tuple(marks))
             if copy in seen:

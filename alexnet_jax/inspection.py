@@ -40,9 +40,9 @@ def layer_outputs(
 def layer_function(
     spec: Spec, weights: Mapping[str, np.ndarray], names: Sequence[str] | None = None
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """A function from normalized NHWC images to outputs in evaluation, by the layers' names.
+    """A function from normalized NHWC images to layer outputs in evaluation, by name.
 
-    Maps come as NHWC, flattened ones in H, W, C order. `names` are those wanted; all by default.
+    Maps come as NHWC, flattened ones in H, W, C order. `names` selects layers; all by default.
     """
     graphdef, state = nnx.split(AlexNet(spec, weights=weights))
 
@@ -55,15 +55,15 @@ def layer_function(
 
 
 def print_native(spec: Spec) -> bool:
-    """False: `nnx.tabulate` lists modules, and most layers here are functions."""
+    """Return False: `nnx.tabulate` lists modules, and most layers here are functions."""
     return False
 
 
 def devices(config: TrainConfig) -> dict[str, Any]:
-    """The devices of all processes: platform, kind, count, and what does the heavy layers.
+    """The devices of all processes: platform, kind, count, and the heavy layers' kernels.
 
     Raises:
-        UserError: where they can't share the batch or the mesh that the configuration asks for.
+        UserError: where they can't share the configured batch or form the configured mesh.
     """
     found = jax.devices()
     mesh = parallel.device_mesh(found, *parallel.mesh_shape(config.devices.mesh, len(found)))

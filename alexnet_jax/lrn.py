@@ -15,9 +15,9 @@ Layer = spec.LRN | spec.SpatialLRN
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def lrn(x: jax.Array, layer: Layer, rectify: bool = False) -> jax.Array:
-    """Local response normalization of NHWC maps; the layers have the formulas. fp32 inside.
+    """Local response normalization of NHWC maps, fp32 inside; formulas are with the layers.
 
-    With `rectify`, of max(x, 0): the gradient then needs nothing but what LRN's own does.
+    With `rectify`, of max(x, 0); the gradient then needs nothing that LRN's own does not.
     """
     return _lrn_forward(x, layer, rectify)[0]
 
@@ -29,16 +29,16 @@ def _lrn_forward(x: jax.Array, layer: Layer, rectify: bool) -> tuple[jax.Array, 
     sums = _neighbors(jnp.square(wide), layer)
     scale = np.float32(layer.k) + _share(layer) * sums
     y = (wide * _inverse_power(scale, layer.beta)).astype(x.dtype)
-    # In x's precision: in fp32 the scale would be half of what a TPU's bf16 step moves for LRN.
+    # In x's precision: in fp32 the scale would be half of LRN's traffic in a TPU's bf16 step.
     return y, (wide.astype(x.dtype), y, scale.astype(x.dtype))
 
 
 def _lrn_backward(layer: Layer, rectify: bool, saved: tuple, grad: jax.Array) -> tuple[jax.Array]:
-    """dx = g s^-b - 2 b alpha/n x (sum of g x s^(-b-1) over those that x is a neighbor of)."""
+    """dx = g s^-b - 2 b alpha/n x (sum of g x s^(-b-1) over all that have x as a neighbor)."""
     kept, y, scale, wide = (array.astype(jnp.float32) for array in (*saved, grad))
     power = _inverse_power(scale, layer.beta)
-    # Of x and y compilers keep one. y is kept for the next layer anyhow, and elsewhere than on
-    # CPU, where a division is what takes time, moving x too takes longer than x = y / power.
+    # Compilers keep only one of x and y. The next layer needs y anyway, and except on CPU, where
+    # division is the expensive part, moving x too takes longer than x = y / power.
     x = lax.platform_dependent(
         kept, y, power, cpu=lambda kept, *_: kept, default=lambda _, y, power: y / power
     )
@@ -55,10 +55,10 @@ lrn.defvjp(_lrn_forward, _lrn_backward)
 
 
 def _neighbors(x: jax.Array, layer: Layer, back: bool = False) -> jax.Array:
-    """Sums over each number's neighbors; with `back`, over those that it is a neighbor of.
+    """Sums over each number's neighbors; with `back`, over those that have it as a neighbor.
 
-    Over channels by a product with a matrix of ones around its diagonal: matrix units take less
-    time for it than windows or shifted sums do. Within maps by shifted sums, rows first.
+    Across channels, by a product with a band matrix of ones: matrix units compute it faster than
+    windowed or shifted sums. Within maps, by shifted sums, rows first.
     """
     if isinstance(layer, spec.LRN):
         near = band(layer, x.shape[-1])
@@ -74,7 +74,7 @@ def _neighbors(x: jax.Array, layer: Layer, back: bool = False) -> jax.Array:
 
 
 def _share(layer: Layer) -> np.float32:
-    """alpha, divided by how many numbers a window has."""
+    """alpha divided by the count of numbers in a window."""
     return np.float32(layer.alpha / (layer.size if isinstance(layer, spec.LRN) else layer.size**2))
 
 

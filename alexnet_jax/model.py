@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from alexnet.preprocess import Preprocess
     from alexnet.weights import Weights
 
-# A dense layer's work: its name, (batch, in) rows, (in, out) kernel, bias; gives (batch, out) rows.
+# Computes a dense layer: name, (batch, in) rows, (in, out) kernel, bias; to (batch, out) rows.
 DenseWork = Callable[[str, jax.Array, jax.Array, jax.Array], jax.Array]
-# A convolution's work: NHWC images, HWIO kernel, bias, the layer; gives NHWC images.
+# Computes a convolution: NHWC images, HWIO kernel, bias, the layer; to NHWC images.
 ConvWork = Callable[[jax.Array, jax.Array, jax.Array, Conv], jax.Array]
-# Max pooling's: NHWC images, the layer, and True for pooling of max(x, 0).
+# Computes max pooling: NHWC images, the layer, and True to pool max(x, 0).
 PoolWork = Callable[[jax.Array, MaxPool, bool], jax.Array]
 
 
@@ -56,7 +56,7 @@ def whole_dense(_: str, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax
 
 
 class Work(NamedTuple):
-    """The functions that do the heavy layers' work: by default XLA does it, on one device."""
+    """The functions that compute the heavy layers; by default XLA's, on one device."""
 
     conv: ConvWork = conv
     dense: DenseWork = whole_dense
@@ -67,7 +67,7 @@ XLA = Work()
 
 
 class Arrays(nnx.Module):
-    """One layer's arrays: what is learned as `nnx.Param`, statistics as `nnx.BatchStat`."""
+    """One layer's arrays: learned ones as `nnx.Param`, statistics as `nnx.BatchStat`."""
 
     def __init__(self, row: Row, weights: Mapping[str, np.ndarray | jax.Array]):
         for part, variable in row.variables.items():
@@ -86,18 +86,18 @@ class _Signature:
 
 
 class AlexNet(nnx.Module):
-    """Any variant of AlexNet; its weights stand under canonical names (`model.conv1.kernel`).
+    """Any variant of AlexNet; its weights have canonical names (`model.conv1.kernel`).
 
     Args:
         spec: the network.
         rngs: its `params` key is the seed of the initial weights, so `nnx.Rngs(0)` gives the
-            weights that `alexnet_torch.AlexNet(spec, seed=0)` has; its `dropout` stream gives
-            the masks of calls that bring no key.
-        weights: canonical arrays to take instead of initial ones.
+            weights that `alexnet_torch.AlexNet(spec, seed=0)` has; its `dropout` stream supplies
+            the masks of calls without a key.
+        weights: canonical arrays to use instead of initial ones.
         dtype: arithmetic of convolutions and dense layers; weights stay fp32.
 
-    `train()` and `eval()` set what calls do that don't say; a new model evaluates. Models that
-    come from files carry `preprocess` and `class_names`; others have None there.
+    `train()` and `eval()` set the default mode of calls; a new model evaluates. Models loaded from
+    files carry `preprocess` and `class_names`; in others both are None.
     """
 
     __signature__ = _Signature()
@@ -122,7 +122,7 @@ class AlexNet(nnx.Module):
             check(weights, spec)
         self.spec, self.dtype, self.rngs = spec, dtype, rngs
         self.preprocess = self.class_names = None
-        self.deterministic = True  # NNX's name; its own layers start by training
+        self.deterministic = True  # NNX's name; its own layers start in training mode
         for row in trace(spec):
             if row.variables:
                 setattr(self, row.name, Arrays(row, weights))
@@ -136,9 +136,9 @@ class AlexNet(nnx.Module):
         rngs: nnx.Rngs | None = None,
         **options: Any,
     ) -> "AlexNet":
-        """The network in a file that `alexnet.weights.load` reads; it takes the options.
+        """The network in a weights file; `options` go to `alexnet.weights.load`.
 
-        `rngs` has the `dropout` stream of training calls that bring no key.
+        `rngs` supplies the `dropout` stream for training calls without a key.
         """
         from alexnet.weights import load  # not for training, which reads no file
 
@@ -155,7 +155,7 @@ class AlexNet(nnx.Module):
     ) -> "AlexNet":
         """The network in a Hugging Face folder, hf://ORG/NAME@REVISION, a run or a weights file.
 
-        `alexnet.trained.open_weights` takes the options; for `rngs` see `from_weights`.
+        `options` go to `alexnet.trained.open_weights`; for `rngs` see `from_weights`.
         """
         from alexnet.trained import open_weights
 
@@ -168,20 +168,20 @@ class AlexNet(nnx.Module):
         return model
 
     def train(self, **attributes: Any) -> "AlexNet":
-        """Make training calls the default, and return this model, which NNX's own doesn't."""
+        """Make training the default, and return this model, as NNX's own `train` doesn't."""
         super().train(**attributes)
         return self
 
     def eval(self, **attributes: Any) -> "AlexNet":
-        """Make evaluation the default, and return this model, which NNX's own doesn't."""
+        """Make evaluation the default, and return this model, as NNX's own `eval` doesn't."""
         super().eval(**attributes)
         return self
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take canonical arrays as this network's weights.
+        """Set this network's weights from canonical arrays.
 
         Raises:
-            UserError: where they are not those of this network.
+            UserError: where they are not this network's.
         """
         from alexnet.weights import check
 
@@ -191,7 +191,7 @@ class AlexNet(nnx.Module):
             getattr(getattr(self, layer), part).set_value(jnp.asarray(array))
 
     def weights(self) -> dict[str, np.ndarray]:
-        """This network's weights as canonical fp32 arrays, those that its layers have."""
+        """This network's weights as canonical fp32 arrays, as far as its layers have them."""
         parts = {name: name.split(".") for name in variables(self.spec)}
         held = {n: getattr(getattr(self, layer), part, None) for n, (layer, part) in parts.items()}
         return {n: np.asarray(v[...], np.float32) for n, v in held.items() if v is not None}
@@ -207,17 +207,17 @@ class AlexNet(nnx.Module):
         axis_name: str | None = None,
         work: Work = XLA,
     ) -> jax.Array:
-        """Logits (batch, classes) in fp32 of normalized NHWC images.
+        """Logits (batch, classes), in fp32, for normalized NHWC images.
 
         Args:
             images: (batch, height, width, channels) floats.
             train: drop units, and normalize by the batch's statistics, updating the running ones;
-                by default as `train()` or `eval()` said last.
+                by default, the mode last set by `train()` or `eval()`.
             key: (number of dropout layers, 2) uint32; by default from `rngs`.
-            first_row: where these rows stand in the global batch.
+            first_row: the first row's position in the global batch.
             mask: (batch,), 0 for rows that batch statistics leave out.
             axis_name: of the devices that share the batch under `pmap` or `shard_map`.
-            work: what does the heavy layers' work.
+            work: the functions that compute the heavy layers.
         """
         x = images
         for _, x in self._walk(images, train, key, first_row, mask, axis_name, work):  # noqa: B007
@@ -232,7 +232,7 @@ class AlexNet(nnx.Module):
         key: jax.Array | None = None,
         work: Work = XLA,
     ) -> dict[str, jax.Array]:
-        """Every layer's output by the names of `layers.trace`, the last one the logits."""
+        """Every layer's output, by its name in `layers.trace`; the last one is the logits."""
         return dict(self._walk(images, train, key, 0, None, None, work))
 
     def _walk(
@@ -282,7 +282,7 @@ class AlexNet(nnx.Module):
                     case Dropout():
                         y = x
             yield row.name, y
-            # Left to these, which then have less to move.
+            # The next layer then applies ReLU itself, with less memory traffic.
             rectify = (
                 after is not None
                 and isinstance(row.layer, ReLU)
@@ -292,7 +292,7 @@ class AlexNet(nnx.Module):
             x = x if rectify else y
 
     def _is_replaced(self, row: Row) -> bool:
-        """Tell whether a user has put a layer of their own in the place of this one."""
+        """Check whether a user has put a layer of their own in this one's place."""
         own = getattr(self, row.name, None)
         return own is not None and not isinstance(own, Arrays)
 
@@ -334,7 +334,7 @@ def _batch_norm(
 
 
 def _initial(spec: Spec, rngs: nnx.Rngs) -> Mapping[str, Any]:
-    """The weights of the seed in the `params` stream's key, which is 0 for `nnx.Rngs(0)`."""
+    """Initial weights for the seed in the `params` stream's key, which is 0 for `nnx.Rngs(0)`."""
     stream = rngs["params"] if "params" in rngs else rngs["default"]
     key = jax.random.key_data(stream.key[...])
 
@@ -344,6 +344,6 @@ def _initial(spec: Spec, rngs: nnx.Rngs) -> Mapping[str, Any]:
 
     if not isinstance(key, jax.core.Tracer):
         return drawn(key)
-    # Under jit, vmap or eval_shape, where NumPy's part is left to when it runs, if it does.
+    # Under jit, vmap or eval_shape: NumPy's part is left until the program runs, if it ever does.
     shapes = {n: jax.ShapeDtypeStruct(v.shape, jnp.float32) for n, v in variables(spec).items()}
     return jax.pure_callback(drawn, shapes, key, vmap_method="sequential")

@@ -1,9 +1,9 @@
-// Convolutions, their gradients and matrix products by oneDNN, and max pooling's gradient, as XLA's
+// Convolutions, their gradients and matrix products by oneDNN, and max pooling's gradient, as XLA
 // foreign functions: fp32, on CPU.
 //
 // Images are (batch, height, width, channels), kernels (height, width, in / groups, out), as XLA
-// has them. Kernels are reordered to the layout that oneDNN likes best, which costs little: they
-// are small beside the images. Primitives come from oneDNN's own cache after their first use.
+// has them. Kernels are reordered to the layout that oneDNN prefers, which costs little: they are
+// small beside the images. Primitives come from oneDNN's own cache after their first use.
 
 #include <algorithm>
 #include <cstdint>
@@ -28,7 +28,7 @@ const dnnl::engine& cpu() {
   return engine;
 }
 
-// One convolution: what its arrays look like in memory, and the kernel's layout left open.
+// One convolution: its arrays' memory layouts, and the kernel's layout left open.
 struct Convolution {
   memory::desc images, kernel, bias, outputs, any_kernel;
   memory::dims strides, padding;
@@ -153,7 +153,7 @@ ffi::Error Product(Array a, Array b, Output c, bool turned) {
 }
 
 // Max pooling's gradient for one image: the first of a window's maxima, in row order, gets it.
-// oneDNN's own needs a map of places from its forward pass, which passes over NaN.
+// oneDNN's own needs a map of positions from its forward pass, which ignores NaN.
 struct Pooling {
   int64_t height, width, channels, rows, columns, window, stride;
 
@@ -170,7 +170,7 @@ struct Pooling {
   }
 
  private:
-  static constexpr int64_t kChunk = 256;  // channels at a time: memory from the heap could run out
+  static constexpr int64_t kChunk = 256;  // channels at a time, on the stack: the heap may run out
 
   void one_window(int64_t p, int64_t q, int64_t count, const float* x, const float* y,
                   const float* gradient, float* result) const {
@@ -209,7 +209,7 @@ ffi::Error PoolGradient(Array x, Array y, Array g, Output dx, int64_t window, in
   return ffi::Error::Success();
 }
 
-// What all three functions of a convolution are told besides their arrays.
+// The attributes that all three convolution functions take besides their arrays.
 template <typename Binding>
 auto with_geometry(Binding arrays) {
   return std::move(arrays)

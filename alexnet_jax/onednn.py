@@ -1,8 +1,8 @@
 """Convolutions, dense layers and max pooling's gradient outside XLA, for JAX on one CPU.
 
 Optional: the extra `cpu` (`pip install -c constraints.txt -e '.[cpu]'`) brings oneDNN, and the
-system's C++ compiler makes `onednn.cc` into a library, once for each user and version. Where either
-is missing, XLA does the work, with the same results but for rounding.
+system's C++ compiler builds a library from `onednn.cc`, once for each user and version. Where
+either is missing, XLA does the work, with the same results but for rounding.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ from alexnet_jax.conv import precision
 from alexnet_jax.model import XLA, Work
 from alexnet_jax.ops import relu_gradient
 
-SWITCH = "ALEXNET_ONEDNN"  # set to 0, XLA does the work
+SWITCH = "ALEXNET_ONEDNN"  # when 0, XLA does the work
 _SOURCE = Path(__file__).with_name("onednn.cc")
 _LIBRARY, _HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"  # packages
 _CONVOLUTION, _OF_INPUT, _OF_KERNEL, _PRODUCT, _OF_POOL = _FUNCTIONS = (
@@ -41,15 +41,15 @@ _COMPILE_LIMIT = 120  # seconds; it takes about 6
 
 
 def fastest(devices: Sequence[jax.Device]) -> Work:
-    """The fastest work on these devices: oneDNN's on one CPU device, where it is there.
+    """The fastest functions for these devices: oneDNN's, if available, on one CPU device.
 
-    XLA can't split a foreign function's work over several.
+    XLA can't split a foreign function's work over several devices.
     """
     return ONEDNN if _is_one_cpu(devices) and missing() is None else XLA
 
 
 def described(devices: Sequence[jax.Device]) -> str:
-    """In words, what works on these devices, and why it isn't oneDNN on a CPU."""
+    """The library that runs the layers on one CPU, and why if not oneDNN; else empty."""
     if fastest(devices) is ONEDNN:
         return "layers by oneDNN"
     return f"layers by XLA ({missing()})" if _is_one_cpu(devices) else ""
@@ -61,7 +61,7 @@ def _is_one_cpu(devices: Sequence[jax.Device]) -> bool:
 
 @functools.cache
 def missing() -> str | None:
-    """Load the library, made first where there is none; why it can't be had, or None."""
+    """Load the library, building it if need be; return why that failed, or None."""
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH} is 0"
     try:
@@ -77,9 +77,9 @@ def missing() -> str | None:
 
 
 def _library() -> Path:
-    """The library made of this source and these versions, from the user's cache.
+    """The library built from this source and these versions, in the user's cache.
 
-    Its name has a digest of what it was made of, and one of itself.
+    Its name holds a digest of what it was built from and one of its own bytes.
     """
     shared = _installed(_LIBRARY, "libdnnl.so.3")
     command = [
@@ -117,7 +117,7 @@ def _digest(data: bytes) -> str:
 
 
 def _installed(package: str, name: str) -> Path:
-    """A file of that name among a package's own, the deepest."""
+    """The most deeply nested file of that name in a package."""
     files = (Path(str(file.locate())) for file in metadata.files(package) or ())
     found = [file.resolve() for file in files if file.name == name]
     if not found:
@@ -168,7 +168,7 @@ def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _matmul_backward(saved: tuple, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    # The kernel's by XLA: fc7's took 38 ms, oneDNN 50; the input's 14 and 12 ms (batch 32).
+    # XLA for the kernel's: fc7's took it 38 ms, oneDNN 50; the input's, 14 and 12 ms (batch 32).
     of_kernel = jnp.matmul(x.T, grad, precision=precision(x))
     return _product(grad, kernel, x.shape, turned=True), of_kernel
 
@@ -179,7 +179,7 @@ _matmul.defvjp(lambda x, kernel: (_matmul(x, kernel), (x, kernel)), _matmul_back
 def _product(
     first: jax.Array, second: jax.Array, shape: tuple[int, ...], turned: bool = False
 ) -> jax.Array:
-    """The product, of that shape, of two matrices; the second is transposed where it is said."""
+    """Multiply two matrices, the second transposed if `turned`, to one of that shape."""
     return _call(_PRODUCT, [shape], {"turned": turned}, first, second)[0]
 
 
@@ -204,7 +204,7 @@ def _pool_backward(
     layer: spec.MaxPool, rectify: bool, saved: tuple, grad: jax.Array
 ) -> tuple[jax.Array]:
     x, y = saved
-    if rectify:  # where y is above 0, x is y where max(x, 0) is; elsewhere the gradient is 0
+    if rectify:  # where y > 0, x equals y just where max(x, 0) does; elsewhere the gradient is 0
         grad = relu_gradient(y, grad)
     numbers = {"window": np.int64(layer.window), "stride": np.int64(layer.stride)}
     return (_call(_OF_POOL, [x.shape], numbers, x, y, grad)[0],)
@@ -219,7 +219,7 @@ def _geometry(layer: spec.Conv) -> dict[str, np.int64]:
 
 
 def _call(name: str, shapes: list, numbers: dict, *operands: jax.Array) -> list[jax.Array]:
-    """Call one of the library's functions; it gives arrays of those shapes."""
+    """Call one of the library's functions, which returns arrays of those shapes."""
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     return list(jax.ffi.ffi_call(name, results)(*operands, **numbers))
 

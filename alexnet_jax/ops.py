@@ -1,4 +1,4 @@
-"""The layers' arithmetic in JAX, on NHWC arrays: what Flax lacks or XLA does slowly.
+"""The layers' arithmetic in JAX, on NHWC arrays, where Flax lacks it or XLA is slow.
 
 Every function is pure and takes the layer's row of numbers from `alexnet.layers`.
 """
@@ -24,7 +24,7 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """max(x, 0), whose gradient looks at what came out, so that x itself need not be kept."""
+    """max(x, 0), with a gradient computed from the output, so that x need not be kept."""
     return jnp.maximum(x, np.array(0, x.dtype))
 
 
@@ -34,7 +34,7 @@ def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def relu_gradient(y: jax.Array, grad: jax.Array) -> jax.Array:
-    """The input's gradient, from what came out and its gradient."""
+    """The input's gradient, from the output and its gradient."""
     return jnp.where(y > 0, grad, np.array(0, grad.dtype))
 
 
@@ -79,7 +79,7 @@ def normalize(
 def running(
     old: jax.Array, new: jax.Array, count: jax.Array, layer: spec.BatchNorm, unbiased: bool
 ) -> jax.Array:
-    """A running statistic after a batch of `count` numbers a channel; an empty one changes none."""
+    """A running statistic after a batch of `count` numbers per channel, unchanged if none."""
     if unbiased:
         new = new * (count / jnp.maximum(count - 1, 1.0))
     share = jnp.where(count > 0, np.float32(1 - layer.momentum), np.float32(0))
@@ -93,8 +93,8 @@ def max_pool(x: jax.Array, layer: spec.MaxPool, rectify: bool = False) -> jax.Ar
     That is torch's rule and XLA's. On CPU the windows are taken as strided slices, about five
     times as fast there as XLA's windowed ops; elsewhere the windowed ops are faster.
 
-    With `rectify`, of max(x, 0). That commutes with pooling, values and gradients to the bit: on
-    CPU it comes before, elsewhere after, where it has a quarter of the numbers to move.
+    With `rectify`, of max(x, 0). ReLU commutes with pooling, bit for bit in values and gradients:
+    on CPU it comes before, elsewhere after, where it has a quarter of the numbers to move.
     """
     return lax.platform_dependent(
         x,
@@ -115,7 +115,7 @@ def _pool_windows(x: jax.Array, layer: spec.MaxPool) -> jax.Array:
 
 
 def _slices(x: jax.Array, layer: spec.MaxPool) -> list[tuple[int, int, jax.Array]]:
-    """For each place (i, j) in the window, what stands there in every window."""
+    """For each position (i, j) in the window, the entries at it in every window."""
     batch, height, width, channels = x.shape
     edges = ((0, 0, 0), *((0, layer.overhang(n), 0) for n in (height, width)), (0, 0, 0))
     padded = lax.pad(x, np.array(-np.inf, x.dtype), edges)
@@ -165,9 +165,9 @@ max_pool.defvjp(_pool_forward, _pool_backward)
 
 
 def avg_pool(x: jax.Array, layer: spec.AvgPool | spec.AdaptiveAvgPool) -> jax.Array:
-    """Average NHWC maps over the layer's bins, axis by axis: a product with a matrix for each.
+    """Average NHWC maps over the layer's bins, by one matrix product per axis.
 
-    In fp32: of a third bf16 makes 0.2 % more, on each axis.
+    In fp32: bf16 rounds a third up by 0.2 %, once per axis.
     """
     bins = [layer.bins(n) for n in x.shape[1:3]]
     if all(len(own) == n for own, n in zip(bins, x.shape[1:3], strict=True)):
@@ -187,14 +187,14 @@ def extended(x: jax.Array, layer: spec.Conv) -> jax.Array:
 def dropout(
     x: jax.Array, layer: spec.Dropout, key: jax.Array, first_row: jax.Array | int
 ) -> jax.Array:
-    """Zero a share of the entries of each row; inverted, scale the rest up.
+    """Zero a share of each row's entries; if `inverted`, scale the rest up.
 
     Args:
         x: this device's rows of the batch, (rows, features) or (rows, H, W, C).
         layer: its rate is from 0 to below 1.
-        key: two uint32 words; the mask is a function of the key and of each entry's place in
+        key: two uint32 words; the mask is a function of the key and of each entry's position in
             the global batch.
-        first_row: the place of x's first row in the global batch.
+        first_row: the position of x's first row in the global batch.
     """
     if layer.rate == 0:
         return x

@@ -1,4 +1,4 @@
-"""The optimizer's rules as optax transformations; the rates come in with every step."""
+"""The optimizer's rules as optax transformations; the rates are passed in at every step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,16 +15,16 @@ from alexnet.schedule import decays, learned, trusted
 def gradient_transformation(
     optim: OptimConfig, variables: Mapping[str, Variable]
 ) -> optax.GradientTransformationExtraArgs:
-    """Everything from gradients to what is added to the weights.
+    """The whole transformation from gradients to the updates added to the weights.
 
     Its `update` takes, besides optax's arguments, `rates`: one float32 for each learned variable,
     in the order of `variables`. With g the clipped gradient and r the rate, the rules are
 
     - `sgd`: v = m v + (g + wd w), w -= r v, as torch.optim.SGD and optax.sgd;
     - `caffe`: v = m v + r (g + wd w), w -= v, as the paper (section 5), cuda-convnet and Caffe;
-    - `lars`: `caffe` with r times a trust ratio for those that are `trusted`, see `trust_ratio`.
+    - `lars`: `caffe` with r times a trust ratio for `trusted` variables, see `trust_ratio`.
 
-    The first two differ from the step on at which the rate changes.
+    The first two differ from the first change of the rate on.
     """
     decay = decays(optim, variables)
     positions = {name: i for i, name in enumerate(learned(variables))}
@@ -41,7 +41,7 @@ def gradient_transformation(
 
 
 def variable_name(path: tuple) -> str:
-    """The canonical name at a path of a state: `conv1.kernel`."""
+    """The canonical name for a path in a state, such as `conv1.kernel`."""
     return ".".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
@@ -70,7 +70,7 @@ def _scale_by_rates(positions: Mapping[str, int]) -> optax.GradientTransformatio
 def _trust(
     optim: OptimConfig, decay: Mapping[str, float], names: frozenset[str]
 ) -> optax.GradientTransformation:
-    """(g + wd w), times the trust ratio for those of these names."""
+    """(g + wd w), times the trust ratio for the variables in `names`."""
 
     def one(path: tuple, gradient: jax.Array, weight: jax.Array) -> jax.Array:
         name = variable_name(path)
@@ -87,8 +87,8 @@ def trust_ratio(
 ) -> jax.Array:
     """LARS's factor on a layer's rate; 1 where the weights or the gradient are all zero.
 
-    `OptimConfig.lars_formula` names the three forms and their sources; `optax`'s gradient has the
-    decay in it.
+    `OptimConfig.lars_formula` names the three forms and their sources; in `optax`, the gradient
+    includes the decay.
     """
     size = jnp.linalg.norm(weight)
     change = jnp.linalg.norm(decayed if optim.lars_formula == "optax" else gradient)

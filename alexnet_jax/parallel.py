@@ -1,13 +1,13 @@
-"""Devices: the mesh, what lies where on it, and the compiled steps.
+"""The device mesh, the placement of arrays on it, and the compiled steps.
 
-The mesh has two axes. Images are split over both; convolutions have their weights everywhere.
-Along `model`, fc6 and fc7 are split by output and fc8 by input, as Krizhevsky 2014 ("One weird
+The mesh has two axes. Images are split over both; convolution weights are on every device. Along
+`model`, fc6 and fc7 are split by output and fc8 by input, as Krizhevsky 2014 ("One weird
 trick", section 3) does: then the devices of a row exchange activations instead of the dense
 layers' gradients. With `model` 1, the default, this is plain data parallelism.
 
-With `fsdp` the rows share the dense layers' kernels besides: each device keeps and updates its part
-of their inputs alone, and gathers the kernels for a step, as FSDP and ZeRO (Rajbhandari et al.
-2020) do. Convolutions have 4 % of the weights.
+With `fsdp` the dense layers' kernels are also split over the rows, by input: each device keeps and
+updates only its part, and gathers the kernels for a step, as FSDP and ZeRO (Rajbhandari et al.
+2020) do. Convolutions have only 4 % of the weights, and stay whole.
 """
 
 import math
@@ -49,11 +49,11 @@ def run_mesh(config: DevicesConfig) -> Mesh:
     """All devices of the run, as `--mesh` arranges them.
 
     Raises:
-        UserError: where they can't be.
+        UserError: where they can't be arranged so.
     """
     devices = jax.devices()
     data, model = mesh_shape(config.mesh, len(devices))
-    if config.spmd == "pmap":  # which takes a host's devices to be neighbours
+    if config.spmd == "pmap":  # which expects a host's devices to be adjacent
         by_host = sorted(devices, key=lambda device: (device.process_index, device.id))
         return Mesh(np.array(by_host).reshape(data, model), AXES)
     return device_mesh(devices, data, model)
@@ -89,7 +89,7 @@ def check_sizes(spec: Spec, batch_size: int, config: DevicesConfig, mesh: Mesh) 
     """Refuse a batch or dense layers that the devices can't share evenly.
 
     Raises:
-        UserError: with the nearest sizes that they can.
+        UserError: naming the nearest sizes that they can share.
     """
     devices = mesh.size
     if batch_size % devices:
@@ -128,9 +128,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def weight_split(name: str, shape: Sequence[int], mesh: Mesh, fsdp: bool) -> P:
-    """How a variable of a whole shape is split over the mesh.
+    """The split over the mesh of a variable whose whole shape is `shape`.
 
-    With `fsdp`, dense kernels are along their inputs, too, where all devices can share these.
+    With `fsdp`, dense kernels are also split along their inputs, if all devices can share these.
     """
     own = _WEIGHTS.get(name, P())
     if not fsdp or len(shape) != 2 or shape[0] % mesh.size:
@@ -167,12 +167,12 @@ def put_batch(
 def put_state(state: Any, mesh: Mesh, fsdp: bool = False) -> Any:
     """The state, whole and equal in every process's memory, on the devices that hold its parts.
 
-    Where one process has all devices, it takes the place of the state given.
+    Where one process has all devices, the given state is donated.
     """
     shardings = state_shardings(state, mesh, fsdp)
     if jax.process_count() == 1:
-        # Not by a callback: on a CPU such arrays are the callback's own memory, which the first
-        # step could not reuse as that of the state it is given, and would need twice as much.
+        # Not by a callback: on a CPU such arrays stay in the callback's own memory. The first step
+        # could not reuse that as it does a donated state's, and would need twice as much.
         return jax.device_put(state, shardings, donate=True)
 
     def put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
@@ -200,8 +200,8 @@ def global_view(tree: Any, mesh: Mesh) -> Any:
 class Steps(NamedTuple):
     """Pure steps, or the same spread over a mesh.
 
-    `train(state, batch, rates, dropout_keys)`, whose state is donated once it is compiled;
-    `evaluate(weights, batch)`, with params and statistics as weights, gives sums and logits.
+    `train(state, batch, rates, dropout_keys)` donates its state once it is compiled;
+    `evaluate(weights, batch)`, with params and statistics as weights, returns sums and logits.
     """
 
     train: Callable[..., Any] | None  # None where nothing is learned
@@ -214,11 +214,11 @@ def compile_steps(
     """Spread the steps over the mesh in one of the three ways; each compiles at its first call.
 
     Args:
-        steps: the pure ones, of `alexnet_jax.step`, all but their arrays bound.
+        steps: the pure steps of `alexnet_jax.step`, with everything but arrays bound.
         state: arrays or their shapes.
         mesh: from `device_mesh`.
-        spmd: jit, shard_map or pmap; batches are as `put_batch` makes them for it.
-        fsdp: rows share the dense kernels, with jit.
+        spmd: jit, shard_map or pmap; batches must come from `put_batch` for the same.
+        fsdp: split the dense kernels over rows; jit only.
     """
     if spmd == "jit":
         return _jit(steps, state, mesh, fsdp)
@@ -226,7 +226,7 @@ def compile_steps(
 
 
 def _jit(steps: Steps, state: TrainState, mesh: Mesh, fsdp: bool) -> Steps:
-    """Arrays are global; the compiler finds the communication from where they lie."""
+    """Steps on global arrays; the compiler infers the communication from their shardings."""
     everywhere, rows = NamedSharding(mesh, P()), batch_sharding(mesh)
     held = state_shardings(state, mesh, fsdp)
     weights = (held.params, held.statistics)
@@ -250,12 +250,13 @@ def _jit(steps: Steps, state: TrainState, mesh: Mesh, fsdp: bool) -> Steps:
 
 
 def split_dense(mesh: Mesh, fsdp: bool = False) -> DenseWork:
-    """The dense layers' work where devices share their weights.
+    """A function for dense layers whose weights are split over devices.
 
-    What rows share of a kernel is gathered first. Where `model` devices share the layers, fc6 and
-    fc7 gather what the devices of a row have, whole images for fc6 and features for fc7, and each
-    computes its share of the outputs. fc8 adds up the shares of its inputs and hands every device
-    its images back. Backwards, gathering becomes adding up and the other way round.
+    Kernels split over rows are gathered first. Where `model` devices share the layers, fc6 and fc7
+    gather their inputs from the devices of a row, whole images for fc6 and features for fc7, and
+    each device computes its share of the outputs. fc8 sums the products of its input shares and
+    returns to each device the results for its images. In the backward pass, gathers become sums
+    and sums become gathers.
     """
     alone = (ops.dense, P(AXES, None), P(AXES, None))
     ends = {
@@ -278,7 +279,7 @@ def split_dense(mesh: Mesh, fsdp: bool = False) -> DenseWork:
 
 
 def _gather_inputs(kernel: jax.Array, split: P) -> jax.Array:
-    """A kernel with all its inputs that rows share; back go sums of gradients, in its type."""
+    """Gather the inputs of a kernel split over rows; its gradients are summed, in its type."""
     if split and split[0] in (DATA, (MODEL, DATA)):
         return lax.all_gather(kernel, DATA, axis=0, tiled=True)
     return kernel
@@ -298,7 +299,7 @@ def _scatter_images(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arr
 
 
 def _shard_map(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
-    """Each device sees its rows, and sums over the others by the axis name."""
+    """Steps in which each device sees its own rows, and sums over devices by the axis name."""
     spread = partial(jax.shard_map, mesh=mesh, check_vma=False)
     return Steps(
         steps.train
@@ -321,7 +322,7 @@ def _shard_map(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
 
 
 def _pmap(steps: Steps, state: TrainState, mesh: Mesh) -> Steps:
-    """As `shard_map`, for code that has batches with a leading axis of devices."""
+    """The same as `_shard_map`, for code whose batches have a leading axis of devices."""
     spread = partial(jax.pmap, axis_name=DATA, devices=list(mesh.devices.flat))
     return Steps(
         steps.train

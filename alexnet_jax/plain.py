@@ -1,7 +1,7 @@
 """AlexNet as a JAX user would write it without this project: `alexnet bench --against plain`.
 
-Flax's own layers, optax's own optimizer. It shares no arithmetic with `ops.py`, and is what that
-is measured against.
+It uses Flax's own layers and optax's own optimizer, and shares no arithmetic with `ops.py`, which
+is measured against it.
 """
 
 import functools
@@ -37,7 +37,7 @@ from alexnet.layers import (
 )
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
-# Flax's names of what canonical weights call otherwise.
+# Flax's names where they differ from the canonical ones.
 _PARTS = {"shift": "bias", "variance": "var"}
 
 
@@ -62,7 +62,7 @@ class Network(nnx.Module):
 
 
 def _layer(row: Row, precision: str, rngs: nnx.Rngs) -> Any:
-    """Flax's layer for a row, its weights to be set; None for one that is a function."""
+    """Flax's layer for a row, its weights still to be set; None for rows that are functions."""
     options: dict[str, Any] = {"dtype": DTYPES[precision], "rngs": rngs}
     exact = lax.Precision.HIGHEST if precision == "fp32" else lax.Precision.DEFAULT
     match layer := row.layer:
@@ -121,7 +121,7 @@ def _apply(row: Row, own: Any, x: jax.Array) -> jax.Array:
             sizes = (layer.window,) * 2, (layer.stride,) * 2
             return nnx.avg_pool(x, *sizes, reach, count_include_pad=False)
         case Dropout(rate, inverted=False):
-            return own(x) * (1 - rate)  # what flax scaled up in training
+            return own(x) * (1 - rate)  # in training, undoes Flax's scaling up
         case AdaptiveAvgPool():
             return adaptive_avg_pool(x, layer.size)
         case Flatten():
@@ -163,7 +163,7 @@ class Plain:
     """The plain network with a plain training loop, driven as an `Engine` is.
 
     Raises:
-        UserError: where there are several devices, over which nothing here spreads the work.
+        UserError: where there are several devices; nothing here spreads work over them.
     """
 
     note = ""
@@ -190,7 +190,7 @@ class Plain:
         self._evaluate = jax.jit(functools.partial(_logits, **static))
 
     def train_step(self, batch: Mapping[str, np.ndarray]) -> jax.Array:
-        """One update; the loss, still on the device."""
+        """Make one update; return the loss, still on the device."""
         state = (self._params, self._rest, self._momentum)
         images, labels = jax.device_put((batch["image"], batch["label"]))
         self._params, self._rest, self._momentum, loss = self._train(*state, images, labels)
@@ -213,7 +213,7 @@ class Plain:
 def _logits(
     params: Any, rest: Any, pixels: jax.Array, *, graphdef: Any, mean: tuple, std: tuple
 ) -> tuple[jax.Array, Any]:
-    """Logits in fp32, and what else the model changes: statistics, random streams."""
+    """Logits in fp32, and the model's other state: statistics, random streams."""
     model = nnx.merge(graphdef, params, rest)
     images = (pixels.astype(jnp.float32) - jnp.array(mean)) / jnp.array(std)
     logits = model(images).astype(jnp.float32)

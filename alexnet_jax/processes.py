@@ -15,7 +15,7 @@ from alexnet.config import DevicesConfig
 from alexnet.errors import UserError
 from alexnet.processes import Processes
 
-CODE = 128 + signal.SIGTERM  # of a process that all agreed to end
+CODE = 128 + signal.SIGTERM  # exit code after all processes agreed to stop
 HEARTBEAT_SECONDS = 30  # a process silent for this long counts as dead, and ends the others
 CHECK = (
     "check that the same command runs on every worker (gcloud: --worker=all), each with its own "
@@ -25,14 +25,14 @@ LOST = (
     "failed: JAX stopped this process, for the reason above; most likely another process of the "
     "run has ended. Start all of them again with --resume: they go on from the last checkpoint"
 )
-_kept: list[object] = []  # handlers of which C knows only the address
+_kept: list[object] = []  # handlers, kept alive because C holds only their addresses
 
 
 class Distributed(Processes):
     """One of the processes that `jax.distributed` joins.
 
-    JAX has taken SIGTERM for itself: its preemption service tells all processes and makes them
-    agree on a step. Other signals are turned into SIGTERM.
+    JAX handles SIGTERM itself: its preemption service notifies all processes and makes them agree
+    on a step. Other signals are turned into SIGTERM.
     """
 
     stop_signals = (signal.SIGINT, signal.SIGHUP)
@@ -72,10 +72,10 @@ class Distributed(Processes):
 
 
 def connect(devices: DevicesConfig) -> Distributed | None:
-    """Join the others where `--distributed` asks for it.
+    """Join the run's other processes if `--distributed` asks for it.
 
     Raises:
-        UserError: where they can't be found, with what to check.
+        UserError: where they can't be found, saying what to check.
     """
     if not devices.distributed:
         return None
@@ -105,9 +105,9 @@ def connect(devices: DevicesConfig) -> Distributed | None:
 def _end_aborts_with(sentence: str, code: int) -> None:
     """End with a sentence and an exit code when JAX aborts this process.
 
-    It does so where the others can't be joined and, from a thread of its own, when one of them is
-    found dead (docs.jax.dev, fault_tolerance). Python's signal handlers run only when the main
-    thread gets to them, and that is waiting for the dead one; hence a handler in C's sense.
+    It does so when the others can't be joined and, from a thread of its own, when one of them is
+    found dead (docs.jax.dev, fault_tolerance). Python runs signal handlers only on the main
+    thread, which is waiting for the dead process; hence a C handler.
     """
 
     def end(_: int) -> None:

@@ -1,4 +1,4 @@
-"""The pure training and evaluation steps; nothing here knows about devices but an axis name."""
+"""The pure training and evaluation steps, which know devices only by an axis name."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """A model's graph, what it learns, and the statistics that it tracks."""
+    """A model's graph, its learned parameters and its running statistics."""
     parts: Any = nnx.split(model, nnx.Param, nnx.BatchStat)
     return parts
 
@@ -48,19 +48,20 @@ def train_step(
     axis_name: str | None = None,
     **options: Any,
 ) -> tuple[TrainState, Metrics]:
-    """One update.
+    """Make one update.
 
     Args:
         state: weights, statistics and momentum.
         batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32; with color
-            noise `color_shift` (B, C) and perhaps `color_scale` (B,) float32; where images are to
-            be cut here, `crop` (B, 2) int32 and `flip` (B,) uint8; under `axis_name` this
+            noise, `color_shift` (B, C) and perhaps `color_scale` (B,) float32; where images are
+            cropped here, `crop` (B, 2) int32 and `flip` (B,) uint8; under `axis_name`, this
             device's rows.
         rates: (learned variables,) float32, of this step.
         dropout_keys: (dropout layers, 2) uint32.
         optimizer: from `optim.gradient_transformation`.
-        parts: the batch is computed in so many, one after another, and their gradients added up:
-            the same but for rounding, and for batch normalization, whose batch a part then is.
+        parts: number of parts to compute the batch in, one after another, adding up their
+            gradients: the same but for rounding, and for batch normalization, which then sees one
+            part as its batch.
         spread: puts the parts, (parts, rows, ...), on the devices.
         axis_name: of `pmap` or `shard_map`; None under plain `jit`.
         **options: of `gradients`.
@@ -102,9 +103,9 @@ def _add_up(
     first_row: jax.Array | int,
     rows: int,
 ) -> tuple[nnx.State, Metrics, nnx.State]:
-    """The gradients and sums of parts, added up, and the statistics that the last one leaves.
+    """The parts' gradients and sums, added up, and the statistics after the last part.
 
-    `pieces` are (parts, rows, ...): the batch's, from its row `first_row` on.
+    `pieces` hold the batch as (parts, rows, ...); its first row is `first_row` of the global batch.
     """
 
     def add(carry: tuple, part: tuple[jax.Array, Batch]) -> tuple[tuple, None]:
@@ -138,14 +139,14 @@ def gradients(
     Args:
         params, statistics: of a state.
         batch, keys, axis_name: as for `train_step`.
-        first_row: the place of the batch's first row in the global batch.
-        count: of the examples in the global batch that count.
+        first_row: the position of the batch's first row in the global batch.
+        count: number of examples in the global batch that the mask doesn't exclude.
         graphdef: the model's, from `split`.
         normalization: mean and standard deviation of the input.
         image_size: height and width of the input.
         label_smoothing: share of the target spread evenly over all classes.
         frozen: names of variables that are not learned: their gradients are not computed.
-        work: what does the heavy layers' work.
+        work: the functions that compute the heavy layers.
 
     Returns:
         The gradients, this batch's shares of the METRICS, and the new statistics.
@@ -236,8 +237,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
 def _hits(logits: jax.Array, batch: Batch) -> Metrics:
     """Counts of examples whose label is among the highest 1 and 5 logits.
 
-    Of equal logits the one with the lower class number ranks higher, so that a network that
-    says nothing does not score.
+    Among equal logits, the lower class number ranks higher, so that a network whose logits are
+    all equal does not score.
     """
     labels = batch["label"][:, None]
     own = jnp.take_along_axis(logits, labels, axis=1)

@@ -1,7 +1,7 @@
 """The training step compiled for a Cloud TPU slice, on a machine without a TPU.
 
-libtpu compiles for chips that are not there. What it says of the result is the compiler's own
-analysis; nothing is run.
+libtpu compiles for chips that are not there. All figures are the compiler's own analysis; nothing
+is run.
 """
 
 import importlib.util
@@ -35,20 +35,20 @@ GiB = 2**30
 
 
 class Chip(NamedTuple):
-    """A generation of TPU, in the numbers that Google publishes below `DOCS`."""
+    """A generation of TPU, with the numbers that Google publishes under `DOCS`."""
 
     bf16_flops: float  # a second
     hbm: int  # bytes
     hbm_bandwidth: float  # bytes a second
     most_chips: int  # in one slice
     shapes: str  # of slices, in words
-    devices: int = 1  # that JAX sees in one; each has its share of the rest
+    devices: int = 1  # JAX devices per chip; each has its share of the rest
 
 
 DOCS = "https://docs.cloud.google.com/tpu/docs/"
 _PLANE, _CUBE = "AxB, as 2x2, 4x4 or 8x16", "AxBxC, as 2x2x1, 2x2x2 or 4x4x8"
 
-# Memory is published in GB, but what libtpu has of it (31.25 GiB of "32 GB") says GiB.
+# Memory is published in GB, but what libtpu has of it (31.25 GiB of "32 GB") shows it means GiB.
 CHIPS: Mapping[str, Chip] = {
     "v4": Chip(275e12, 32 * GiB, 1200e9, 4096, _CUBE),
     "v5e": Chip(197e12, 16 * GiB, 819e9, 256, _PLANE),
@@ -57,7 +57,7 @@ CHIPS: Mapping[str, Chip] = {
     "tpu7x": Chip(2307e12, 192 * GiB, 7380e9, 9216, _CUBE, devices=2),
 }
 
-# For libtpu, before it is loaded: it is not to look for TPUs, nor to be the only process with it.
+# Set before libtpu is loaded: it must not look for TPUs, nor insist on being in one process only.
 _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -76,9 +76,9 @@ def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[s
         topology: such as "v5e:4x4".
 
     Returns:
-        What `alexnet compile --json` prints: bytes, operations and seconds, of one device (a chip,
-        or half a tpu7x) and one step. Where the step needs more memory than it has, `memory` says
-        so and what is known only of a compiled step is missing.
+        The report that `alexnet compile --json` prints: bytes, operations and seconds, for one
+        device (a chip, or half a tpu7x) and one step. Where the step needs more memory than a
+        device has, `memory` says so, and the figures that need a compiled step are missing.
 
     Raises:
         UserError: for a topology that libtpu doesn't know, a batch or mesh that doesn't fit it, or
@@ -123,10 +123,10 @@ def compile_step(config: TrainConfig, num_classes: int, topology: str) -> dict[s
 def _computed(
     flops: float, accessed: float, memory: Mapping[str, int], chip: Chip
 ) -> dict[str, float]:
-    """Seconds that follow from the chip's published peaks.
+    """Times in seconds, computed from the chip's published peaks.
 
     The first two are lower bounds: of arithmetic, and of reading every argument and writing every
-    output once. The third is none, as the compiler also counts what stays in a core's own memory.
+    output once. The third is not, as the compiler also counts what stays in a core's own memory.
     """
     peak, bandwidth = chip.bf16_flops / chip.devices, chip.hbm_bandwidth / chip.devices
     return {
@@ -139,12 +139,12 @@ def _computed(
 
 
 def slice_devices(topology: str) -> tuple[str, Sequence[jax.Device]]:
-    """The generation and the devices of a slice such as "v5e:4x4"; they can only be compiled for.
+    """The generation and the devices, for compiling only, of a slice such as "v5e:4x4".
 
-    The process can use no TPU afterwards.
+    The process can't use a TPU afterwards.
 
     Raises:
-        UserError: for one that there is not, or where libtpu is not installed.
+        UserError: for a slice that doesn't exist, or where libtpu is not installed.
         RunError: where libtpu can't be used.
     """
     if not (parts := re.fullmatch(r"(\w+):(\d{1,4}(?:x\d{1,4}){1,2})", topology)):
@@ -164,7 +164,7 @@ def slice_devices(topology: str) -> tuple[str, Sequence[jax.Device]]:
             "`pip install -c constraints.txt -e '.[tpu]'` (jax[tpu])"
         )
     os.environ.update(_ENVIRONMENT)
-    # By default libtpu takes a v4 chip for two devices, which JAX on a v4 does not.
+    # By default libtpu treats a v4 chip as two devices, but JAX on a v4 does not.
     options: dict[str, Any] = {"chip_config_name": "megacore"} if generation == "v4" else {}
     if chips == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
@@ -208,7 +208,7 @@ def abstract_state(config: TrainConfig, spec: Spec) -> tuple[TrainState, paralle
 
 
 def abstract_batch(config: TrainConfig, spec: Spec) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of what the data pipeline hands over for a step, over all devices."""
+    """The shapes of a step's batch from the data pipeline, over all devices."""
     rows, size, channels = config.data.batch_size, spec.image_size, spec.channels
     shapes = {
         "image": ((rows, size, size, channels), np.uint8),
@@ -226,9 +226,9 @@ _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED.*hbm", re.DOTALL | re.IGNORECAS
 
 
 def available_memory(device: jax.Device) -> int:
-    """The bytes of a chip's memory that programs can have.
+    """The bytes of a chip's memory that programs can use.
 
-    libtpu tells them only when it refuses a program, so this gives it one that no chip can hold.
+    libtpu reports them only when it rejects a program, so this compiles one that no chip can hold.
     """
     here = SingleDeviceSharding(device)
     too_large = jax.ShapeDtypeStruct((2**50,), np.int8)
@@ -241,7 +241,7 @@ def available_memory(device: jax.Device) -> int:
 
 
 def _sizes(message: str) -> list[int]:
-    """The sizes in libtpu's sentence on a lack of memory, in bytes: needed, available."""
+    """The sizes in libtpu's out-of-memory message, in bytes: needed, available."""
     units = {"": 1, **{unit: 1024**n for n, unit in enumerate("KMGTP", 1)}}
     return [
         round(float(number) * units[unit])
@@ -265,7 +265,7 @@ def _conditions(
 
 
 def _memory(stats: Any) -> dict[str, int]:
-    """Bytes a device; outputs that take the place of donated arguments count once in the total."""
+    """Bytes per device; outputs that reuse donated arguments count once in the total."""
     parts = {
         "arguments": stats.argument_size_in_bytes,
         "outputs": stats.output_size_in_bytes,
@@ -277,7 +277,7 @@ def _memory(stats: Any) -> dict[str, int]:
 
 
 def _by_kind(found: Sequence[Collective]) -> list[dict[str, Any]]:
-    """Collectives of one kind and group size added up."""
+    """Collectives added up by kind and group size."""
     groups = defaultdict(list)
     for one in found:
         groups[one.kind, one.group_size].append(one.bytes)

@@ -1,4 +1,4 @@
-"""AlexNet in PyTorch: `AlexNet(spec)`, a training step, and what runs it."""
+"""AlexNet in PyTorch: `AlexNet(spec)`, a training step, and its engine."""
 
 from alexnet_torch.model import AlexNet
 

@@ -31,12 +31,12 @@ def device() -> dict[str, Any]:
 
 
 def peak_device_memory() -> int | None:
-    """The most bytes that torch held on a GPU; None without one."""
+    """Peak bytes that torch reserved on a GPU; None without one."""
     return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
 
 
 def matrix_product(size: int, precision: str) -> Run:
-    """A function that multiplies two size x size matrices so many times, and waits."""
+    """A function that multiplies two size x size matrices N times and waits for the result."""
     torch.backends.cuda.matmul.allow_tf32 = False
     on = "cuda" if torch.cuda.is_available() else "cpu"
     a, b = (torch.randn(size, size, device=on).to(DTYPES[precision]) for _ in range(2))
@@ -54,14 +54,14 @@ def matrix_product(size: int, precision: str) -> Run:
 def layer_passes(
     spec: Spec, arrays: Mapping[str, np.ndarray], images: np.ndarray, *, precision: str, plain: bool
 ) -> dict[str, Run]:
-    """Functions that run a network of one layer, or its gradients, so many times, and wait.
+    """Functions that run a one-layer network, or its gradients, N times and wait for the result.
 
     Args:
         spec: the network.
         arrays: its weights.
         images: (B, H, W, C) float32.
         precision: fp32 or bf16.
-        plain: torch's own layers, each pass in the memory format in which it is faster.
+        plain: use torch's own layers, each pass in its faster memory format.
     """
     on = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     x = torch.from_numpy(images).permute(0, 3, 1, 2).to(on, DTYPES[precision])
@@ -73,7 +73,7 @@ def layer_passes(
     found = []
     for layout in FORMATS.values():
         layer = network(spec, arrays)[at]
-        if isinstance(layer, nn.ReLU):  # its input here is one that must stay
+        if isinstance(layer, nn.ReLU):  # its input is used again here
             layer.inplace = False
         found.append(_passes(layer, x, layout))
     return {name: _faster([passes[name] for passes in found]) for name in found[0]}
@@ -118,7 +118,7 @@ def _repeat(work: Callable[[], Any], count: int) -> None:
 
 
 def _faster(runs: list[Run]) -> Run:
-    """The one that takes less time for a call, the best of three."""
+    """The run whose best of three calls takes less time."""
 
     def seconds(run: Run) -> float:
         start = time.perf_counter()

@@ -1,8 +1,8 @@
 """A training state on disk, by safetensors: `params/...` and `momentum/...`, in torch's layout.
 
-Running statistics are among the params, under torch's names.
-torch's own `save` pickles; safetensors holds arrays and nothing else, and is read without
-running code. Directory, digests and renaming are `alexnet.checkpoints`' work.
+Running statistics are among the params, under torch's names. torch's own `save` pickles;
+safetensors holds arrays and nothing else, and is read without running code. The directory, digests
+and renaming are left to `alexnet.checkpoints`.
 """
 
 import threading
@@ -25,9 +25,9 @@ _PATIENCE = 0.2  # seconds that a step may wait for a checkpoint
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state to be written. On a CPU it is lent, not copied: 456 MB of the full network.
+    """A state to be written. On a CPU it is lent, not copied: 456 MB for the full network.
 
-    Whoever is about to change the state calls `take_back` first.
+    Any code about to change the state must call `take_back` first.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -36,7 +36,7 @@ class Snapshot:
 
 
 def snapshot(model: AlexNet, optimizer: torch.optim.Optimizer | None) -> Snapshot:
-    """The state in host memory: what only an update changes lent, and copies of the rest."""
+    """The state in host memory: tensors that only updates change are lent, the rest copied."""
     found, lent = {}, []
     for name, tensor in tensors(model, optimizer).items():
         learned = isinstance(tensor, torch.nn.Parameter) or name.startswith("momentum/")
@@ -51,9 +51,9 @@ def snapshot(model: AlexNet, optimizer: torch.optim.Optimizer | None) -> Snapsho
 
 
 def take_back(snapshots: list[Snapshot]) -> None:
-    """Make what was lent free to be changed, and forget the snapshots.
+    """Make lent tensors safe to change, and forget the snapshots.
 
-    On a slow disk the model goes on in a copy, and leaves its memory to whoever writes.
+    On a slow disk the model goes on with a copy, and leaves its memory to the writer.
     """
     while snapshots:
         one = snapshots.pop()
@@ -74,7 +74,7 @@ def write(directory: Path, snapshot: Snapshot) -> None:
 
 @torch.no_grad()
 def read(directory: Path, model: AlexNet, optimizer: torch.optim.Optimizer | None) -> None:
-    """Put what `write` wrote into the model and the optimizer.
+    """Read a snapshot that `write` wrote into the model and the optimizer.
 
     Raises:
         ValueError: where names or shapes are not the model's.
@@ -89,7 +89,7 @@ def read(directory: Path, model: AlexNet, optimizer: torch.optim.Optimizer | Non
 
 
 def read_arrays(directory: Path, spec: Spec) -> dict[str, dict[str, np.ndarray]]:
-    """`params`, with statistics among them, and, if there is any, `momentum`; canonical."""
+    """Canonical arrays: `params`, which includes statistics, and `momentum` where there is any."""
     parts: dict[str, dict[str, np.ndarray]] = {}
     with fetched(directory / FILE) as path:
         loaded = load_file(path)
@@ -116,7 +116,7 @@ def write_arrays(
 
 
 def tensors(model: AlexNet, optimizer: torch.optim.Optimizer | None) -> dict[str, torch.Tensor]:
-    """Weights, statistics and momentum by name, the very tensors."""
+    """Weights, statistics and momentum by name; the tensors themselves, not copies."""
     named = {f"params/{name}": tensor for name, tensor in model.state_dict(keep_vars=True).items()}
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter, {}) if optimizer else {}

@@ -1,4 +1,4 @@
-"""torch.compile for the engine: programs kept for this user alone, and failures as sentences."""
+"""torch.compile for the engine, with a cache for this user only and readable failures."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ from alexnet.user_cache import own_folder
 
 
 def compile_network(model: nn.Module) -> None:
-    """Have a network's calls, forward and backward, go through torch.compile.
+    """Run a network's calls, forward and backward, through torch.compile.
 
-    Inductor's own place for what it compiles and later runs is a folder of a foreseeable name in
-    the machine's shared /tmp; `~/.cache/alexnet/torch` takes its place, unless the environment
-    says something else.
+    By default Inductor keeps compiled code, which it later runs, in a folder with a predictable
+    name in the machine's shared /tmp; `~/.cache/alexnet/torch` replaces it, unless the environment
+    sets another.
     """
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         try:
@@ -29,10 +29,10 @@ def compile_network(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def failures_told() -> Iterator[None]:
-    """Turn what torch's compiler raises into a sentence.
+    """Turn exceptions of torch's compiler into a one-sentence error.
 
     Raises:
-        RunError: with the compiler's own words.
+        RunError: with the first line of the compiler's message.
     """
     try:
         yield

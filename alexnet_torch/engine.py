@@ -74,7 +74,7 @@ class Engine:
         )
 
     def _prepare(self, optim: OptimConfig) -> Momentum:
-        """The optimizer; frozen variables ask for no gradient."""
+        """The optimizer; frozen variables get no gradient."""
         arrays, parameters = variables(self._spec), self._model.named_variables()
         still = frozen(optim, arrays)
         learned = {name: p for name, p in parameters.items() if isinstance(p, torch.nn.Parameter)}
@@ -168,7 +168,7 @@ class Engine:
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """Look at the sum first: if it is finite, so is every term; to test each takes more memory."""
+    """Test the sum first: if it is finite, so is every term; testing each takes more memory."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 

@@ -29,9 +29,9 @@ def layer_outputs(
 def layer_function(
     spec: Spec, weights: Mapping[str, np.ndarray], names: Sequence[str] | None = None
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """A function from normalized NHWC images to outputs in evaluation, by the layers' names.
+    """A function from normalized NHWC images to layer outputs in evaluation, by name.
 
-    Maps come as NHWC, flattened ones in H, W, C order. `names` are those wanted; all by default.
+    Maps come as NHWC, flattened ones in H, W, C order. `names` selects layers; all by default.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AlexNet(spec, weights=weights).to(device).eval()
@@ -65,7 +65,7 @@ def print_native(spec: Spec) -> bool:
     columns, rows = ("output_size", "num_params", "mult_adds"), ("var_names",)
     model = _model(spec)
     found = torchinfo.summary(model, _size(spec), col_names=columns, row_settings=rows, verbose=0)
-    found.formatting.macs_units = torchinfo.Units.NONE  # others print as Units.MEGABYTES
+    found.formatting.macs_units = torchinfo.Units.NONE  # any other prints as Units.MEGABYTES
     print(found)
     without = sum(row.multiply_adds for row in trace(spec))
     print(f"torchinfo counts adding a bias as one more: without, multiply-adds are {without:,}")

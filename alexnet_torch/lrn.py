@@ -70,7 +70,7 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """dx = g s^-b - 2 b alpha/n x (sum of g x s^(-b-1) over those that x is a neighbor of)."""
+        """dx = g s^-b - 2 b alpha/n x (sum of g x s^(-b-1) over all that have x as a neighbor)."""
         x, scale, power, near = ctx.saved_tensors
         layer, rows, grad = ctx.layer, _rows(x), _rows(grads[0])
         direct = grad * power
@@ -93,7 +93,7 @@ class _NormalizeWithin(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """As `_Normalize.backward`, with windows' means: the factor has no n."""
+        """The same as `_Normalize.backward`, but with window means, so the factor has no n."""
         x, scale, power = ctx.saved_tensors
         layer, wide = ctx.layer, x.float()
         direct = grads[0].float() * power
@@ -103,7 +103,7 @@ class _NormalizeWithin(torch.autograd.Function):
 
 
 def _in_plain_operators(x: torch.Tensor) -> bool:
-    """Tell whether the functions above are of no use: to exporters, torch.func or meta tensors."""
+    """Check for exporters, torch.func and meta tensors, which can't use the functions above."""
     return (
         torch.jit.is_tracing()
         or torch.compiler.is_exporting()
@@ -115,14 +115,14 @@ def _in_plain_operators(x: torch.Tensor) -> bool:
 def _within(
     x: torch.Tensor, layer: spec.SpatialLRN
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """NCHW maps normalized, the scale under the power, and its power."""
+    """The normalized NCHW maps, the scale, and its power."""
     scale = layer.k + layer.alpha * _window_means(x.square(), layer.size)
     power = _inverse_power(scale, layer.beta)
     return x * power, scale, power
 
 
 def _window_means(x: torch.Tensor, size: int, back: bool = False) -> torch.Tensor:
-    """Sums over size x size windows by size^2; with `back`, of those that a pixel is in."""
+    """Sums over size x size windows, over size^2; with `back`, over the windows holding a pixel."""
     before, behind = size // 2, (size - 1) // 2
     if before == behind:
         return functional.avg_pool2d(x, size, 1, padding=before)
@@ -133,23 +133,23 @@ def _window_means(x: torch.Tensor, size: int, back: bool = False) -> torch.Tenso
 @functools.lru_cache(maxsize=64)
 def _near(layer: spec.LRN, channels: int, device: torch.device) -> torch.Tensor:
     """The band on a device, made once: a copy in each step would wait for a GPU."""
-    with torch.inference_mode(False):  # a tensor made there is of no use to training
+    with torch.inference_mode(False):  # training can't use an inference tensor
         return torch.from_numpy(band(layer, channels)).to(device)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    """(places, channels) in fp32 of NCHW maps."""
+    """NCHW maps as fp32 rows (positions, channels)."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).float()
 
 
 def _maps(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Rows as NCHW maps again, in NHWC memory, of another's shape and type."""
+    """Rows as NCHW maps again, in NHWC memory, with the shape and type of `like`."""
     batch, channels, height, width = like.shape
     return rows.view(batch, height, width, channels).permute(0, 3, 1, 2).to(like.dtype)
 
 
 def _by_slices(x: torch.Tensor, layer: spec.LRN) -> torch.Tensor:
-    """The same in operators that exported files are written in, and are recognized by."""
+    """The same in the operators that exported files use, and are recognized by."""
     channels, wide = x.shape[1] // layer.groups, x.float()
     squares = wide.square().unflatten(1, (layer.groups, channels))
     padded = functional.pad(squares, (0, 0, 0, 0, layer.size // 2, (layer.size - 1) // 2))

@@ -45,10 +45,10 @@ class AlexNet(nn.Module):
     Args:
         spec: the network.
         seed: of the initial weights.
-        weights: canonical arrays to take instead of initial ones.
+        weights: canonical arrays to use instead of initial ones.
         dtype: arithmetic of convolutions and dense layers; weights stay fp32.
 
-    Models that come from files carry `preprocess` and `class_names`; others have None there.
+    Models loaded from files carry `preprocess` and `class_names`; in others both are None.
     """
 
     preprocess: "Preprocess | None" = None
@@ -72,7 +72,7 @@ class AlexNet(nn.Module):
     def from_weights(
         cls, path: Path | str, *, dtype: torch.dtype = torch.float32, **options: Any
     ) -> "AlexNet":
-        """The network in a file that `alexnet.weights.load` reads; it takes the options."""
+        """The network in a weights file; `options` go to `alexnet.weights.load`."""
         from alexnet.weights import load  # not for training, which reads no file
 
         return cls._loaded(load(path, **options), dtype)
@@ -83,7 +83,7 @@ class AlexNet(nn.Module):
     ) -> "AlexNet":
         """The network in a Hugging Face folder, hf://ORG/NAME@REVISION, a run or a weights file.
 
-        `alexnet.trained.open_weights` takes the options.
+        `options` go to `alexnet.trained.open_weights`.
         """
         from alexnet.trained import open_weights
 
@@ -96,22 +96,22 @@ class AlexNet(nn.Module):
         return model
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take canonical arrays as this network's weights.
+        """Set this network's weights from canonical arrays.
 
         Raises:
-            UserError: where they are not those of this network.
+            UserError: where they are not this network's.
         """
         check(weights, self.spec)
         state = layout.to_state_dict(weights, self.spec)
         self.load_state_dict({key: from_numpy(array) for key, array in state.items()})
 
     def named_variables(self) -> dict[str, torch.Tensor]:
-        """The very tensors, parameters and statistics, by canonical name, in torch's layout."""
+        """Parameters and statistics, not copies, by canonical name, in torch's layout."""
         state = self.state_dict(keep_vars=True)
         return {name: state[key] for name, key in layout.torch_keys(self.spec).items()}
 
     def weights(self) -> dict[str, np.ndarray]:
-        """This network's weights as canonical fp32 arrays, which later steps leave as they are."""
+        """This network's weights as canonical fp32 arrays, which later steps don't change."""
         state = {key: t.detach().float().cpu().numpy() for key, t in self.state_dict().items()}
         keys, arrays = layout.torch_keys(self.spec), layout.from_state_dict(state, self.spec)
         shared = {n for n in arrays if np.may_share_memory(arrays[n], state[keys[n]])}
@@ -126,14 +126,14 @@ class AlexNet(nn.Module):
         mask: torch.Tensor | None = None,
         processes: int = 1,
     ) -> torch.Tensor:
-        """Logits (batch, classes) in fp32 of normalized NCHW images.
+        """Logits (batch, classes), in fp32, for normalized NCHW images.
 
         Args:
             images: (batch, channels, height, width) floats.
             keys: one for each dropout layer, used in training; by default drawn at random.
-            first_row: where these rows stand in the global batch.
+            first_row: the first row's position in the global batch.
             mask: (batch,), 0 for rows that batch statistics leave out.
-            processes: how many share the global batch.
+            processes: number of processes that share the global batch.
         """
         x = images
         in_place = not (torch.jit.is_tracing() or torch.compiler.is_exporting() or self._hooked())
@@ -144,7 +144,7 @@ class AlexNet(nn.Module):
     def activations(
         self, images: torch.Tensor, *, keys: Sequence[Key] | None = None
     ) -> dict[str, torch.Tensor]:
-        """Every layer's output by the names of `layers.trace`, the last one the logits."""
+        """Every layer's output, by its name in `layers.trace`; the last one is the logits."""
         return dict(self._walk(images, keys, 0, None, 1))
 
     def _walk(
@@ -174,12 +174,12 @@ class AlexNet(nn.Module):
             yield name, x
 
     def _precision(self, device: str) -> contextlib.AbstractContextManager[Any]:
-        """The arithmetic of `dtype`; of fp32 the caller's, who may have an autocast around this."""
+        """The arithmetic of `dtype`; for fp32 the caller's, which may be under an autocast."""
         low = self.dtype != torch.float32
         return torch.autocast(device, self.dtype) if low else contextlib.nullcontext()
 
     def _hooked(self) -> bool:
-        """Tell whether someone looks on: then every layer is called, and its output left alone."""
+        """Check for hooks; with any, every layer is called and its output is left alone."""
         return _has_any_global_hook() or any(
             layer._forward_hooks
             or layer._forward_pre_hooks
@@ -194,7 +194,7 @@ _NOT_NEEDED = (nn.Conv2d, ops.CeilConv2d, nn.Linear)
 
 
 def from_numpy(array: np.ndarray) -> torch.Tensor:
-    """A tensor of an array, copied only where torch needs it: torch knows no read-only memory."""
+    """An array as a tensor, copied only if read-only, since torch has no read-only memory."""
     return torch.from_numpy(np.require(array, requirements="W"))
 
 

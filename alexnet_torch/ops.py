@@ -1,4 +1,4 @@
-"""The layers' arithmetic in torch, on NCHW tensors: what torch lacks or does slowly."""
+"""The layers' arithmetic in torch, on NCHW tensors, where torch lacks it or is slow."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ MapShape = tuple[int, int, int]  # H, W, C
 
 
 class CeilConv2d(nn.Conv2d):
-    """A convolution over zeros on the right and at the bottom, as far as a last window reaches."""
+    """A convolution with zeros added right and below, as far as the last window reaches."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve NCHW images."""
@@ -32,7 +32,7 @@ class BatchNorm(nn.Module):
     """Batch normalization over the global masked batch; `layers.BatchNorm` has the formulas.
 
     Its state has torch's names (`running_mean`, `running_var`, `weight`, `bias`). `nn.BatchNorm2d`
-    knows no mask, and `nn.SyncBatchNorm` none either and no CPU.
+    and `nn.SyncBatchNorm` take no mask, and the latter doesn't run on a CPU.
     """
 
     running_mean: torch.Tensor
@@ -55,7 +55,7 @@ class BatchNorm(nn.Module):
         Args:
             x: this process's rows of the batch.
             mask: (batch,), 0 for rows that the statistics leave out; None where all count.
-            processes: how many share the global batch.
+            processes: number of processes that share the global batch.
         """
         wide, shape = x.float(), (-1, *(1,) * (x.ndim - 2))
         mean, variance = self.running_mean, self.running_var
@@ -69,7 +69,7 @@ class BatchNorm(nn.Module):
     def _batch_statistics(
         self, x: torch.Tensor, mask: torch.Tensor | None, processes: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch's mean and biased variance; the running ones follow them."""
+        """The batch's mean and biased variance; also updates the running statistics."""
         axes, shape = [0, *range(2, x.ndim)], (-1, *(1,) * (x.ndim - 2))
         weight = x.new_ones(len(x)) if mask is None else mask
         weight = weight.view(-1, 1, *(1,) * (x.ndim - 2))
@@ -91,7 +91,7 @@ class BatchNorm(nn.Module):
 
 
 class _Total(torch.autograd.Function):
-    """The sum over processes; its gradient is the sum of theirs."""
+    """The sum over processes; its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ class Dropout(nn.Module):
     Args:
         layer: its rate is from 0 to below 1.
         map_shape: (H, W, C) where the input is a feature map, as it is or flattened in torch's
-            C, H, W order: the mask belongs to places in the canonical H, W, C order.
+            C, H, W order: the mask belongs to positions in the canonical H, W, C order.
     """
 
     def __init__(self, layer: spec.Dropout, map_shape: MapShape | None = None):
@@ -124,12 +124,12 @@ class Dropout(nn.Module):
     def forward(
         self, x: torch.Tensor, key: threefry.Key | None = None, first_row: int = 0
     ) -> torch.Tensor:
-        """Zero a share of each row, or in evaluation scale all; `layers.Dropout` has how.
+        """Zero a share of each row, or in evaluation scale all, as `layers.Dropout` says.
 
         Args:
             x: this process's rows of the batch, (rows, features) or (rows, C, H, W).
             key: two unsigned 32-bit words; by default drawn from torch's own generator.
-            first_row: the place of x's first row in the global batch.
+            first_row: the position of x's first row in the global batch.
         """
         kept = 1 - self.layer.rate
         if not self.training or kept == 1:
@@ -150,7 +150,7 @@ class Dropout(nn.Module):
 def random_bits(
     key: threefry.Key, shape: torch.Size, first_row: int, device: torch.device
 ) -> torch.Tensor:
-    """Random int32 of a (batch, features) shape, functions of key and place in the global batch.
+    """Random int32 of a (batch, features) shape, from key and position in the global batch.
 
     They are the bits of `jax.random.bits` with the top bit flipped, so that signed comparison
     orders them as unsigned numbers.
@@ -158,14 +158,14 @@ def random_bits(
     return cast(torch.Tensor, _random_bits(*key, *shape, first_row, device))
 
 
-# One operator, into which torch.compile does not look: it would write twenty rounds of threefry
-# into one expression, each with the one before several times, and had not ended after ten minutes.
+# One operator, opaque to torch.compile: otherwise it inlines twenty rounds of threefry into one
+# expression, each repeating the one before several times, and had not finished after ten minutes.
 @torch.library.custom_op("alexnet::random_bits", mutates_args=())
 def _random_bits(
     key_high: int, key_low: int, rows: int, features: int, first_row: int, device: torch.device
 ) -> torch.Tensor:
     start = first_row * features
-    # conversion to int32 wraps, which reads places from 2^31 on as the unsigned words they are
+    # conversion to int32 wraps, which keeps positions from 2^31 on as the unsigned words they are
     place = torch.arange(start, start + rows * features, device=device).to(torch.int32)
     high, low = threefry.threefry2x32((key_high, key_low), torch.zeros_like(place), place)
     return (high ^ low ^ -(2**31)).view(rows, features)

@@ -1,4 +1,4 @@
-"""The optimizer's rules as a `torch.optim.Optimizer`; the rates come in with every step."""
+"""The optimizer's rules as a `torch.optim.Optimizer`; the rates are passed in at every step."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
@@ -43,12 +43,12 @@ class Momentum(torch.optim.Optimizer):
             for name, parameter in parameters.items()
         ]
         super().__init__(groups, {})
-        if optim.momentum:  # there from the start: a checkpoint before the first step has it
+        if optim.momentum:  # created now, so that a checkpoint before the first step has it
             for parameter in parameters.values():
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
-        """Take one rate for each variable."""
+        """Set each variable's rate."""
         for group in self.param_groups:
             group["lr"] = rates[group["name"]]
 
@@ -91,7 +91,7 @@ class Momentum(torch.optim.Optimizer):
 
 
 def _laid_out(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A tensor in another's strides: torch's fused step goes through memory without a look."""
+    """A tensor in another's strides, as torch's fused step goes through memory without checking."""
     return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
@@ -104,8 +104,8 @@ def trust_ratio(
 ) -> torch.Tensor:
     """LARS's factor on a layer's rate; 1 where the weights or the gradient are all zero.
 
-    `OptimConfig.lars_formula` names the three forms and their sources; `optax`'s gradient has the
-    decay in it.
+    `OptimConfig.lars_formula` names the three forms and their sources; in `optax`, the gradient
+    includes the decay.
     """
     norm = torch.linalg.vector_norm
     size = norm(weight)
@@ -119,8 +119,8 @@ def trust_ratio(
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     """Scale gradients whose joint norm is above `max_norm` down to it.
 
-    `nn.utils.clip_grad_norm_` adds 1e-6 to the norm, which counts where gradients are small; optax
-    adds nothing, and neither does this.
+    `nn.utils.clip_grad_norm_` adds 1e-6 to the norm, which matters for small gradients; optax adds
+    nothing, and neither does this.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))

@@ -1,6 +1,6 @@
 """AlexNet as a torch user would write it without this project: `alexnet bench --against plain`.
 
-It shares no arithmetic with `ops.py`, and is what that is measured against.
+It shares no arithmetic with `ops.py`, which is measured against it.
 """
 
 import time
@@ -167,7 +167,7 @@ class Plain:
         return self._format
 
     def train_step(self, batch: Mapping[str, np.ndarray]) -> torch.Tensor:
-        """One update; the loss, still on the device."""
+        """Make one update; return the loss, still on the device."""
         labels = torch.from_numpy(batch["label"]).to(self._device).long()
         loss = functional.cross_entropy(self._logits(batch), labels)
         self._optimizer.zero_grad()
@@ -185,7 +185,7 @@ class Plain:
         return float(loss)
 
     def settle(self, step: Callable[[], Any], wait: Callable[[Any], Any]) -> None:
-        """Take the memory format in which `step`, waited for by `wait`, is faster."""
+        """Choose the memory format in which `step`, followed by `wait`, is faster."""
         seconds = {}
         for name in FORMATS:
             self._take(name)
@@ -201,7 +201,7 @@ class Plain:
     def _take(self, name: str) -> None:
         self._format = name
         self._model.to(memory_format=FORMATS[name])  # type: ignore[call-overload]
-        for state in self._optimizer.state.values():  # momentum lies as its weights do
+        for state in self._optimizer.state.values():  # momentum in its weights' format
             for key, value in state.items():
                 if isinstance(value, torch.Tensor) and value.ndim == 4:
                     state[key] = value.contiguous(memory_format=FORMATS[name])

@@ -1,6 +1,6 @@
 """A `DataLoader` over Pillow as a torch user would write it: `alexnet bench --what input`.
 
-It shares nothing with `alexnet.data` but the stored images, and is what that is measured against.
+It shares only the stored images with `alexnet.data`, which is measured against it.
 """
 
 import io
@@ -39,14 +39,14 @@ class Views(torch.utils.data.Dataset):
 
 
 def opened(stored: np.ndarray | bytes | Path) -> Image.Image:
-    """An image as Pillow has it: decoded when its pixels are needed."""
+    """A Pillow image, decoded only when its pixels are needed."""
     if isinstance(stored, np.ndarray):
         return Image.fromarray(stored.squeeze())
     return Image.open(io.BytesIO(stored) if isinstance(stored, bytes) else stored)
 
 
 def position_crop(image: Image.Image, augmentation: Augmentation) -> Image.Image:
-    """A square at a random place, after scaling the short side: Resize and RandomCrop."""
+    """A square at a random position, after scaling the short side: Resize and RandomCrop."""
     size, short = augmentation.size, min(image.size)
     if short != augmentation.resize_to:
         scaled = [int(side * augmentation.resize_to / short) for side in image.size]
@@ -73,9 +73,9 @@ def area_crop(image: Image.Image, augmentation: Augmentation) -> Image.Image:
 def input_step(
     source: Source, augmentation: Augmentation, batch_size: int, workers: int
 ) -> Callable[[int], None]:
-    """A function that takes so many batches, epoch after epoch; without workers it does the work.
+    """A function that takes N batches, epoch after epoch, and loads them itself without workers.
 
-    The processes are forked, as they are by default on Linux before Python 3.14.
+    Workers are forked, as they are by default on Linux before Python 3.14.
     """
     options: dict[str, Any] = {}
     if workers:

@@ -17,7 +17,7 @@ class Group(Processes):
 
     def __init__(self) -> None:
         self.index, self.count = dist.get_rank(), dist.get_world_size()
-        self._hosts = dist.new_group(backend="gloo")  # for numbers that no GPU need see
+        self._hosts = dist.new_group(backend="gloo")  # for numbers that stay on the host
 
     def describe(self) -> str:
         return f"process {self.index} of {self.count}, {dist.get_backend()}, 1 local device"
@@ -42,7 +42,7 @@ class Group(Processes):
 
 
 def connect(devices: DevicesConfig) -> Group | None:
-    """Join the others where torchrun started more than one.
+    """Join the other processes where torchrun started more than one.
 
     Raises:
         UserError: where there are more processes than GPUs, or the others can't be found.

@@ -1,4 +1,4 @@
-"""The training and evaluation steps; what they change is the model and the optimizer."""
+"""The training and evaluation steps, which update the model and the optimizer in place."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -32,24 +32,25 @@ def train_step(
     first_row: int = 0,
     processes: int = 1,
 ) -> Metrics:
-    """One update, in place.
+    """Make one update, in place.
 
     Args:
-        model, optimizer: weights and momentum; of several processes, an AlexNet in a
-            `DistributedDataParallel`.
+        model, optimizer: weights and momentum; with several processes, the model is an AlexNet in
+            a `DistributedDataParallel`.
         batch: `image` (B, H, W, C) uint8, `label` (B,) int32, `mask` (B,) float32; with color
-            noise `color_shift` (B, C) and perhaps `color_scale` (B,) float32; where images are to
-            be cut here, `crop` (B, 2) int32 and `flip` (B,) uint8; of several processes this
+            noise, `color_shift` (B, C) and perhaps `color_scale` (B,) float32; where images are
+            cropped here, `crop` (B, 2) int32 and `flip` (B,) uint8; with several processes, this
             one's rows.
         rates: of this step, for each learned variable.
         dropout_keys: one for each dropout layer.
         normalization: mean and standard deviation of the input.
         image_size: height and width of the input.
         label_smoothing: share of the target spread evenly over all classes.
-        parts: the batch is computed in so many, one after another, and their gradients added up:
-            the same but for rounding, and for batch normalization, whose batch a part then is.
-        first_row: where the batch's rows stand in the global batch.
-        processes: how many share the global batch.
+        parts: number of parts to compute the batch in, one after another, adding up their
+            gradients: the same but for rounding, and for batch normalization, which then sees one
+            part as its batch.
+        first_row: the position of the batch's first row in the global batch.
+        processes: number of processes that share the global batch.
 
     Returns:
         `loss`, `top1`, `top5`: means over the global batch, still on the device.
@@ -118,7 +119,7 @@ def views(batch: Batch, size: int) -> torch.Tensor:
     count, height, width, channels = images.shape
     rows = torch.arange(count, device=images.device)[:, None] * height + batch["crop"][:, :1]
     rows = rows + torch.arange(size, device=images.device)
-    first = (rows * width + batch["crop"][:, 1:]).flatten()  # pixel of each row that is cut out
+    first = (rows * width + batch["crop"][:, 1:]).flatten()  # first pixel of each row cut out
     windows = images.reshape(-1).unfold(0, size * channels, channels)  # a row's length, anywhere
     cut = windows.index_select(0, first).view(count, size, size, channels)
     return torch.where(batch["flip"].bool()[:, None, None, None], cut.flip(2), cut)
@@ -127,7 +128,7 @@ def views(batch: Batch, size: int) -> torch.Tensor:
 def normalize(batch: Batch, normalization: Normalize, image_size: int) -> torch.Tensor:
     """(pixel + color shift - mean) / std of the views in fp32, times the color scale.
 
-    An NCHW view of NHWC memory.
+    The result is an NCHW view of NHWC memory.
     """
     images = views(batch, image_size).float()
     if "color_shift" in batch:
@@ -150,8 +151,8 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) 
 def _hits(logits: torch.Tensor, batch: Batch) -> Metrics:
     """Counts of examples whose label is among the highest 1 and 5 logits.
 
-    Of equal logits the one with the lower class number ranks higher, so that a network that
-    says nothing does not score.
+    Among equal logits, the lower class number ranks higher, so that a network whose logits are
+    all equal does not score.
     """
     labels = batch["label"].long()[:, None]
     own = logits.gather(1, labels)

@@ -98,7 +98,7 @@ def _result(run: Training) -> dict[str, Any]:
 
 
 def _dataset(run: Training) -> str:
-    """A data set's bare name: a path would tell more of a machine than its owner means to."""
+    """A data set's bare name: a path would reveal more about a machine than its owner intends."""
     kind, _, name = run.config.data.dataset.partition(":")
     name = re.split("[/:]", name)[0] if kind == "tfds" else name.rstrip("/").rpartition("/")[2]
     return _plain(name or kind)
@@ -227,5 +227,5 @@ def _plain(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """The same for Markdown, in which it is text and nothing else."""
+    """The same, escaped so that Markdown shows it as plain text."""
     return _PUNCTUATION.sub(r"\\\1", _plain(text))

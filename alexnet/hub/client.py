@@ -1,4 +1,4 @@
-"""The Hugging Face hub: `hf://ORG/NAME@REVISION` fetched, and a folder pushed.
+"""The Hugging Face hub: fetch `hf://ORG/NAME@REVISION`, and push a folder.
 
 The package `huggingface_hub` does the work, with the token and the cache that it finds by itself.
 """
@@ -45,7 +45,7 @@ def fetch(url: str) -> Path:
     library = _library()
     where = {"repo_id": repo, "revision": revision}
     with _sentences(url):
-        # Where the hub doesn't answer, what is in the cache may still do.
+        # If the hub doesn't answer, cached files may still do.
         with contextlib.suppress(library.errors.HTTPError, library.errors.OfflineModeIsEnabled):
             for file in library.HfApi().model_info(**where, files_metadata=True).siblings or ():
                 if file.rfilename in (CONFIG, MODEL) and (file.size or 0) > MAX_READ:
@@ -70,24 +70,24 @@ def push(
     """Upload a folder's three files, after reading them.
 
     Args:
-        folder: that `write_folder` wrote.
-        repo: ORG/NAME; made, private unless `public`, where there is none.
+        folder: one that `write_folder` wrote.
+        repo: ORG/NAME; created if missing, private unless `public`.
         public: let everyone see it.
-        revision: branch to upload to, made where there is none; the main one by default.
+        revision: branch to upload to, created if missing; the main one by default.
         message: of the commit.
 
     Returns:
         `repo`, `url` (hf://...), `commit` and `private`.
 
     Raises:
-        UserError: for a folder that can't be read, or what the hub doesn't let this user do.
+        UserError: for a folder that can't be read, or where the hub forbids this user to push.
         RunError: where the hub can't be reached or fails.
     """
     _check(repo, revision)
     if is_remote(folder):
         raise UserError(f"{folder}: only a local folder is pushed: copy it here first")
     for name in FILES:
-        if (folder / name).is_symlink():  # it might lead to anything
+        if (folder / name).is_symlink():  # it might lead anywhere
             raise UserError(f"{folder / name} is a link: copy the file it leads to into the folder")
     read_folder(folder)
     api, url = _library().HfApi(), SCHEME + repo + (f"@{revision}" if revision else "")
@@ -110,7 +110,7 @@ def push(
 
 
 def _check(repo: str, revision: str | None) -> None:
-    """Refuse names that the hub can't have, before anything is asked of it."""
+    """Refuse names that the hub can't have, before any request to it."""
     if not _REPO.fullmatch(repo):
         raise UserError(f"'{repo:.100}' is no name on the hub: write ORG/NAME, as in timm/alexnet")
     if revision is not None and not _REVISION.fullmatch(revision):
@@ -131,7 +131,7 @@ def _library() -> Any:
 
 @contextlib.contextmanager
 def _sentences(url: str) -> Iterator[None]:
-    """Turn the library's errors into sentences; what a server says is not repeated."""
+    """Turn the library's errors into sentences, without repeating the server's messages."""
     from huggingface_hub import errors
 
     try:
@@ -165,6 +165,6 @@ def _sentences(url: str) -> Iterator[None]:
         raise RunError(f"{url}: the hub can't be reached ({type(error).__name__})") from error
     except (UserError, RunError):
         raise
-    except Exception as error:  # an answer that is none can make the library raise anything
+    except Exception as error:  # a malformed answer can make the library raise anything
         shown = f"{type(error).__name__}: {str(error)[:200]}".removesuffix(": ")
         raise RunError(f"{url}: huggingface_hub failed with {shown}") from error

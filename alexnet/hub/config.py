@@ -1,9 +1,9 @@
 """The `config.json` of a Hugging Face folder: timm's fields, and a section of this project's.
 
-timm's fields are what other programs look at: mean and standard deviation of pixels from 0 to 1,
-the crop as a share of the resized image. The section `alexnet` has the same in this project's own
-terms, besides the table of layers and a SHA-256 of the weights, so that reading gives back exactly
-what was written. (timm's fields: `PretrainedCfg` in timm/models/_pretrained.py; their meaning:
+Other programs read timm's fields: mean and standard deviation of pixels from 0 to 1, the crop as a
+share of the resized image. The section `alexnet` has the same in this project's own terms, plus the
+table of layers and a SHA-256 of the weights, so that reading restores exactly what was written.
+(timm's fields: `PretrainedCfg` in timm/models/_pretrained.py; their meaning:
 `transforms_imagenet_eval` in timm/data/transforms_factory.py.)
 """
 
@@ -28,7 +28,7 @@ _FIELDS = {"format_version", "network", "preprocess", "mean_image", "source", "s
 _CROP_PCT = 0.875  # 224 of 256, as in torchvision, and timm's default
 _MOST_NAMES = 1_000_000
 _SMALLEST_CROP = 0.01  # share of the resized image
-_MODES = {"short": "center", "warp": "squash"}  # resize rules as timm calls them
+_MODES = {"short": "center", "warp": "squash"}  # resize rules and timm's names for them
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Described:
     num_classes: int | None
     variant: str | None
     image_size: int | None
-    timm: Mapping[str, Any]  # the description of the preprocessing, unread
+    timm: Mapping[str, Any]  # the description of the preprocessing, not parsed yet
     spec: Spec | None = None
     preprocess: Preprocess | None = None
     mean_image: bool = False
@@ -51,12 +51,12 @@ def to_json(weights: Weights, keys: Mapping[str, str], sha256: str) -> dict[str,
     """The file's content.
 
     Args:
-        weights: that are shared.
+        weights: the weights to share.
         keys: canonical name to key in `model.safetensors`.
         sha256: of `model.safetensors`, in hexadecimal.
 
     Raises:
-        UserError: for a network, preprocessing or class names that could not be read again.
+        UserError: for a network, preprocessing or class names that could not be read back.
     """
     spec = weights.spec
     fields = _timm_fields(spec, weights.preprocess)
@@ -87,7 +87,7 @@ def from_json(values: Any) -> Described:
     """A file's content, checked: `values` may come from anywhere.
 
     Raises:
-        UserError: for fields that are missing, of the wrong type, out of range, or at odds.
+        UserError: for fields that are missing, of the wrong type, out of range, or inconsistent.
     """
     if not isinstance(values, dict):
         raise UserError("it must be a JSON object")
@@ -116,7 +116,7 @@ def timm_preprocess(described: Described, spec: Spec) -> Preprocess:
     """The preprocessing in timm's fields, for a network.
 
     Raises:
-        UserError: for what is out of range, or not done by this project.
+        UserError: for values that are out of range, or that this project does not support.
     """
     timm = described.timm
     if (interpolation := timm.get("interpolation", "bilinear")) != "bilinear":
@@ -147,7 +147,7 @@ def timm_preprocess(described: Described, spec: Spec) -> Preprocess:
 
 
 def _timm_fields(spec: Spec, wanted: Preprocess) -> dict[str, Any]:
-    """The fields of timm for a network, names of modules and of classes aside."""
+    """timm's fields for a network, except the names of modules and classes."""
     dense = [row for row in trace(spec) if isinstance(row.layer, Dense)]
     rule, normalize = wanted.protocol, wanted.normalize
     return {
@@ -169,7 +169,7 @@ def _timm_fields(spec: Spec, wanted: Preprocess) -> dict[str, Any]:
 
 
 def _crop_pct(crop: int, resize_to: int) -> float:
-    """The share from which timm, rounding down, gets `resize_to` again."""
+    """The share from which timm, rounding down, recovers `resize_to`."""
     share = crop / resize_to
     return share if math.floor(crop / share) == resize_to else math.nextafter(share, 0.0)
 
@@ -202,7 +202,7 @@ def _with_section(described: Described, values: Mapping[str, Any]) -> Described:
     """The description with the section `alexnet`.
 
     Raises:
-        UserError: where it is malformed, or timm's fields say something else.
+        UserError: where it is malformed, or timm's fields contradict it.
     """
     section = values[SECTION]
     if not isinstance(section, dict) or section.get("format_version") != VERSION:

@@ -27,7 +27,7 @@ from alexnet.weights.names import TORCHVISION_KEYS, torch_keys
 from alexnet.weights.precision import Dtype, check_range
 
 CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
-FILES = (MODEL, CARD, CONFIG)  # as they are put in place: the last one makes it a folder
+FILES = (MODEL, CARD, CONFIG)  # in the order they are put in place: the last one completes it
 MAX_CONFIG = 32 << 20  # bytes; a thousand class names take thirty thousand
 Keys = Literal["torch", "torchvision"]
 
@@ -49,12 +49,12 @@ def write_folder(
     """Write a folder, whole or not at all; other files in it stay as they are.
 
     Args:
-        directory: where; made if it isn't there.
-        weights: what to share.
-        keys: in `model.safetensors`; by default torchvision's where the variant is that, and this
-            project's otherwise.
+        directory: the folder; created if missing.
+        weights: the weights to share.
+        keys: in `model.safetensors`; by default torchvision's for the variant `torchvision`, and
+            this project's otherwise.
         run: the training that the weights come from, for the model card.
-        overwrite: replace those of the three files that are there.
+        overwrite: replace any of the three files that exist.
         dtype: of the numbers in `model.safetensors`.
 
     Raises:
@@ -82,7 +82,7 @@ def write_folder(
 def read_folder(
     path: Path, *, variant: str | None = None, image_size: int | None = None
 ) -> Weights:
-    """The weights in a folder that `write_folder` wrote, or another program in timm's shape.
+    """The weights in a folder from `write_folder`, or from another program in timm's format.
 
     Args:
         path: the folder.
@@ -90,7 +90,7 @@ def read_folder(
         image_size: height and width of the input, likewise.
 
     Raises:
-        UserError: for what is missing, damaged, too large or at odds with itself.
+        UserError: for files that are missing, damaged, too large or inconsistent.
     """
     described = _read_config(path / CONFIG)
     with open_file(path / MODEL, MAX_READ) as file:
@@ -118,7 +118,7 @@ def read_folder(
 
 
 def _finished(weights: Weights, described: config.Described, where: Path) -> Weights:
-    """Weights with what `config.json` adds to them, where it fits."""
+    """Weights completed from `config.json`, which must fit them."""
     spec = weights.spec
     if described.num_classes not in (None, spec.num_classes):
         raise UserError(
@@ -162,7 +162,7 @@ def _scheme(keys: Keys | None, spec: Spec) -> Mapping[str, str]:
 
 
 def _check_free(directory: Path, overwrite: bool) -> None:
-    """Refuse a directory whose files would be replaced, unless they are a folder's and may be."""
+    """Refuse to replace a directory's files, except a folder's own with `overwrite`."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file: name a directory")
     there = [name for name in FILES if os.path.lexists(directory / name)]
@@ -179,13 +179,13 @@ def _check_free(directory: Path, overwrite: bool) -> None:
 
 
 def _place(built: Path, directory: Path, overwrite: bool) -> None:
-    """Give complete files their place."""
+    """Move the complete files into place."""
     empty = not directory.exists() or not any(directory.iterdir())
     if empty and take_place(built, directory):
         return
-    _check_free(directory, overwrite)  # once more: somebody may have been faster
+    _check_free(directory, overwrite)  # again: another process may have been faster
     sync(built)
-    (directory / CONFIG).unlink(missing_ok=True)  # a half-replaced folder is none
+    (directory / CONFIG).unlink(missing_ok=True)  # a half-replaced folder must not count as one
     for name in FILES:
         os.replace(built / name, directory / name)
     sync(directory)

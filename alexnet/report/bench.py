@@ -11,7 +11,7 @@ _MIB = 1 << 20
 
 
 def print_benchmark(whole: Mapping[str, Any]) -> None:
-    """Print what was timed as a table, and below it the ratios and the conditions."""
+    """Print the timings as a table, and below it the ratios and the conditions."""
     console = _console()
     if "layers" in whole:
         console.print(_layers_table(whole))
@@ -119,7 +119,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each contender that can't be, and for each of ours beside each other one."""
+    """A line for each unavailable contender, and for each of ours compared with each other."""
     absent = [f"{row['name']}: {row['unavailable']}" for row in rows if row.get("unavailable")]
     return absent + [
         f"{row['name']} is {ratio['median']:.2f} times as fast as {name} "

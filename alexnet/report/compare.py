@@ -11,9 +11,9 @@ from alexnet.layers import AvgPool, Conv, Dense, Gaussian, Init, LeCun, MaxPool,
 
 
 def comparison(one: Spec, other: Spec) -> dict[str, Any]:
-    """Both networks' totals, and their layers in pairs: what each is, and if the two are the same.
+    """Both networks' totals, and their layers in pairs, marked where the two are the same.
 
-    Layers are paired by name, in order; one without a partner stands beside nothing.
+    Layers are paired by name, in order; one without a partner is paired with an empty text.
     """
     rows, others = list(trace(one)), list(trace(other))
     names, other_names = ([row.name for row in side] for side in (rows, others))

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def print_compiled(report: Mapping[str, Any]) -> None:
-    """Print what `alexnet_jax.topology.compile_step` gave."""
+    """Print the result of `alexnet_jax.topology.compile_step`."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -42,7 +42,7 @@ def _headline(report: Mapping[str, Any]) -> list[str]:
 
 
 def _unit(report: Mapping[str, Any]) -> str:
-    """The name of what runs a program of its own: a tpu7x has two of them."""
+    """The name of the unit that runs its own program: a tpu7x has two of them."""
     return "chip" if report["chips"] == report["devices"] else "half chip"
 
 

@@ -12,7 +12,7 @@ from alexnet.files import atomic_write
 from alexnet.text import printable
 
 SPAN = 0.02  # share of a series that its smoothed form averages over
-_FEW = 12  # points that are drawn as they are, and marked, since so few can hide
+_FEW = 12  # points drawn unsmoothed and with markers, since so few are easily missed
 _LONGEST = 100  # characters of the title
 
 
@@ -31,7 +31,7 @@ def draw_curves(
     from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
     with style.context("default"), warnings.catch_warnings():  # not a user's matplotlibrc
-        warnings.simplefilter("ignore")  # of letters that its font doesn't have
+        warnings.simplefilter("ignore")  # about letters that its font lacks
         figure = Figure(figsize=(9, 3.8), layout="constrained")
         for axis, (name, values_of) in zip(figure.subplots(1, 2), _CHARTS.items(), strict=True):
             _draw(axis, records, values_of, label_smoothing if name == "loss" else 0)

@@ -13,17 +13,17 @@ _STYLES = {OK: "green", WARNING: "yellow", WRONG: "red"}
 
 
 def findings_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """`findings`, a dict a line with `check`, `status`, `found` and `fix`; `passed`."""
+    """`findings`, one dict per line with `check`, `status`, `found` and `fix`; and `passed`."""
     return {"findings": list(map(dataclasses.asdict, findings)), "passed": passed(findings)}
 
 
 def passed(findings: Sequence[Finding]) -> bool:
-    """Tell if nothing is wrong; warnings don't count."""
+    """Check that nothing is wrong; warnings don't count."""
     return all(finding.status != WRONG for finding in findings)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Print the table, and below it what to do, a line each that can be copied whole."""
+    """Print the table, and below it the fixes, each on one line so that it can be copied."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -56,7 +56,7 @@ class Progress(Observer):
         self._console.print(printable(text), markup=False)
 
     def begin(self, weights: Weights, data: Dataset, engine: str, notes: list[str]) -> None:
-        """Say what is evaluated, on what, by what."""
+        """Print the weights, the data and the engine."""
         if not self._shown:
             return
         self._note(f"weights: {weights.source}, variant {weights.spec.name}")
@@ -80,10 +80,10 @@ class Progress(Observer):
 
 def print_evaluations(found: Sequence[Evaluation], most: int, real: Real) -> None:
     """Print the protocols side by side, then classes, confusions and mistakes of the first."""
-    # Lines of a pipe are as long as they need to be.
+    # Piped lines need not fit a terminal.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     first = found[0]
-    top5 = len(first.class_names.names) > LISTED  # of fewer classes it is always 100 %
+    top5 = len(first.class_names.names) > LISTED  # with fewer classes it is always 100 %
     table = Table(box=None, pad_edge=False)
     for name in ("protocol", "top-1", "95 %", "top-5", "95 %", "loss", "images", "geometry"):
         words = name in ("protocol", "geometry")
@@ -183,7 +183,7 @@ def to_json(found: Evaluation, most: int, real: Real) -> dict[str, Any]:
 
 
 def _real(found: Evaluation, real: Real) -> tuple[int, int]:
-    """Examples that ReaL labels call right, and those that count."""
+    """The number of examples that ReaL labels call right, and of those that count."""
     names = [found.name(place) for place in range(len(found.predictions))]
     return real_top1(found.predictions, names, real or [])
 

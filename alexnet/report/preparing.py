@@ -9,11 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from alexnet.data.cache_writer import Observer
 from alexnet.text import printable
 
-LINES = 30  # seconds between two
+LINES = 30  # seconds between two lines
 
 
 class Preparing(Observer):
-    """Shows on standard error how far `cache_writer.prepare` is; use it as a context manager."""
+    """Progress of `cache_writer.prepare` on standard error; use it as a context manager."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -42,7 +42,7 @@ class Preparing(Observer):
         self._console.print(printable(text), markup=False)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show how many examples of how many are done, and how fast that goes."""
+        """Show how many of the examples are done, and the rate."""
         now = time.monotonic()
         if self._begun[0] != what:
             self._begun = (what, done, now)

@@ -18,11 +18,11 @@ from alexnet.output import lasting
 from alexnet.scores import LISTED
 from alexnet.text import counted, printable
 
-_WIDE = 90  # columns of a terminal from which on the bar has room for all numbers
+_WIDE = 90  # terminal columns from which the bar has room for all numbers
 
 
 class Console(rich.console.Console):
-    """A console whose reader may leave."""
+    """A console whose reader may close the pipe."""
 
     def on_broken_pipe(self) -> None:
         """Raise the BrokenPipeError that is being handled; rich would end the process."""
@@ -34,7 +34,7 @@ class Progress:
 
     Args:
         total_steps: of the run.
-        steps_per_epoch: to tell the epoch.
+        steps_per_epoch: to compute the epoch.
         num_classes: of the data.
         process: which of the run's processes this is; all but process 0 only print notes.
     """
@@ -73,12 +73,12 @@ class Progress:
         self._bar.update(self._task, completed=step)
 
     def note(self, text: str) -> None:
-        """A sentence of its own line."""
+        """Print a sentence on its own line."""
         with lasting():
             self._console.print(self._prefix + printable(text), markup=False)
 
     def train(self, record: dict[str, Any], logged: bool) -> None:
-        """A step's metrics; `logged` where they went into the log."""
+        """Show a step's metrics; `logged` if they went into the log."""
         self._rate = record.get("examples_per_second", self._rate)
         rate = f"{self._rate:.0f} img/s" if self._rate else ""
         loss = f"loss {record['loss']:.4f}"
@@ -102,7 +102,7 @@ class Progress:
         self._bar.update(self._task, description=f"evaluating {done}/{total}", numbers="")
 
     def evaluation(self, record: dict[str, Any]) -> None:
-        """An evaluation's result."""
+        """Print an evaluation's result."""
         if self._leads:
             self.note(f"step {record['step']:6d}  {summary(record, self._num_classes)}")
 
@@ -111,7 +111,7 @@ class Progress:
 
 
 def summary(record: dict[str, Any], num_classes: int) -> str:
-    """An evaluation in words; of five classes or fewer, where top-5 is 100 %, without it."""
+    """An evaluation in words, without top-5 for five classes or fewer, where it is 100 %."""
     top5 = f"top-5 {100 * record['top5']:.2f} %  " if num_classes > LISTED else ""
     return (
         f"test top-1 {100 * record['top1']:.2f} %  {top5}loss {record['loss']:.4f}  "

@@ -7,7 +7,7 @@ from alexnet.layers import Spec, trace
 
 
 def summary_rows(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:
-    """One dict a layer.
+    """One dict per layer.
 
     Args:
         spec: the network.
@@ -40,7 +40,7 @@ def summary_json(spec: Spec, rows: list[dict[str, Any]], framework: str) -> dict
 
 
 def print_table(whole: Mapping[str, Any]) -> None:
-    """Print what `summary_json` gave as a table."""
+    """Print the result of `summary_json` as a table."""
     from rich.console import Console
     from rich.table import Table
 

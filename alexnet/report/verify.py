@@ -5,7 +5,7 @@ from typing import Any
 
 
 def print_verification(result: Mapping[str, Any]) -> None:
-    """Print what `alexnet.verify.verify` gave."""
+    """Print the result of `alexnet.verify.verify`."""
     from rich.console import Console
     from rich.table import Table
 

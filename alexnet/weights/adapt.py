@@ -1,4 +1,4 @@
-"""Weights for another variant or preprocessing, where that is exact; else the reason why not."""
+"""Exact conversion of weights to another variant or preprocessing, or the reason against it."""
 
 import dataclasses
 
@@ -18,13 +18,13 @@ def adapt(
     """The same function under another variant's name, or for another image size.
 
     Args:
-        weights: what there is.
-        to_variant: the variant wanted; the one there is by default.
-        image_size: height and width of the input; the one there is by default.
+        weights: the weights to convert.
+        to_variant: the variant wanted; by default the one they have.
+        image_size: height and width of the input; by default the one they have.
 
     Raises:
-        UserError: where the two compute different things, with the first difference and with what
-            these weights can be instead.
+        UserError: where the two compute different things, naming the first difference and the
+            variants that these weights can be instead.
     """
     spec = weights.spec
     name = choose("variant", to_variant or spec.name, VARIANTS)
@@ -58,7 +58,7 @@ def _named(spec: Spec, name: str, image_size: int) -> Spec | None:
 
 
 def _any_size(spec: Spec) -> bool:
-    """Tell networks for images of any size, by their adaptive pooling."""
+    """Check whether a network takes images of any size, that is, has adaptive pooling."""
     return any(isinstance(layer, AdaptiveAvgPool) for layer in spec)
 
 
@@ -90,11 +90,11 @@ def fold_preprocess(weights: Weights, target: Preprocess) -> Weights:
     Exact up to the rounding of fp32.
 
     Args:
-        weights: what there is, with the preprocessing it was trained for.
-        target: the preprocessing wanted; all but mean and std must be as it is.
+        weights: the weights to convert, with the preprocessing they were trained for.
+        target: the preprocessing wanted; all but mean and std must be the same.
 
     Raises:
-        UserError: where that can't be: resizing or colors differ, a mean image is subtracted, or
+        UserError: where that fails: resizing or colors differ, a mean image is subtracted, or
             conv1 pads its input with zeros, which would stand for another color.
     """
     source, wanted = (to_json(each) for each in (weights.preprocess, target))

@@ -1,4 +1,4 @@
-"""From what a reader found in a file to canonical weights: recognize, check, reorder."""
+"""Canonical weights from a reader's findings in a file: recognize, check, reorder."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class Found:
     flatten: Literal["HWC", "CHW"] = "CHW"
     colors: Literal["RGB", "BGR"] = "RGB"
     spec: Spec | None = None  # where the file describes its network
-    variants: tuple[str, ...] = ()  # where it does not: which it may be; all by default
+    variants: tuple[str, ...] = ()  # where it does not: the candidates; all by default
     preprocess: Preprocess | None = None
     class_names: tuple[str, ...] | None = None
     mean_image: bool = False
@@ -45,11 +45,11 @@ def complete(
     image_size: int | None = None,
     preprocess: Preprocess | None = None,
 ) -> Weights:
-    """Canonical weights from what was found.
+    """Make canonical weights from a reader's findings.
 
     Args:
-        found: by a reader.
-        source: where, in words.
+        found: the reader's result.
+        source: where the weights are from, in words.
         variant: the network, where the file leaves it open.
         image_size: likewise.
         preprocess: likewise.
@@ -68,9 +68,9 @@ def complete(
             arrays[f"{layer}.kernel"] = layout.rows_to_hwc(arrays[f"{layer}.kernel"], shape)
     if found.colors == "BGR" and spec.channels == 3:
         arrays["conv1.kernel"] = layout.swap_colors(arrays["conv1.kernel"])
-    # After fc6's rows, which are copied in the file's type: two bytes a number in half precision.
+    # After fc6's rows, which are copied in the file's type: two bytes per number in half precision.
     notes = all_fp32(arrays)
-    # Readers give views of the file, at whatever byte they start; frameworks want whole words.
+    # Readers return views of the file, at any byte offset; frameworks want aligned arrays.
     # Last, so that fc6 is not copied a second time.
     for name, array in arrays.items():
         arrays[name] = np.require(array, requirements="A")
@@ -129,7 +129,7 @@ def _agreed(spec: Spec, name: str | None, image_size: int | None) -> Spec:
 def default_preprocess(spec: Spec) -> Preprocess:
     """The preprocessing that a variant's published weights were trained with.
 
-    For inputs that are not RGB there are none: they are scaled to 0..1, as a start.
+    None are published for inputs that are not RGB: these are scaled to 0..1, as a start.
     """
     if spec.channels != 3:
         mean, std = (0.0,) * spec.channels, (255.0,) * spec.channels
@@ -146,7 +146,7 @@ def default_preprocess(spec: Spec) -> Preprocess:
 def caffe_preprocess(
     crop: int, mean: tuple[float, ...] = CAFFE_MEAN, scale: float = 1.0
 ) -> Preprocess:
-    """Caffe's: both sides warped to 256, the center cut out, `scale * (pixel - mean)`."""
+    """Caffe's preprocessing: both sides warped to 256, center crop, `scale * (pixel - mean)`."""
     normalize = Normalize(mean, (1 / scale,) * len(mean))
     return Preprocess(normalize, EvalProtocol("warp", max(256, crop), crop))
 

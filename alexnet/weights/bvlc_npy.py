@@ -55,17 +55,17 @@ def read(file: BinaryIO) -> Found:
 
 
 def _skip_header(file: BinaryIO) -> None:
-    """Go to the pickle, after a header that says that there is one."""
+    """Seek to the pickle, past a header that announces one."""
     shape, _, dtype = read_header(file)
     if dtype != np.dtype(object) or shape not in ((), (1,)):
         raise UserError("it is a .npy file of a plain array: a dict of layers is needed")
 
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order by columns, and type by a .npy file's header, whose end the file is then at.
+    """Read a .npy header: shape, column-major order, and type; leave the file at its end.
 
     Raises:
-        UserError: for a header that is none.
+        UserError: for an invalid header.
     """
     file.seek(0)
     head = io.BytesIO(file.read(_MAX_HEADER + 12))
@@ -143,7 +143,7 @@ class _Array(Buildable):
 
 
 def _names(left: int) -> Names:
-    """Stand-ins for what NumPy names, with `left` bytes for `encode` to make in all.
+    """Stand-ins for the names in NumPy's pickles; `encode` may make `left` bytes in all.
 
     Python 3 writes bytes as text in protocol 2, and a pickle can have one text encoded many times.
     """

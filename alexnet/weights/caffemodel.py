@@ -26,20 +26,20 @@ _V1_LAYERS, _V2_LAYERS = 2, 100  # fields of NetParameter
 _MAX_LAYERS, _MAX_FIELDS, _MAX_NET = 100, 100, 1000
 _MAX_PART = 10_000  # bytes of a layer's parameters, blobs aside: a few numbers and names
 _MAX_SIDE = 4096  # kernel, stride, padding and image size, in pixels
-# Types of layers by V1's numbers, in V2's words.
+# Layer types: V1's numbers to V2's names.
 _V1_TYPES = {
     1: "Accuracy", 4: "Convolution", 5: "Data", 6: "Dropout", 8: "Flatten", 12: "ImageData",
     14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax",
     21: "SoftmaxWithLoss", 22: "Split", 29: "MemoryData", 32: "DummyData",
 }  # fmt: skip
 _ENDS = ("Softmax", "SoftmaxWithLoss")
-_SILENT = {  # nothing at evaluation, or not part of the network
+_SILENT = {  # without effect at evaluation, or not part of the network
     "Accuracy", "Data", "Dropout", "DummyData", "Flatten", "ImageData", "Input", "MemoryData",
     "Split", *_ENDS,
 }  # fmt: skip
 
 
-# The numbers of the parts of a layer's message.
+# Field numbers in a layer's message.
 _V1 = {"name": 4, "type": 5, "blobs": 6, "convolution": 10, "dense": 17, "lrn": 18, "pooling": 19,
        "relu": 30, "transform": 36}  # fmt: skip
 _V2 = {"name": 1, "type": 2, "blobs": 7, "convolution": 106, "dense": 117, "lrn": 118,
@@ -56,7 +56,7 @@ class _Parsed:
     message: wire.Message
 
     def part(self, number: int) -> wire.Message:
-        """One of the messages in it, empty where it has none."""
+        """One of its submessages, empty where it has none."""
         parts = wire.messages(self.message, number)
         if parts and len(parts[-1]) > _MAX_PART:
             raise UserError(f"its layer {self.name[:50]!r} has too many parameters")
@@ -96,7 +96,7 @@ def read(file: BinaryIO) -> Found:
 
 
 def _parse(data: memoryview, most: int = _MAX_FIELDS) -> wire.Message:
-    """A message of few fields: each takes a hundred times its bytes in memory."""
+    """Parse a message of few fields: each takes a hundred times its bytes in memory."""
     return wire.parse(data, most)
 
 
@@ -127,7 +127,7 @@ def _layers(net: wire.Message) -> list[_Parsed]:
 def _collect(
     layer: _Parsed, arrays: dict[str, np.ndarray], names: dict[str, str], extra: list[str]
 ) -> None:
-    """Put a layer's blobs among the arrays, or its name among those that belong nowhere."""
+    """Add a layer's blobs to the arrays, or its name to the unknown ones."""
     blobs = wire.messages(layer.message, layer.fields["blobs"])
     if not blobs:
         return
@@ -213,7 +213,7 @@ def _pooling(layer: _Parsed, message: wire.Message, above: list[Layer], image_si
 
 
 def _image_size(net: wire.Message, layers: list[_Parsed]) -> int:
-    """The input's height and width, where the file tells; else Caffe's 227."""
+    """The input's height and width, if the file has them; else Caffe's 227."""
     sizes = wire.ints(net, 4)[2:4]
     for shape in wire.messages(net, 8)[:1]:
         sizes = wire.ints(_parse(shape), 1)[2:4]
@@ -229,7 +229,7 @@ def _image_size(net: wire.Message, layers: list[_Parsed]) -> int:
 
 
 def _preprocess(layers: list[_Parsed], spec: Spec) -> tuple[Preprocess | None, bool]:
-    """Preprocessing, and whether a mean image is subtracted: the file names it but has it not."""
+    """Preprocessing, and whether a mean image is subtracted, which the file only names."""
     for layer in layers:
         transform = layer.part(layer.fields["transform"])
         if transform and spec.channels == 3:

@@ -1,8 +1,8 @@
-"""The project's own weights file: safetensors that say by themselves how to be used.
+"""The project's own weights file: self-describing safetensors.
 
 The metadata holds the table of layers, the preprocessing, class names, and a SHA-256 of every array
-and of the metadata itself: a flipped bit anywhere is an error, which neither safetensors nor Orbax
-nor torch.save offers (measured: all three restore it silently).
+and of the metadata itself: a flipped bit anywhere is an error. safetensors, Orbax and torch.save
+don't offer that (measured: all three restore it silently).
 """
 
 import hashlib
@@ -32,15 +32,15 @@ def write(file: BinaryIO, weights: Weights, dtype: Dtype = "fp32") -> None:
 
     Args:
         file: open for writing, at its start.
-        weights: what to write, checked.
+        weights: the weights to write, already checked.
         dtype: of the numbers in the file; the digests are of these.
 
     Raises:
-        UserError: where what goes with the arrays does not fit them.
+        UserError: where the metadata does not fit the arrays.
     """
     shapes = {name: variable.shape for name, variable in variables(weights.spec).items()}
     metadata = _describe(weights)
-    # The digests come before the data and are known after it: their place is kept with zeros.
+    # The digests come before the data but are known only after it: zeros hold their place.
     blank = _seal(metadata, dict.fromkeys(shapes, "0" * 64))
     file.write(safetensors.encode_header(shapes, blank, dtype))
     digests = {}
@@ -94,7 +94,7 @@ _JSON_FIELDS = ("spec", "preprocess", "class_names", "mean_image", "sha256")
 
 
 def _describe(weights: Weights) -> dict[str, str]:
-    """The metadata, digests aside."""
+    """The metadata without digests."""
     names = weights.class_names
     if names is not None:
         # A run must not lose its weights over a name.

@@ -1,4 +1,4 @@
-"""Canonical weights: what they are, and the one check that all of them pass.
+"""Canonical weights: their definition, and the one check that all of them pass.
 
 Arrays are fp32 and named `conv1.kernel` (HWIO), `conv1.bias`, ..., `fc6.kernel` (in, out), with
 fc6 rows in H, W, C order and conv1 inputs in R, G, B order.
@@ -16,7 +16,7 @@ from alexnet.preprocess import Preprocess
 from alexnet.text import is_text
 
 BF16 = np.dtype([("bfloat16", "<u2")])  # as files have it; NumPy lacks it
-# Floats that are read; whoever asks for fp32 gets it in the end.
+# Float types that are read; all become fp32 in the end.
 READABLE = (np.dtype("<f4"), np.dtype("<f2"), np.dtype("<f8"), BF16)
 _FP32 = READABLE[:1]
 LONGEST_TEXT = 1000  # characters of a class name, and of words on where weights are from
@@ -33,9 +33,9 @@ class Weights:
     class_names: tuple[str, ...] | None = None
     source: str = ""  # where they came from, in words
     preprocess_from: str = ""  # where the preprocessing is from, in words
-    # The source subtracts a mean image that is not here, but for its channels' means.
+    # The source subtracts a mean image, of which only the channel means are here.
     mean_image: bool = False
-    notes: tuple[str, ...] = ()  # sentences on what was changed or left out as they were read
+    notes: tuple[str, ...] = ()  # sentences on changes and omissions made while reading
 
 
 def names_from_json(names: Any, count: int | None) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def names_from_json(names: Any, count: int | None) -> tuple[str, ...]:
         count: of the network's classes, where it is known.
 
     Raises:
-        UserError: where they are no texts, or not one for each class.
+        UserError: where they are not texts, or not one for each class.
     """
     if not isinstance(names, list) or not all(is_text(name, LONGEST_TEXT) for name in names):
         raise UserError(f"class names must be texts of at most {LONGEST_TEXT} characters")
@@ -59,7 +59,7 @@ CHANNEL_MEANS = ", with its mean image's channel means"
 
 
 def from_file(mean_image: bool) -> str:
-    """Words for preprocessing that a file describes."""
+    """The source, in words, of preprocessing that a file describes."""
     return f"the file{CHANNEL_MEANS}" if mean_image else "the file"
 
 
@@ -76,7 +76,7 @@ def check(
     Args:
         arrays: by canonical name.
         spec: the network that they must fit.
-        names: what the source calls them, for the message.
+        names: the source's names for them, for the message.
         extra: names in the source that have no canonical one.
         dtypes: types that the arrays may have.
 

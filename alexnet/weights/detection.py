@@ -1,4 +1,4 @@
-"""The format of a weights file, told from its content."""
+"""The format of a weights file, detected from its content."""
 
 import re
 from pathlib import Path
@@ -19,10 +19,10 @@ _MARKER = re.compile(rb'"format"\s*:\s*"alexnet-weights"')  # in the metadata of
 
 
 def format_of(file: BinaryIO, path: str | Path) -> str | None:
-    """The format of a seekable file that is open at its start, and is left there.
+    """Detect the format of a seekable file at its start, and rewind it; None if unknown.
 
-    Only the first bytes are read; of safetensors the header, of protobuf where its fields begin.
-    Messages call the file `path`; None for one of no format known.
+    Only the first bytes are read; for safetensors, the header; for protobuf, where its fields
+    begin. Error messages call the file `path`.
 
     Raises:
         UserError: for a file that is empty, or of a format that is known but not read.
@@ -50,7 +50,7 @@ def _by_head(head: bytes) -> str | None:
 
 
 def _by_header(head: bytes, file: BinaryIO) -> str | None:
-    """One of the two kinds of safetensors, told by the metadata."""
+    """One of the two kinds of safetensors, by the metadata."""
     from alexnet.weights.safetensors import header_size
 
     file.seek(0)

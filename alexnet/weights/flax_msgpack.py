@@ -59,7 +59,7 @@ def read(file: BinaryIO) -> Found:
 
 
 def _unpack(data: memoryview) -> Any:
-    """The value in a file; what it may hold is counted while it is built."""
+    """The value in a file; its items are counted, up to a limit, while it is built."""
     counted = 0
 
     def count(more: int) -> None:
@@ -112,7 +112,7 @@ def _extension(code: int, data: bytes) -> np.ndarray | None:
 
 
 def write(file: BinaryIO, weights: Weights, dtype: Dtype = "fp32") -> None:
-    """The bytes of `flax.serialization.to_bytes({'params': ...})`, layers in network order."""
+    """Write the bytes of `flax.serialization.to_bytes({'params': ...})`, in network order."""
     tree: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for name, variable in variables(weights.spec).items():
         layer, part = name.split(".")

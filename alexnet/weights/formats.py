@@ -48,7 +48,7 @@ _SUFFIXES = {
     ".safetensors": "safetensors", ".pth": "torch", ".pt": "torch", ".onnx": "onnx",
     ".msgpack": "flax",
 }  # fmt: skip
-# What damaged bytes can raise in the libraries below the readers: their lengths, numbers and text.
+# Errors that damaged lengths, numbers and text can raise in the libraries below the readers.
 MALFORMED = (ValueError, LookupError, ArithmeticError, struct.error, zlib.error, MemoryError)
 
 
@@ -64,7 +64,7 @@ def load(
 
     Args:
         path: a regular file. Orbax directories are read elsewhere.
-        format: one of `FORMATS`; told from the content by default.
+        format: one of `FORMATS`; by default detected from the content.
         variant: the network, for files that leave it open (shapes that several variants have).
         image_size: height and width of the input, likewise.
         preprocess: how images are prepared, for files that don't say.
@@ -94,8 +94,8 @@ def load_file(
 ) -> Weights:
     """Weights from a seekable file that is open at its start.
 
-    Messages call it `where`. ONNX files may keep weights in a second file in `folder`. For the
-    other arguments and the errors, see `load`.
+    Error messages call it `where`. ONNX files may keep weights in a second file in `folder`. For
+    the other arguments and the errors, see `load`.
     """
     read = _module(_READERS[format]).read
     try:
@@ -116,10 +116,10 @@ def _module(name: str) -> Any:
 
 
 def agreeing(weights: Weights, variant: str | None, image_size: int | None) -> Weights:
-    """Weights that say themselves what they are, where that is what is asked for.
+    """Return self-describing weights if they match the variant and size asked for.
 
     Raises:
-        UserError: where it isn't.
+        UserError: where they don't.
     """
     spec = weights.spec
     if variant not in (None, spec.name) or image_size not in (None, spec.image_size):
@@ -136,9 +136,9 @@ def save(
     """Write weights, whole or not at all.
 
     Args:
-        path: the file; one that is there is replaced.
-        weights: what to write.
-        format: one of those of `FORMATS` that can be written; told from the suffix by default.
+        path: the file; an existing one is replaced.
+        weights: the weights to write.
+        format: one of `WRITABLE`; by default taken from the suffix.
         dtype: of the numbers in the file.
 
     Raises:
@@ -161,7 +161,7 @@ def save(
             f"torchvision's keys are for variant 'torchvision', and these weights are "
             f"'{weights.spec.name}': write them as torch, with this project's keys"
         )
-    table.to_json(weights.spec)  # raises where the network could not be told again
+    table.to_json(weights.spec)  # raises where the network could not be read back
     with atomic_write(path) as file:
         write(file, weights, format, dtype)
 
@@ -176,7 +176,7 @@ def from_suffix(path: str | Path, weights: Weights) -> str:
     """The format in which weights are written to a file of this name.
 
     Raises:
-        UserError: for a name that tells none.
+        UserError: for a suffix of no known format.
     """
     path = Path(path)
     format = _SUFFIXES.get(path.suffix.lower())
@@ -190,10 +190,10 @@ def from_suffix(path: str | Path, weights: Weights) -> str:
 
 
 def detect(path: str | Path) -> str:
-    """The format of a file, told from its content.
+    """Detect the format of a file from its content.
 
     Raises:
-        UserError: for a file that is missing or of no format known.
+        UserError: for a file that is missing or of no known format.
     """
     with open_file(path) as file:
         return detect_file(file, path)

@@ -17,7 +17,7 @@ from alexnet.weights.precision import Dtype, stored
 
 
 def from_torch(name: str, array: np.ndarray) -> np.ndarray:
-    """OIHW to HWIO, (out, in) to (in, out); what is no kernel, or has a wrong rank, stays."""
+    """OIHW to HWIO, (out, in) to (in, out); other arrays, or wrong ranks, stay as they are."""
     if name.endswith(".kernel") and array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
     return array.T if name.endswith(".kernel") and array.ndim == 2 else array

@@ -1,7 +1,7 @@
 """MatConvNet's SimpleNN models: imagenet-caffe-alex.mat (bvlc_alexnet) and -ref.mat (CaffeNet).
 
 Kernels are HWIO and for R, G, B inputs already; dense layers are convolutions that cover the whole
-map; LRN's parameters are [n, k, alpha/n, beta]. (Read in vlfeat/matconvnet utils/import-caffe.py.)
+map; LRN's parameters are [n, k, alpha/n, beta]. (Source: vlfeat/matconvnet utils/import-caffe.py.)
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from alexnet.weights.names import CAFFE_LAYERS, kind
 from alexnet.weights.network import pool, recognize
 
 _ENDS = ("softmax", "softmaxloss")
-_SILENT = ("dropout", *_ENDS)  # nothing at evaluation, or not part of the network
+_SILENT = ("dropout", *_ENDS)  # without effect at evaluation, or not part of the network
 
 
 def read(file: BinaryIO) -> Found:
@@ -168,7 +168,7 @@ def _four(layer: dict[str, Any], name: str) -> tuple[int, ...]:
 
 
 def _preprocess(normalization: dict[str, Any], spec: Spec) -> tuple[Preprocess | None, bool]:
-    """The preprocessing, and if it subtracts a mean image of which only the color is kept."""
+    """The preprocessing, and whether it subtracts a mean image of which only the color is kept."""
     image = normalization.get("averageImage")
     if not isinstance(image, np.ndarray) or image.size < spec.channels:
         return None, False

@@ -13,7 +13,7 @@ import numpy as np
 
 from alexnet.errors import UserError
 
-_SLACK, _MAX_RATIO = 8 << 20, 3  # the most that is unpacked, in bytes and in times the file
+_SLACK, _MAX_RATIO = 8 << 20, 3  # limit on unpacked data: bytes, plus times the file's size
 _MAX_PARTS = 20_000  # matrices and field names; a model with names for 1000 classes has some 3000
 _MAX_VARIABLES, _MAX_DEPTH = 100, 8
 _MAX_FIELDS, _MAX_NAME = 100, 64  # of a struct, and bytes of a name with the zero at its end
@@ -38,7 +38,7 @@ _READ = {
 _TEXT = {1: "utf-8", 2: "utf-8", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le", 18: "utf-32-le"}
 
 
-Left = dict[str, int]  # parts, and bytes to unpack and of values, that may still come
+Left = dict[str, int]  # the budget left: parts, bytes to unpack, and bytes of values
 
 
 def _take(left: Left, kind: str, count: int) -> None:
@@ -74,7 +74,7 @@ def read(file: BinaryIO) -> dict[str, Any]:
 
 
 def _variable(file: BinaryIO, rest: int, left: Left) -> bytearray:
-    """The next variable, unpacked; `rest` bytes of the file are to come."""
+    """The next variable, unpacked; `rest` bytes of the file are left."""
     tag = file.read(8)
     kind, length = struct.unpack("<2I", tag) if len(tag) == 8 else (0, 0)
     if kind not in (_MATRIX, _COMPRESSED) or length > rest - 8:
@@ -139,7 +139,7 @@ def _matrix(data: memoryview, left: Left, depth: int = 0) -> tuple[str, Any]:
 
 
 def _text(kind: int, content: memoryview) -> str | None:
-    """A text, None for bytes of another type; several rows of it stand column by column."""
+    """A text; None for bytes of another type. Several rows are stored column by column."""
     try:
         return str(content, _TEXT[kind]) if kind in _TEXT else None
     except UnicodeDecodeError as error:
@@ -147,7 +147,7 @@ def _text(kind: int, content: memoryview) -> str | None:
 
 
 def _numbers(kind: int, content: memoryview, class_: int) -> np.ndarray | None:
-    """A list of numbers, a view where they are stored as they are read; None where they aren't."""
+    """An array of numbers, a view where its type needs no conversion; None for other bytes."""
     if kind not in _STORED or len(content) % np.dtype(_STORED[kind]).itemsize:
         return None
     with np.errstate(all="ignore"):  # doubles of a damaged file, for integers

@@ -1,4 +1,4 @@
-"""The eight learned layers under every name that files have for them.
+"""The eight learned layers, under every name that files use for them.
 
 All readers and writers go through this one table: a name that is not in it is an error.
 """

@@ -1,8 +1,8 @@
 """Recognition of a file's network: by its layers where it has them, else by shapes.
 
-Two networks are the same where they compute the same function at evaluation, so inverted dropout
-and poolings that change nothing do not count, a pool is known by the size of what it gives, and a
-ReLU after a max pool is one before it.
+Two networks are the same if they compute the same function at evaluation, so inverted dropout and
+poolings that change nothing do not count, a pool is identified by its output size, and a ReLU after
+a max pool equals one before it.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ _MAX_IMAGE = 1024  # largest input that is tried when looking for one that fits
 
 
 def steps(spec: Spec) -> list[str]:
-    """The network's work at evaluation, one line a layer."""
+    """The network's operations at evaluation, one line per layer."""
     lines = []
     for row in trace(spec):
         match row.layer:
@@ -87,9 +87,9 @@ def difference(found: Sequence[str], wanted: Sequence[str]) -> str:
 def recognize(
     layers: Sequence[Layer], image_size: int, channels: int, allowed: Iterable[str] | None = None
 ) -> Spec:
-    """The variant, of those `allowed`, that a file's layers are for an input of this size.
+    """The variant among `allowed` that a file's layers make up for an input of this size.
 
-    The likeliest variants come first; by default all are tried.
+    The likeliest variants are tried first; by default, all are allowed.
 
     Raises:
         UserError: naming the nearest variant and the first difference from it.
@@ -105,7 +105,7 @@ def recognize(
     room(layers, image_size)
     found_steps = steps(found)
     misses = []
-    # A file at a variant's own image size is that variant, and not one that it merely equals.
+    # At a variant's own image size, a file is that variant, not another that merely equals it.
     names = sorted(allowed or VARIANTS, key=lambda n: VARIANTS[n].image_size != image_size)
     for place, name in enumerate(names):
         spec = like(VARIANTS[name], found)
@@ -148,7 +148,7 @@ def pool(
     """A max pool that a file describes with padding, as one that rounds down or up.
 
     `pads` are before the first pixel and after the last one, in each direction; the layers `above`
-    it and the network's input tell on how many pixels it works.
+    it and the network's image size determine its input size.
 
     Raises:
         UserError: for padding that is neither.
@@ -165,11 +165,11 @@ def pool(
 def fit(
     shapes: Mapping[str, tuple[int, ...]], allowed: Sequence[str], image_size: int | None
 ) -> Spec:
-    """The variant that arrays of these shapes are, or come nearest to; `check` tells which.
+    """The variant that arrays of these shapes fit, or come nearest to; `check` decides which.
 
     Shapes are HWIO and (in, out), by canonical name; the image size is by default the variant's.
-    Where others fit too, it is none of the authors' own (`krizhevsky.py`): of those nobody else has
-    files.
+    The authors' own variants (`krizhevsky.py`) are ruled out where another fits too: nobody else
+    has files of those.
 
     Raises:
         UserError: where several variants have these shapes, or only other image sizes fit.
@@ -194,7 +194,7 @@ def fit(
 def fits(
     shapes: Mapping[str, tuple[int, ...]], allowed: Iterable[str], image_size: int | None
 ) -> list[Spec]:
-    """The variants that have arrays of these shapes, those of a plain width alone if any are."""
+    """The variants with arrays of these shapes; only those of a single width, if there are any."""
     shaped = []
     for name in allowed:
         try:
@@ -206,7 +206,7 @@ def fits(
 
 
 def _is_scaled(spec: Spec, base: Spec) -> bool:
-    """Tell whether one width gives a variant all these features, as `variant(width=...)` does."""
+    """Check whether a single width gives a variant these features, as in `variant(width=...)`."""
     counts = [
         (layer.features, own.features)
         for layer, own in zip(spec, base, strict=True)

@@ -1,9 +1,9 @@
 """A run of an ONNX graph, operator by operator, on random images and with random weights.
 
-It tells what the network computes, whatever its weights are: they are taken out on the way. Only
-operators that AlexNet is written in are run, and the size of what each one makes is checked
-before. The `onnx` package's reference evaluator runs them, but for convolutions and pools, which
-take it seconds, and LRN, which it gets wrong (onnx 1.23: over as many channels as images).
+It shows what the network computes, whatever its weights, which are collected on the way. Only
+operators that AlexNet uses are run, and the size of each one's output is checked first. The `onnx`
+package's reference evaluator runs them, except convolutions and pools, which take it seconds, and
+LRN, which it gets wrong (onnx 1.23: over as many channels as images).
 """
 
 import math
@@ -25,7 +25,7 @@ BUDGET = 400 << 20  # bytes that a run may make; weights that the file holds com
 _WORK = 20_000_000_000  # multiplications and additions in a run; AlexNet has 1.1 at 227 pixels
 _IMAGES = 300.0  # at which LRN's sum of squares counts as much as its k
 _MAX_INT = 1 << 20  # of attributes; a dense layer has 9,216 inputs
-_SLOW = 10  # multiplications that take as long as a number of a window does
+_SLOW = 10  # multiplications that take as long as one number of a window
 _SHAPED = {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "Equal"}  # by their operands, broadcast
 _OTHERS = {
     "Cast", "Concat", "Constant", "Flatten", "Gather", "LogSoftmax", "MatMul", "Pad",
@@ -38,11 +38,11 @@ _ENDS = {"Softmax", "LogSoftmax"}
 
 
 def run(graph: Graph, batch: int) -> tuple[Run, tuple[str, ...]]:
-    """Run a graph on random images; what was found, and the names of constants left over.
+    """Run a graph on random images; return the findings and the names of unused constants.
 
     Raises:
         UserError: for a graph with other operators or more work than AlexNet, that can't be run,
-            or that makes something of the image which its output does not need.
+            or that computes something from the image that its output does not need.
     """
     live, from_image, unused = _follow(graph)
     random = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def run(graph: Graph, batch: int) -> tuple[Run, tuple[str, ...]]:
 
 
 def _taken(node: Any) -> Iterator[str]:
-    """Names of all that an operator takes, in its branches too."""
+    """Names of all tensors that an operator uses, including in its branches."""
     yield from filter(None, node.input)
     for attribute in node.attribute:
         for inner in attribute.g.node:
@@ -81,7 +81,7 @@ def _taken(node: Any) -> Iterator[str]:
 
 
 def _follow(graph: Graph) -> tuple[list[Any], frozenset[str], tuple[str, ...]]:
-    """The operators that the output needs, what depends on the image, and constants left over."""
+    """The operators that the output needs, names that depend on the image, unused constants."""
     made_by: dict[str, int] = {}
     for place, node in enumerate(graph.nodes):
         for name in filter(None, node.output):
@@ -131,7 +131,7 @@ def _step(found: Run, node: Any) -> None:
             results = _evaluate(found, node, inputs)
     except UserError:
         raise
-    except Exception as error:  # any, of a library given untrusted operands
+    except Exception as error:  # any: the library gets untrusted operands
         text = str(error)[:100] or type(error).__name__
         text = "".join(char if char.isprintable() else " " for char in text)
         raise UserError(f"its {_show(node)} can't be run: {text}") from error
@@ -142,12 +142,12 @@ def _step(found: Run, node: Any) -> None:
 
 
 def _floats(value: Any) -> bool:
-    """Tell arrays of floats, of any precision that is read."""
+    """Check for an array of floats, in any precision that is read."""
     return isinstance(value, np.ndarray) and value.dtype in READABLE
 
 
 def _single(found: Run, value: Any) -> Any:
-    """Floats as fp32, in which the run computes whatever the file is in; all else as it is."""
+    """Floats as fp32, in which the run computes whatever the file's type; all else as it is."""
     if not _floats(value) or value.dtype == np.float32:
         return value
     found.spend(4 * value.size, found.left)
@@ -155,7 +155,7 @@ def _single(found: Run, value: Any) -> Any:
 
 
 def _evaluate(found: Run, node: Any, inputs: list[Any]) -> list[Any]:
-    """Run an operator by the package's reference evaluator."""
+    """Run an operator with the package's reference evaluator."""
     onnx = package()
     from onnx.reference import ReferenceEvaluator
 
@@ -178,7 +178,7 @@ def _evaluate(found: Run, node: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _most(node: Any, inputs: Sequence[np.ndarray | None]) -> int:
-    """An upper bound of the bytes that an operator makes."""
+    """An upper bound on the bytes that an operator makes."""
     given = [x for x in inputs if x is not None]
     size = sum(x.size for x in given)
     match node.op_type:
@@ -208,7 +208,7 @@ def _padded(node: Any, inputs: Sequence[Any]) -> int:
     return math.prod(sizes)
 
 
-# --- operators that are run here: each takes its inputs and gives its outputs -----------------
+# --- operators that are run here: each takes its inputs and returns its outputs ---------------
 
 
 def _attributes(node: Any) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _geometry(node: Any, x: np.ndarray, window: Sequence[int]) -> tuple[list[int
 
 
 def _places(found: Run, x: np.ndarray, window: Sequence[int], strides: list, pads: list) -> int:
-    """Windows of an image; what is padded counts as made."""
+    """The number of windows in an image, whose padded copy is counted as made."""
     rank = len(window)
     sizes = [x.shape[2 + i] + pads[i] + pads[i + rank] for i in range(rank)]
     found.spend(4 * math.prod(x.shape[:2]) * math.prod(sizes))
@@ -346,13 +346,13 @@ def _transposed(found: Run, node: Any, x: np.ndarray) -> list[np.ndarray]:
 
 
 def _cast(found: Run, node: Any, x: np.ndarray) -> list[Any]:
-    """Change a type; from one precision of floats to another nothing changes here."""
+    """Cast to another type; between precisions of floats, nothing changes here."""
     between = _attributes(node)["to"] in _FLOATS and _floats(x)
     return [x] if between else _evaluate(found, node, [x])
 
 
 def _filled(found: Run, node: Any, shape: Any) -> list[np.ndarray]:
-    """ConstantOfShape, as a view of one number: a file of nothing else takes no memory yet."""
+    """ConstantOfShape, as a view of one number, so that it takes no memory yet."""
     value = _attributes(node).get("value")
     number = np.zeros(1, np.float32) if value is None else package().numpy_helper.to_array(value)
     if shape.size > 8 or number.size != 1 or min(shape.reshape(-1).tolist(), default=0) < 0:
@@ -367,7 +367,7 @@ def _dropout(found: Run, node: Any, x: Any, ratio: Any = None, training: Any = N
 
 
 def _if(found: Run, node: Any, condition: Any) -> list[Any]:
-    """Run the branch that the condition, of shapes alone, chooses."""
+    """Run the branch that the condition, which may only depend on shapes, chooses."""
     if node.input[0] in found.from_image:
         raise UserError("it has an 'If' that looks at the image")
     name = "then_branch" if condition.reshape(()) else "else_branch"

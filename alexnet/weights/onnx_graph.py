@@ -51,12 +51,12 @@ class Tensors(Mapping[str, np.ndarray]):
     """The constants of a graph by name, made arrays when asked for."""
 
     def __init__(self, messages: dict[str, memoryview], folder: Path | None) -> None:
-        """`folder` is where the file lies, and with it the one that it may keep weights in."""
+        """`folder` holds the file and, if it keeps weights in a second file, that one."""
         self._messages, self._folder = messages, folder
         self._left: dict[str, int] = {}  # bytes of other files that were not read yet
 
     def __contains__(self, name: object) -> bool:
-        return name in self._messages  # and nothing is read
+        return name in self._messages  # without reading anything
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._messages)
@@ -88,7 +88,7 @@ class Tensors(Mapping[str, np.ndarray]):
         return data.reshape(shape)
 
     def is_float(self, name: str) -> bool:
-        """Tell whether a constant may be a weight: all but integers, which are shapes mostly."""
+        """Check whether a constant may be a weight: all but integers, which mostly are shapes."""
         return wire.one_int(wire.parse(self._messages[name]), 2, 0) != _INT64
 
     def _beside(self, message: wire.Message, count: int, dtype: Any) -> np.ndarray:
@@ -108,7 +108,7 @@ class Tensors(Mapping[str, np.ndarray]):
         )
         with open_file(self._folder / location, follow=False) as file:  # a link could lead anywhere
             size = file.seek(0, io.SEEK_END)
-            left = self._left.get(location, size) - length  # no byte makes two arrays
+            left = self._left.get(location, size) - length  # no byte may be in two arrays
             fits = 0 <= start <= size - length and given == length
             if not fits or left < 0:
                 raise UserError(f"{location} is cut short, or not the one that belongs to it")
@@ -133,7 +133,7 @@ class Graph:
     nodes: Sequence[Any]  # onnx.NodeProto
     tensors: Tensors
     producer: str
-    metadata: dict[str, Any]  # what `onnx_write` says of the weights; empty in other files
+    metadata: dict[str, Any]  # `onnx_write`'s description of the weights; empty in other files
 
 
 def read_graph(data: memoryview, folder: Path | None) -> Graph:
@@ -179,7 +179,7 @@ def read_graph(data: memoryview, folder: Path | None) -> Graph:
 
 
 def _listed(message: wire.Message, kind: int) -> np.ndarray:
-    """The numbers of a TensorProto that has them one by one, in a field for their type."""
+    """The numbers of a TensorProto that lists them one by one, in a field for their type."""
     if kind == 1:
         return wire.floats(message, 4)
     if kind == 11:
@@ -190,7 +190,7 @@ def _listed(message: wire.Message, kind: int) -> np.ndarray:
 
 
 def _number(text: str) -> int:
-    """A number that is written as digits; -1 where it is none."""
+    """The number that a text of digits stands for; -1 for any other text."""
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
 
 
@@ -202,7 +202,7 @@ def _parsed(kind: Any, piece: memoryview) -> Any:
 
 
 def _is_text(part: Any) -> bool:
-    """Tell whether an operator's names are text: protobuf gives bytes where they are no UTF-8."""
+    """Check that an operator's names are text: protobuf returns bytes if they aren't UTF-8."""
     if not hasattr(part, "op_type"):
         return isinstance(part.name, str)
     names = (part.op_type, part.domain, *part.input, *part.output)

@@ -1,7 +1,7 @@
-"""ONNX files: the zoo's bvlcalexnet, exports from torch, and what `onnx_write` writes.
+"""ONNX files: the zoo's bvlcalexnet, exports from torch, and the files of `onnx_write`.
 
-A network is recognized by what it computes: the graph is run, and must give what one of the
-variants gives, at each of its layers.
+A network is recognized by what it computes: the graph is run, and must agree with one of the
+variants at every layer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,8 +23,8 @@ from alexnet.weights.onnx_graph import Graph, read_graph
 from alexnet.weights.onnx_run import Run
 from alexnet.weights.precision import to_fp32
 
-# Of the spread of what reaches a layer. Rounding makes 2e-6 of it; LRN over neighbours padded with
-# ones, not zeros, 4e-5; one of its numbers off by a percent, 1e-3 and more.
+# Relative to the spread of a layer's input. Rounding makes 2e-6 of it; LRN over neighbours padded
+# with ones, not zeros, 4e-5; one of its numbers off by a percent, 1e-3 and more.
 TOLERANCE = 1e-5
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QGemm",
               "ConvInteger", "MatMulInteger"}  # fmt: skip
@@ -33,7 +33,7 @@ _KEYS = bytes([*(number << 3 | 2 for number in (2, 3, 4, 6, 7, 8, 14)), 5 << 3])
 
 
 def looks_like(head: bytes | memoryview) -> bool:
-    """Tell whether a file that begins like this is an ONNX model: its version comes first."""
+    """Check whether a file that begins with `head` is an ONNX model: its version comes first."""
     return len(head) > 2 and head[0] == 1 << 3 and head[1] < 0x80 and head[2] in _KEYS
 
 
@@ -50,7 +50,7 @@ def read(file: BinaryIO, folder: Path | None = None) -> Found:
     found, unused = _run(graph)
     own = graph.metadata
     spec = _recognize(graph, found, own.get("spec", {}))
-    # What Caffe2 made of Caffe's files takes B, G, R; torch's exports and this project's, R, G, B.
+    # Caffe2's conversions of Caffe's files take B, G, R; torch's and this project's, R, G, B.
     caffe = spec.name in CAFFE_VARIANTS and not own and not graph.producer.startswith("pytorch")
     preprocess = preprocess_from_json(own["preprocess"], graph.channels) if own else None
     return Found(
@@ -87,7 +87,7 @@ def _refuse_quantized(graph: Graph) -> None:
 
 
 def _run(graph: Graph) -> tuple[Run, tuple[str, ...]]:
-    """Run a graph on one image, or on as many as it is made for where it needs them."""
+    """Run a graph on one image, or on as many as it is made for if it needs them."""
     try:
         return run(graph, 1)
     except UserError:
@@ -97,10 +97,10 @@ def _run(graph: Graph) -> tuple[Run, tuple[str, ...]]:
 
 
 def _recognize(graph: Graph, found: Run, described: Mapping[str, Any]) -> Spec:
-    """The network that gives the same at each layer; the one described is tried before variants.
+    """The network that agrees at each layer; the one described is tried before variants.
 
     Raises:
-        UserError: naming the nearest variant and where the graph parts from it.
+        UserError: naming the nearest variant and where the graph differs from it.
     """
     shapes = {name: array.shape for name, array in found.arrays.items()}
     parted = []
@@ -119,7 +119,7 @@ def _recognize(graph: Graph, found: Run, described: Mapping[str, Any]) -> Spec:
 
 
 def first_difference(spec: Spec, found: Run) -> tuple[int, float, str] | None:
-    """The layer at which a graph parts from a variant: its place, minus how far, and in words."""
+    """The first layer where graph and variant differ: its place, minus how far, and in words."""
     for place, (layer, expected) in enumerate(reference.forward(spec, found.drawn, found.reached)):
         where = "what comes out" if layer == "logits" else f"what reaches its {layer}"
         given = found.reached[layer]
@@ -135,7 +135,7 @@ def first_difference(spec: Spec, found: Run) -> tuple[int, float, str] | None:
 def _candidates(graph: Graph, found: Run, described: Mapping[str, Any]) -> Iterator[Spec]:
     """The networks that have arrays of these shapes, the likeliest first.
 
-    A file at a variant's own image size is that variant, and not one that it merely equals.
+    At a variant's own image size, a file is that variant, not another that merely equals it.
     """
     shapes = {name: array.shape for name, array in found.arrays.items()}
 

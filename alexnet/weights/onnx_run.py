@@ -1,4 +1,4 @@
-"""The state of a run of an ONNX graph: what it may still make, and what it has found."""
+"""The state of a run of an ONNX graph: its remaining budget and its findings."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,18 +16,18 @@ LARGEST = 128 << 20  # bytes that one operator may make of the image
 
 @dataclass
 class Run:
-    """The findings of a run: the weights, and what reached each layer that has some."""
+    """The findings of a run: the weights, and the input of each layer that has some."""
 
     graph: Graph
     images: np.ndarray
     left: int  # bytes that it may still make
     work: int  # multiplications and additions that it may still do
     random: np.random.Generator
-    from_image: frozenset[str]  # names of what depends on the image
+    from_image: frozenset[str]  # names of tensors that depend on the image
     values: dict[str, np.ndarray] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)  # the file's, canonical
     names: dict[str, str] = field(default_factory=dict)  # canonical to the file's
-    drawn: dict[str, np.ndarray] = field(default_factory=dict)  # those of the run
+    drawn: dict[str, np.ndarray] = field(default_factory=dict)  # the random ones of the run
     reached: dict[str, np.ndarray] = field(default_factory=dict)  # layer, or "logits", to its input
     unbiased: dict[str, str] = field(default_factory=dict)  # a product's name to its dense layer
 
@@ -49,7 +49,7 @@ class Run:
     def learn(
         self, name: str, part: str, source: str, array: np.ndarray, transpose: bool = False
     ) -> np.ndarray:
-        """Take an array as a layer's, and return a random one to run the layer with."""
+        """Record an array as a layer's, and return a random one to run the layer with."""
         key = f"{name}.{part}"
         if array.dtype not in READABLE or source in self.from_image:
             raise UserError(f"the weights of its {name} are not constant floats")
@@ -69,7 +69,7 @@ class Run:
         return drawn
 
     def next_layer(self, conv: bool, x: np.ndarray) -> str:
-        """The name of the conv or dense layer that comes next, and is given x."""
+        """The name of the next conv or dense layer, whose input is x."""
         number = len(self.reached) + 1
         if number > _MOST:
             raise UserError(f"it has more than the {_MOST} conv and dense layers of AlexNet")

@@ -1,8 +1,9 @@
 """The network and its weights as an ONNX file, opset 13: NCHW images in, logits out.
 
-Any number of images goes in. LRN over groups of channels or within maps and adaptive pooling, which
-ONNX lacks, become reshapes, averages and products. The `onnx` package makes all but the weights,
-which go from their arrays to the file: inside its messages they would be copied twice.
+It takes any number of images. LRN over groups of channels or within maps and adaptive pooling,
+which ONNX lacks, become reshapes, averages and products. The `onnx` package makes all but the
+weights, which go straight from their arrays to the file: in its messages, they would be copied
+twice.
 """
 
 import json
@@ -82,7 +83,7 @@ def write(file: BinaryIO, weights: Weights, dtype: Dtype = "fp32") -> None:
 def _field(number: int, length: int) -> bytes:
     """The bytes before the `length` bytes of a field (protobuf.dev/programming-guides/encoding).
 
-    Its key and length are numbers of seven bits a byte, the lowest first.
+    Its key and length are varints: seven bits per byte, the lowest first.
     """
     out = bytearray([number << 3 | 2])
     while length > 0x7F:

@@ -1,9 +1,9 @@
 """Pickles, read without running anything in them and without taking more than their file should.
 
 A pickle is a program for a stack machine. `load` first walks through it with the tables of
-`pickletools` and refuses what could take time or memory out of proportion: a few bytes can ask for
-gigabytes, or for the hash of a nest so deep that the stack overflows. Then the standard library's
-Unpickler builds it, with stand-ins under the few names that are allowed.
+`pickletools` and refuses anything that could take time or memory out of proportion: a few bytes can
+ask for gigabytes, or for the hash of a value nested so deep that the stack overflows. Then the
+standard library's Unpickler builds it, with stand-ins under the few names that are allowed.
 """
 
 import pickle
@@ -19,13 +19,13 @@ MAX_OPCODES = 500_000  # an AlexNet checkpoint with its optimizer has some thous
 MAX_DEPTH = 32  # containers in containers; an optimizer's state has six
 _MAX_INT_KEYS = 5_000  # they can be chosen to collide in a table, which strings can't
 _MAX_SHORT = 16 << 20  # bytes without the long strings: text may take four times as much in memory
-_LONG = 1 << 16  # bytes from which on the walk skips a string
+_LONG = 1 << 16  # bytes; the walk skips strings from this length on
 _MAX_NAME = 256
 _BLOCK = 1 << 20
 _ERRORS = (pickle.UnpicklingError, EOFError, TypeError, ValueError, LookupError, AttributeError)
 
-# (module, name) to its stand-in. One that can be called returns a `Buildable` or a plain value of
-# Python's, and takes time in proportion to what it takes in or uses up.
+# (module, name) to its stand-in. A callable one returns a `Buildable` or a plain Python value, in
+# time proportional to the input that it reads or uses up.
 Names = Mapping[tuple[str, str], Any]
 
 
@@ -51,8 +51,8 @@ def load(
 
     Args:
         file: a regular file.
-        names: what may be named.
-        persistent: makes a value of a persistent id; ids are refused by default.
+        names: the names that are allowed.
+        persistent: turns a persistent id into a value; ids are refused by default.
         encoding: of Python 2's byte strings; "bytes" leaves them as they are.
 
     Raises:
@@ -77,7 +77,7 @@ def load(
 
 
 class _Unpickler(pickle.Unpickler):
-    """The standard library's, with other things under the names."""
+    """The standard library's Unpickler, with stand-ins under the names."""
 
     names: Names
 
@@ -116,7 +116,7 @@ _EFFECTS = {
 _PUTS, _GETS = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"BINGET", "LONG_BINGET"}
 _KNOWN = {*_EFFECTS, *_PUTS, *_GETS, "MARK", "PROTO", "FRAME", "STOP"}
 _OPCODES = {op.code.encode("latin-1"): op for op in pickletools.opcodes if op.name in _KNOWN}
-_LENGTHS = {  # bytes that say how long a string is
+_LENGTHS = {  # bytes of a string's length field
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
     pickletools.TAKEN_FROM_ARGUMENT4U: 4,
@@ -125,7 +125,7 @@ _LENGTHS = {  # bytes that say how long a string is
 
 
 class _Scan:
-    """One pass over a pickle's opcodes; IndexError and KeyError say that the stack does not fit."""
+    """One pass over a pickle's opcodes; IndexError and KeyError mean an inconsistent stack."""
 
     def __init__(self, file: BinaryIO, names: Names) -> None:
         self.file, self.names, self.start = file, names, file.tell()
@@ -169,7 +169,7 @@ class _Scan:
             raise UserError(f"its pickle has more than {_MAX_SHORT:,} bytes of short strings")
 
     def effect(self, name: str, takes: int, kind: str) -> None:
-        """Do to the stack what an opcode does."""
+        """Apply an opcode's effect to the stack."""
         if not takes:
             self.stack.append((kind, 0))
             return
@@ -224,6 +224,6 @@ class _Scan:
             raise UserError("corrupt pickle: a string is longer than the rest of the file")
 
     def latin1(self, size: int) -> None:
-        """Refuse characters past the 256th, for which all of a text would take more memory."""
+        """Refuse characters past the 256th, which make a whole text take more memory."""
         if np.frombuffer(self.file.read(size), np.uint8).max() > 0xC3:  # U+0100 is C4 80
             raise UserError("corrupt pickle: a long text is not an array's bytes")

@@ -15,7 +15,7 @@ STORED: dict[Dtype, np.dtype] = {
     "fp16": np.dtype("<f2"),
     "bf16": BF16,
 }
-_OVERFLOW = {"fp16": 65520.0, "bf16": 2.0**128 - 2.0**119}  # from here on they are infinite
+_OVERFLOW = {"fp16": 65520.0, "bf16": 2.0**128 - 2.0**119}  # from here on, they become infinite
 _LISTED = 5  # arrays that an error names
 
 
@@ -88,7 +88,7 @@ def stored(array: np.ndarray, dtype: Dtype) -> np.ndarray:
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], way_out: str) -> None:
-    """Refuse arrays in which something is not a number, or infinite.
+    """Refuse arrays with NaN or infinite numbers.
 
     Raises:
         UserError: naming the arrays, with how many such numbers they have, and the way out.

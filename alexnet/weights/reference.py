@@ -31,9 +31,9 @@ from alexnet.layers import (
 def forward(
     spec: Spec, arrays: Mapping[str, np.ndarray], reached: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what should reach each learned layer after the first, and at the end the `logits`.
+    """Yield the expected input of each learned layer after the first, and finally the `logits`.
 
-    Each layer goes on from what did reach it, so that rounding does not add up.
+    Each layer starts from its actual input in `reached`, so that rounding does not add up.
 
     Args:
         spec: the network.
@@ -83,7 +83,7 @@ def forward(
 
 
 def pad(x: np.ndarray, pads: Sequence[int], value: float = 0.0) -> np.ndarray:
-    """Pixels around the images; `pads` are those before each axis, then those after each."""
+    """Pad the images; `pads` has the pixels before each axis, then those after each."""
     half = len(pads) // 2
     around = [(0, 0), (0, 0), *zip(pads[:half], pads[half:], strict=True)]
     return np.pad(x, around, constant_values=value)

@@ -1,7 +1,7 @@
 """The safetensors container: a JSON header, then the arrays' bytes.
 
-The `safetensors` package reads it, from bytes: what it maps into memory would kill the process
-where the file is cut short meanwhile. Written here, block by block: the package copies every array.
+The `safetensors` package reads it, from bytes: a memory map would kill the process if the file were
+cut short meanwhile. Writing is done here, block by block, as the package copies every array.
 """
 
 import json
@@ -26,7 +26,7 @@ _NAMES: dict[Dtype, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
 def header_size(head: bytes | memoryview) -> int:
-    """Bytes of the header by its first nine, its length included; 0 where that can't be one."""
+    """The header's size, length field included, by its first nine bytes; 0 if they aren't one."""
     if len(head) < 9:
         return 0
     (size,) = struct.unpack_from("<Q", head)

@@ -1,6 +1,6 @@
-"""A network's table of layers as JSON, for files that keep their meaning by themselves.
+"""A network's table of layers as JSON, for self-describing files.
 
-A table from a file is checked and bounded before anything is made of it.
+A table from a file is checked and bounded before anything is built from it.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from alexnet.layers import (
 from alexnet.spec import VARIANTS, like, refuse_outdated, variant
 
 KINDS: dict[str, type] = {kind.__name__: kind for kind in LAYERS}
-# Fields that older files lack; they stay out of a file where they have the value that is older.
+# Fields that older files lack, with the value that those imply; it is not written to files.
 _ADDED = {("Conv", "ceil"): False, ("Dropout", "inverted"): True}
 MAX_LAYERS = 200
 _NAME = re.compile(r"[a-z_]{1,20}[0-9]{1,4}[a-z0-9_]{0,20}")  # no model has such an attribute
@@ -57,10 +57,10 @@ def to_json(spec: Spec) -> dict[str, Any]:
 
 
 def from_json(values: Any) -> Spec:
-    """The network that `to_json` described; a variant with its initial weights where it is one.
+    """The network that `to_json` described; a variant gets its initial weights back.
 
     Raises:
-        UserError: for what is missing, unknown, out of range, or no network.
+        UserError: for anything missing, unknown or out of range, or for no valid network.
     """
     if not isinstance(values, Mapping) or set(values) != {"name", "layers", *_SIZES}:
         raise UserError("the description of the network must have a name, sizes and layers")
@@ -82,7 +82,7 @@ def from_json(values: Any) -> Spec:
 
 
 def from_json_1(values: Any) -> Spec:
-    """The network of a file of format 1, which held a variant's name and sizes alone.
+    """The network of a file of format 1, which held only a variant's name and sizes.
 
     Raises:
         UserError: for fields that are missing, unknown or out of range.

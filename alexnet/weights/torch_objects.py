@@ -22,7 +22,7 @@ Numbers = Callable[[str], np.ndarray]  # a storage's key to its bytes
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A stretch of numbers: which one, of what type, and which part of it where not all."""
+    """A storage, or part of one: its key and type, and where the part starts and ends."""
 
     key: str
     dtype: np.dtype
@@ -31,7 +31,7 @@ class Storage:
 
 
 class Tensor(Buildable):
-    """A view of a storage, before its bytes are at hand: torch's `_rebuild_tensor`."""
+    """A view of a storage whose bytes are not read yet: torch's `_rebuild_tensor`."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
 
@@ -55,7 +55,7 @@ class Table(dict, Buildable):
         if not isinstance(pairs, list) or not all(isinstance(key, str) for key, _ in pairs):
             raise UserError("corrupt file: invalid table")
         super().__init__(pairs)
-        pairs.clear()  # a pickle can't have it copied again and again
+        pairs.clear()  # so that a pickle can't have it copied again and again
 
 
 NAMES: Names = {
@@ -107,7 +107,7 @@ def as_array(key: str, value: Any, numbers: Numbers) -> np.ndarray:
 
 
 def unpack(form: str, file: BinaryIO) -> tuple[Any, ...]:
-    """Numbers at a file's position, by their `struct` format."""
+    """Read numbers at a file's position, by their `struct` format."""
     size = struct.calcsize(form)
     data = file.read(size)
     if len(data) < size:
@@ -118,7 +118,7 @@ def unpack(form: str, file: BinaryIO) -> tuple[Any, ...]:
 def storages(
     file: BinaryIO, end: int, kinds: Iterable[tuple[str, np.dtype]]
 ) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Starts of storages and their bytes, one after the other, each behind its count."""
+    """Keys, starts and byte sizes of consecutive storages, each preceded by its count."""
     for key, dtype in kinds:
         (count,) = unpack("<q", file)
         start = file.tell()
@@ -129,7 +129,7 @@ def storages(
 
 
 def reader(file: BinaryIO, where: Mapping[str, tuple[int, int]]) -> Numbers:
-    """The way to the bytes of storages, each read once it is asked for."""
+    """A function from a storage's key to its bytes, which it reads when asked for."""
 
     def numbers(key: str) -> np.ndarray:
         if key not in where:

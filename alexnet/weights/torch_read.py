@@ -1,4 +1,4 @@
-"""torch's .pth files, read without torch and without running what they hold.
+"""torch's .pth files, read without torch and without running any code in them.
 
 Three layouts: the zip of torch 1.6 and later, the row of pickles before it, and the tar of 2016.
 (Layouts: torch/serialization.py; torch refuses the tar under `weights_only`, which is why torch
@@ -35,7 +35,7 @@ _MAX_PICKLE = 64 << 20  # bytes; an AlexNet's takes one thousand
 _AT_ONCE = 1 << 20  # bytes read from a zip file at once, its directory among them
 # Where training scripts put the weights.
 _NESTED = ("state_dict", "model", "model_state_dict", "net")
-# Put into keys by DataParallel and torch.compile, and by Lightning's modules round a network.
+# Put into keys by DataParallel, torch.compile, and Lightning modules that wrap a network.
 _WRAPPERS = {"module", "_orig_mod", "model", "net"}
 _ERRORS = (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, EOFError)
 
@@ -71,7 +71,7 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], own: Mapping[str, str] = T
     return Found(
         arrays={name: from_torch(name, arrays[key]) for name, key in names.items()},
         names=names,
-        # torch's batch normalization counts batches besides, for a rule that isn't used here.
+        # torch's batch normalization also counts batches, for a rule that isn't used here.
         extra=tuple(
             key
             for short, key in plain.items()
@@ -82,7 +82,7 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], own: Mapping[str, str] = T
 
 
 def _state_dict(value: Any) -> dict[str, Any]:
-    """The state dict in what the pickle holds, where a training script put it."""
+    """The state dict in a pickle's value, wherever a training script put it."""
     for key in _NESTED:
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
@@ -103,7 +103,7 @@ class Bounded:
         self._read = file.read
 
     def read(self, size: int = -1) -> bytes:
-        """At most a piece; BadZipFile where more is asked for and there."""
+        """Read at most one piece; raise BadZipFile if more is asked for and available."""
         data = self._read(size if 0 <= size <= _AT_ONCE else _AT_ONCE + 1)
         if len(data) > _AT_ONCE:
             raise zipfile.BadZipFile("the directory is too large")
@@ -149,7 +149,7 @@ def _read_zip(file: BinaryIO) -> tuple[Any, Numbers]:
 
 
 def is_row(head: bytes | memoryview) -> bool:
-    """Tell whether a file starts with torch's magic number as a pickle of protocol 2."""
+    """Check whether a file starts with torch's magic number as a pickle of protocol 2."""
     return bytes(head[:14]) == b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little")
 
 

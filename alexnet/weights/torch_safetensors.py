@@ -30,7 +30,7 @@ def write(
 ) -> None:
     """Write weights under torchvision's keys if they are its variant's, else this project's.
 
-    `keys`, by canonical name, take the place of both.
+    `keys`, by canonical name, override both.
     """
     if keys is None:
         torchvisions = weights.spec.name == "torchvision"

@@ -14,13 +14,13 @@ _MEMBERS = {"storages", "tensors", "pickle"}
 
 
 def is_tar(head: bytes | memoryview) -> bool:
-    """Tell whether a file's first 512 bytes describe one of the three members."""
+    """Check whether a file's first 512 bytes describe one of the three members."""
     name = bytes(head[:100]).partition(b"\0")[0].decode("latin-1")
     return len(head) >= tarfile.BLOCKSIZE and name.removeprefix("./") in _MEMBERS
 
 
 def read(file: BinaryIO) -> tuple[Any, Numbers]:
-    """The object in the member `pickle`, whose persistent ids are of tensors, and its numbers."""
+    """The object in the member `pickle`, whose persistent ids name tensors, and its numbers."""
     members = _members(file)
     if not set(members) >= _MEMBERS:
         raise UserError("it is a tar file, but not one that torch wrote")
@@ -40,7 +40,7 @@ def read(file: BinaryIO) -> tuple[Any, Numbers]:
 def _members(file: BinaryIO) -> dict[str, tuple[int, int]]:
     """Starts and sizes of the archive's regular files, by name.
 
-    tarfile's own walk would follow headers of headers without end; its parser of one is used.
+    tarfile's own walk would follow headers of headers without end; only its header parser is used.
     """
     end = file.seek(0, 2)
     members: dict[str, tuple[int, int]] = {}
@@ -63,7 +63,7 @@ def _members(file: BinaryIO) -> dict[str, tuple[int, int]]:
 def _storages(
     file: BinaryIO, start: int, size: int
 ) -> tuple[dict[str, tuple[int, int]], dict[str, Storage]]:
-    """Places of the storages, and all of them by their keys; parts have keys of their own."""
+    """The storages' places, and all storages by key; parts have keys of their own."""
     file.seek(start)
     where: dict[str, tuple[int, int]] = {}
     known: dict[str, Storage] = {}
@@ -87,7 +87,7 @@ def _storages(
 
 
 def _tensors(file: BinaryIO, start: int, known: Mapping[str, Storage]) -> dict[str, Tensor]:
-    """Tensors by their keys: rank, sizes, strides and offset stand as plain numbers."""
+    """Tensors by key: rank, sizes, strides and offset are stored as plain numbers."""
     file.seek(start)
     tensors = {}
     for _ in range(_small(load(file, NAMES))):

@@ -18,11 +18,11 @@ _STORAGES: dict[Dtype, bytes] = {
 
 
 def write(file: BinaryIO, weights: Weights, keys: Mapping[str, str], dtype: Dtype = "fp32") -> None:
-    """A state dict as `torch.save` writes it, for `torch.load(weights_only=True)`.
+    """Write a state dict as `torch.save` does, for `torch.load(weights_only=True)`.
 
     Args:
         file: open for writing, at its start.
-        weights: what to write.
+        weights: the weights to write.
         keys: canonical name to key, `TORCHVISION_KEYS` or `TORCH_KEYS`.
         dtype: of the numbers in the file.
     """
@@ -53,7 +53,7 @@ def _add(
 def _pickle(arrays: list[tuple[str, tuple[int, ...]]], storage: bytes) -> bytes:
     """The pickle of an OrderedDict of contiguous tensors, storage N for the Nth.
 
-    By hand: `pickle` writes names only of what can be imported, and torch may not be there.
+    Made by hand: `pickle` writes only names that can be imported, and torch may not be installed.
     """
     out = bytearray(b"\x80\x02ccollections\nOrderedDict\n)R(")
     for number, (key, shape) in enumerate(arrays):

@@ -1,7 +1,7 @@
 """Protocol Buffers on the wire, as little of them as Caffe and ONNX files need.
 
-A message is read one level deep, into its fields; who reads it decides which of those to open.
-Nothing recurses with the file's depth, and no length is believed that the file does not have.
+A message is read one level deep, into its fields; the caller decides which of those to open.
+Nothing recurses with the file's depth, and no length beyond the file's end is trusted.
 (Encoding: protobuf.dev/programming-guides/encoding.)
 """
 
@@ -21,7 +21,7 @@ Message = dict[int, list[int | memoryview]]  # field number to its values, numbe
 
 
 def parse(data: memoryview, most: int = MAX_FIELDS) -> Message:
-    """The fields of one message, `most` of them: varints as ints, all else as views of the bytes.
+    """The fields of one message, at most `most`: varints as ints, all else as views of the bytes.
 
     Raises:
         UserError: for bytes that are no message, or have more than `most` fields.
@@ -39,7 +39,7 @@ def parse(data: memoryview, most: int = MAX_FIELDS) -> Message:
             raise UserError("it is not a protobuf message, or a damaged one")
         start = position
         if wire_type != VARINT:
-            position += value  # of what is as long as the value said
+            position += value  # past a payload of `value` bytes
             if position > len(data):
                 raise UserError("it is cut short or damaged: a field is longer than the file")
         count += 1

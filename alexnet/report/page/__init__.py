@@ -1,1 +1,1 @@
-"""`alexnet report`: one HTML file that shows what was trained."""
+"""`alexnet report`: one HTML file about trained networks."""

@@ -51,7 +51,7 @@ def _grid(conv: str, maps: np.ndarray, blocks: int) -> Html:
 
 
 def spread_over(channels: int, most: int) -> np.ndarray:
-    """At most `most` of the channels, evenly apart, ascending: as many of each tower."""
+    """At most `most` of the channels, evenly spaced, ascending; equally many of each tower."""
     count = min(channels, most)
     return np.arange(count) * channels // count
 

@@ -1,4 +1,4 @@
-"""The whole page, section by section; what can't be shown is a sentence in its place."""
+"""The whole page, section by section; a sentence replaces each section that can't be shown."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def build(subjects: Sequence[Subject], choices: Choices, note: Note = lambda tex
     Args:
         subjects: all runs; from the filters on, the page shows the first.
         choices: of the user.
-        note: told what is being computed.
+        note: called with what is being computed.
 
     Raises:
         UserError: for a layer that the network doesn't have.
@@ -67,7 +67,7 @@ def build(subjects: Sequence[Subject], choices: Choices, note: Note = lambda tex
 
 
 def _network(subject: Subject, choices: Choices) -> tuple[Network | None, str]:
-    """The first run's network at work, or why it isn't."""
+    """The first run's network, started, or the reason why it can't be."""
     if subject.weights is None:
         return None, subject.missing.get("weights", "there are no weights")
     framework = choices.framework or framework_for(subject.path)
@@ -83,7 +83,7 @@ def _diagram(subject: Subject) -> Html:
 
 
 def _filters(subjects: Sequence[Subject]) -> Html:
-    """Those of several runs one below the other, to be compared."""
+    """The filters of several runs, one below the other for comparison."""
     if len(subjects) == 1:
         return _filters_of(subjects[0])
     parts = [
@@ -162,7 +162,7 @@ def _sections(subject: Subject, network: Network, choices: Choices, note: Note) 
 
 
 def _tried(make: Callable[[], Html]) -> Html:
-    """A section, or the sentence that says why it isn't there."""
+    """Make a section, or a sentence that says why it is missing."""
     try:
         return make()
     except (UserError, RunError, OSError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""Accuracy of each class, and the classes that are taken for each other."""
+"""Accuracy of each class, and the classes that are confused with each other."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def section(subject: Subject, found: Predictions, asked: int, available: int) ->
     Args:
         subject: whose classes they are.
         found: predictions.
-        asked: how many were to be made.
+        asked: number of predictions asked for.
         available: examples in the evaluation set.
     """
     classes = _classes(subject)
@@ -95,7 +95,7 @@ def _matrix(subject: Subject, found: Predictions, classes: int) -> Html:
 
 
 def heat(id_: str, drawing: Html, words: str, data: dict) -> Html:
-    """A grid whose cells tell their values, to the pointer and to the arrow keys.
+    """A grid whose cells show their values, by pointer and by arrow keys.
 
     The drawing holds one element of class `heat-area`; `data` has rows, columns, values and kind.
     """
@@ -117,9 +117,9 @@ def heat(id_: str, drawing: Html, words: str, data: dict) -> Html:
 
 
 def shaded(counts: np.ndarray) -> np.ndarray:
-    """A matrix of counts as RGBA: of each row's sum the share, as opacity; errors in red.
+    """A matrix of counts as RGBA: the share of each row's sum as opacity; errors in red.
 
-    The square root of the share, so that rare confusions are seen.
+    The opacity is the square root of the share, so that rare confusions are visible.
     """
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     pixels = np.zeros((*counts.shape, 4), np.uint8)

@@ -93,7 +93,7 @@ def curves_of(subject: Subject) -> dict[str, Any] | None:
 
 
 def thinned(values: np.ndarray, mean: np.ndarray, most: int) -> np.ndarray:
-    """Places of at most `most` values: the ends, and of each stretch the farthest from the mean."""
+    """Indices of at most `most` values: the ends, and each stretch's farthest from the mean."""
     count = len(values)
     if count <= most:
         return np.arange(count)

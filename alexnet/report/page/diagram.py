@@ -1,4 +1,4 @@
-"""The network as a figure: boxes as large as feature maps, towers drawn as two."""
+"""The network as a figure: boxes scaled to feature maps, towers drawn as two."""
 
 import math
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _KINDS = {"lrn": "LRN", "avgpool": "avg pool"}
 
 @dataclass
 class Stage:
-    """A layer with weights and those after it that have none."""
+    """A layer with weights, and the layers without weights that follow it."""
 
     name: str
     shape: tuple[int, ...]  # of the output, (H, W, C) or (features,)
@@ -70,7 +70,7 @@ def _after(row: Row) -> str:
 
 
 def section(spec: Spec) -> Html:
-    """The figure and, for those who want numbers, the table of all layers."""
+    """The figure, and the table of all layers with their numbers."""
     rows = trace(spec)
     total, adds = spec.num_params, sum(row.multiply_adds for row in rows)
     dense = [row for row in rows if isinstance(row.layer, Dense)]
@@ -124,7 +124,7 @@ def figure(spec: Spec) -> Html:
 
 
 def _thickness(stage: Stage) -> float:
-    """Of a box, growing with the features of one tower."""
+    """A box's thickness, growing with the features of one tower."""
     return 6 + 3.2 * math.log2(stage.shape[-1] / stage.towers + 1)
 
 

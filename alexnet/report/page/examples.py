@@ -14,7 +14,7 @@ _SEED = 2012  # of the choice of examples: the same page each time
 
 
 def chosen(found: Predictions, count: int, only: str = "all") -> np.ndarray:
-    """Places in `found` of some examples at random: `all`, `errors` or those that are `right`."""
+    """Positions in `found` of random examples, of `all`, the `errors` or the `right` ones."""
     shuffled = order(len(found.label), _SEED, 0)
     right = found.classes[shuffled, 0] == found.label[shuffled]
     kept = {"all": right | True, "errors": ~right, "right": right}[only]
@@ -72,5 +72,5 @@ def _bar(name: str, probability: float, true: bool) -> Html:
 
 
 def small(network: Network, view: np.ndarray, longest: int) -> str:
-    """A view as people see it, a JPEG of at most `longest` pixels a side."""
+    """A view in RGB or gray, as a JPEG of at most `longest` pixels a side."""
     return jpeg(in_rgb(view, network.weights.preprocess.normalize.channel_order), longest)

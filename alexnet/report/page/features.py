@@ -22,10 +22,10 @@ class Features:
 
 
 def walk(network: Network, source: Source, layer: str | None) -> Features:
-    """Features of at most MOST pictures, evenly apart.
+    """Features of at most MOST pictures, evenly spaced.
 
     Args:
-        network: at work.
+        network: the network to run.
         source: of the pictures.
         layer: a convolution whose spots are wanted.
 

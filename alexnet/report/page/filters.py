@@ -24,8 +24,8 @@ def scaled(kernel: np.ndarray, each: bool) -> np.ndarray:
 
     Args:
         kernel: float32.
-        each: stretch each kernel over all grays by itself; else zero is mid-gray and one scale,
-            that of the largest weight, holds for all.
+        each: stretch each kernel over all grays by itself; else zero is mid-gray and all share one
+            scale, that of the largest weight.
     """
     pictures = kernel.transpose(3, 0, 1, 2).astype(np.float64)
     if each:

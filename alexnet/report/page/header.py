@@ -71,7 +71,7 @@ def card(subject: Subject, place: int) -> Html:
 
 
 def facts(subject: Subject) -> dict[str, object]:
-    """All there is to know of one, in the order it is read."""
+    """The facts about a run or file, in reading order."""
     found: dict[str, object] = {}
     if spec := subject.spec:
         found["network"] = clean(

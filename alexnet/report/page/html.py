@@ -27,9 +27,9 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
     Args:
         name: of the element.
-        children: markup, text, which is escaped, or iterables of both; None is nothing.
-        attributes: a last underscore is dropped and the others are hyphens; True is an attribute
-            without a value, None and False are none at all.
+        children: markup, text, which is escaped, or iterables of both; None adds nothing.
+        attributes: a trailing underscore is dropped and the others become hyphens; True makes an
+            attribute without a value, None and False make none.
     """
     words = [name]
     for key, value in attributes.items():
@@ -57,7 +57,7 @@ def _piece(child: object) -> str:
 
 
 def _escaped(value: object, quote: bool) -> str:
-    """A string is taken whole: names are cut where they come in, by `clean`."""
+    """Escape a value in full: names are shortened where they come in, by `clean`."""
     if isinstance(value, float):
         return f"{value:.6g}"
     text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(value))

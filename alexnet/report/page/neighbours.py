@@ -31,9 +31,9 @@ def nearest(query: np.ndarray, others: np.ndarray, count: int) -> tuple[np.ndarr
 
 
 def of_classes(predictions: Predictions, count: int) -> np.ndarray:
-    """Examples to look into, ascending: of `count` different classes where there are so many."""
+    """Examples to query, ascending, from `count` different classes if there are that many."""
     right = predictions.label == predictions.classes[:, 0]
-    order = np.argsort(~right, kind="stable")  # rather those told right
+    order = np.argsort(~right, kind="stable")  # correct ones first
     _, first = np.unique(predictions.label[order], return_index=True)
     places = order[first]
     if len(places) > count:
@@ -45,7 +45,7 @@ def of_classes(predictions: Predictions, count: int) -> np.ndarray:
 def section(
     subject: Subject, network: Network, predictions: Predictions, features: Features
 ) -> Html:
-    """Five pictures to evaluate on, each before its six nearest ones of the training set.
+    """Five evaluation pictures, each followed by its six nearest in the training set.
 
     Raises:
         UserError: where the network has no hidden dense layer.

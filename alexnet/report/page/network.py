@@ -1,4 +1,4 @@
-"""A network at work for the page: logits and layers' outputs of pictures, in batches."""
+"""The network that the page runs: logits and layer outputs for pictures, in batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -76,10 +76,10 @@ class Network:
             batches.close()
 
     def views(self, source: Source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Views, uint8 [N, S, S, C], and numbers of those of the examples that can be read.
+        """Views, uint8 [N, S, S, C], and numbers, of the examples that can be read.
 
         Raises:
-            RunError: where none can.
+            RunError: where none can be read.
         """
         found, order = [], []
         for batch in self.batches(source, np.unique(indices)):
@@ -112,12 +112,12 @@ def _padded(views: np.ndarray) -> Batch:
 
 
 def spread(count: int, most: int) -> np.ndarray:
-    """At most `most` numbers below `count`, evenly apart: of data sorted by class, all classes."""
+    """At most `most` numbers below `count`, evenly spaced, to cover data sorted by class."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def after_relu(spec: Spec, name: str) -> str:
-    """The layer that holds another one's output after its ReLU, where it has one."""
+    """The name of the ReLU right after a layer; the layer's own name if there is none."""
     rows = trace(spec)
     place = next(place for place, row in enumerate(rows) if row.name == name)
     following = rows[place + 1].name if place + 1 < len(rows) else ""
@@ -130,6 +130,6 @@ def convolutions(spec: Spec) -> list[str]:
 
 
 def last_hidden(spec: Spec) -> str | None:
-    """The name of the last layer with features of its own before the classes, fc7."""
+    """The name of the last dense layer before the one for the classes: fc7."""
     dense = [layer.name for layer in spec if isinstance(layer, Dense)]
     return dense[-2] if len(dense) > 1 else None

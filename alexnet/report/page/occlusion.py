@@ -17,10 +17,10 @@ _SHOWN = 224  # pixels
 
 
 def section(subject: Subject, network: Network, found: Predictions) -> Html:
-    """Pictures, each beside the true class's probability by what is covered."""
+    """Pictures, each beside a map of the true class's probability by covered position."""
     assert subject.dataset is not None
     places = np.concatenate([chosen(found, PICTURES, kind) for kind in ("right", "errors")])
-    places = np.sort(places[:PICTURES])  # as views come
+    places = np.sort(places[:PICTURES])  # the order of the views
     views, numbers = network.views(subject.dataset.eval, found.example[places])
     labels = dict(zip(found.example.tolist(), found.label.tolist(), strict=True))
     figures = [
@@ -38,12 +38,12 @@ def section(subject: Subject, network: Network, found: Predictions) -> Html:
 
 
 def covering(size: int) -> tuple[int, np.ndarray]:
-    """A square's side in pixels, and its POSITIONS middles along an input of `size` pixels."""
+    """A square's side in pixels, and its POSITIONS centers along an input of `size` pixels."""
     return max(1, round(SHARE * size)), (np.arange(POSITIONS) + 0.5) * size / POSITIONS
 
 
 def occluded(view: np.ndarray, mean: tuple[float, ...]) -> np.ndarray:
-    """The view with each place covered: uint8 [POSITIONS^2, S, S, C], in rows."""
+    """The view with each position covered: uint8 [POSITIONS^2, S, S, C], row by row."""
     side, middles = covering(len(view))
     covered = np.repeat(view[None], POSITIONS**2, axis=0)
     color = np.clip(np.rint(mean), 0, 255).astype(np.uint8)

@@ -63,7 +63,7 @@ def check(spec: Spec, layer: str) -> None:
 
 
 def section(subject: Subject, network: Network, found: Features, layer: str) -> Html:
-    """A mosaic for each of some channels of a convolution, after its ReLU."""
+    """A mosaic for each of the most selective channels of a convolution, after its ReLU."""
     assert subject.dataset is not None
     highest, spec = found.highest, network.weights.spec
     channels = selective(highest)

@@ -41,7 +41,7 @@ def picture(source: str, alt: str, pixelated: bool = False, **attributes: object
 
 
 def in_rgb(view: np.ndarray, channel_order: ChannelOrder) -> np.ndarray:
-    """A network's view, uint8 S x S x C, as people see it: RGB or gray."""
+    """A network's view, uint8 S x S x C, for display: RGB or gray."""
     if view.shape[2] not in (1, 3):
         return view[:, :, :1]
     return view[:, :, ::-1] if channel_order == "BGR" else view
@@ -61,7 +61,7 @@ def tiled(tiles: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
 
 
 def to_uint8(values: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
-    """Numbers on a scale from `low`, black, to `high`, white; no scale at all gives mid-gray."""
+    """Numbers on a scale from `low`, black, to `high`, white; an empty scale gives mid-gray."""
     span = np.asarray(high, np.float64) - low
     scaled = np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0.5)
     return np.rint(255 * np.clip(np.nan_to_num(scaled, nan=0.5), 0, 1)).astype(np.uint8)

@@ -17,7 +17,7 @@ def collect(
     indices: np.ndarray,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Predictions:
-    """Predictions for the examples numbered; those that can't be read are left out.
+    """Predictions for the examples at `indices`; those that can't be read are left out.
 
     Raises:
         RunError: where none can be read, or the outputs aren't finite.

@@ -1,4 +1,4 @@
-"""A run or a weights file as the page shows it: what can be read of it, and why the rest can't."""
+"""A run or a weights file as the page shows it: its readable parts, and why others are missing."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from alexnet.weights import Weights
 
 @dataclass(eq=False)
 class Subject:
-    """All that is known of a run or file; `missing` has a sentence for each part that is not."""
+    """Everything known of a run or file; `missing` has a sentence for each missing part."""
 
     name: str
     path: Path
@@ -33,7 +33,7 @@ class Subject:
 
     @property
     def spec(self) -> Spec | None:
-        """The network, also of a run without a checkpoint."""
+        """The network, even of a run without a checkpoint."""
         if self.weights is not None:
             return self.weights.spec
         if self.config and self.dataset:
@@ -50,7 +50,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Reading:
-    """Options by which subjects are read."""
+    """Options for reading subjects."""
 
     dataset: str | None = None
     data_dir: str | None = None
@@ -65,12 +65,12 @@ def open_subject(
 
     Args:
         source: its path.
-        reading: what is not in it.
+        reading: options for what is not in it.
         with_weights: read a run's weights, besides its configuration and metrics.
         with_data: open its data set.
 
     Raises:
-        UserError: where neither is there.
+        UserError: where there is neither.
     """
     path = hub.local(source)
     if not is_run(path):
@@ -96,7 +96,7 @@ def open_subject(
 
 
 def tell_apart(subjects: Sequence[Subject]) -> None:
-    """Name subjects by their paths where several have one name."""
+    """Name subjects by their paths where several share a name."""
     count = Counter(subject.name for subject in subjects)
     for subject in subjects:
         if count[subject.name] > 1:
@@ -124,11 +124,11 @@ def _dataset(subject: Subject, reading: Reading) -> Dataset:
 
 
 def _checked(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those records of metrics whose step and numbers are numbers."""
+    """The records of metrics with a numeric step, with their finite numbers only."""
     kept = []
     for record in records:
         numbers = {k: v for k, v in record.items() if type(v) in (int, float)}
-        # NaN is not below; an integer may be too large for a float, and is compared as it is.
+        # NaN fails the comparison; an integer, perhaps too large for a float, is compared as it is.
         finite = {k: float(v) for k, v in numbers.items() if abs(v) < 1e30}
         if "step" in finite and record["split"] in ("train", "eval"):
             kept.append({**finite, "split": record["split"]})
