@@ -81,7 +81,7 @@ def check(
         dtypes: types that the arrays may have.
 
     Raises:
-        UserError: listing everything that is missing, unexpected, misshapen or not fp32.
+        UserError: listing everything that is missing, unexpected, misshapen or not of `dtypes`.
     """
     if not isinstance(arrays, Mapping):
         raise UserError(f"arrays by name are needed, not {type(arrays).__name__}")

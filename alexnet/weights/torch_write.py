@@ -23,7 +23,7 @@ def write(file: BinaryIO, weights: Weights, keys: Mapping[str, str], dtype: Dtyp
     Args:
         file: open for writing, at its start.
         weights: the weights to write.
-        keys: canonical name to key, `TORCHVISION_KEYS` or `TORCH_KEYS`.
+        keys: canonical name to key, `TORCHVISION_KEYS`, or `torch_keys` of a spec.
         dtype: of the numbers in the file.
     """
     stored = list(to_torch(weights))

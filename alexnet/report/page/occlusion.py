@@ -87,7 +87,10 @@ def _figure(network: Network, subject: Subject, view: np.ndarray, label: int, pl
 
 
 def overlay(view: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """A heat map over a gray picture, uint8 RGB: the grid's highest value light, SPAN less dark."""
+    """A heat map over a gray picture, uint8 RGB: light where the grid is highest.
+
+    The lowest value is dark, unless the grid varies by less than SPAN.
+    """
     from matplotlib import colormaps
     from PIL import Image
 
