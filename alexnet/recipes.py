@@ -202,7 +202,7 @@ def _cifar(
 def _figure1(nonlinearity: str, rate: float, epochs: int) -> TrainConfig:
     """No regularization of any kind, and each nonlinearity's best rate, as in the paper.
 
-    The rates were searched over four epochs in steps of a factor of three: docs/results.md.
+    The rates were searched over four epochs in steps of a factor of about three: docs/results.md.
     """
     return TrainConfig(
         recipe=f"figure1-{nonlinearity}",

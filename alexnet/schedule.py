@@ -106,7 +106,7 @@ def frozen(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[s
     """The names of the variables whose rate is always 0.
 
     Raises:
-        UserError: where nothing is left to learn.
+        UserError: if nothing is left to learn.
     """
     # Refuses an unknown group in --rate-at at the start, not epochs later.
     _multipliers(variables, [pair for _, pair in _timed("--rate-at", optim.rate_at)])

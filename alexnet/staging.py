@@ -34,7 +34,7 @@ def staging(target: Path) -> Iterator[Path]:
 
 
 def take_place(directory: Path, target: Path) -> bool:
-    """Rename a complete directory; False if the target is anything but an empty directory."""
+    """Rename a complete directory; False if the target exists, unless as an empty directory."""
     sync(directory)
     try:
         os.rename(directory, target)

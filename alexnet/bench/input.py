@@ -18,7 +18,7 @@ def input_step(job: Job) -> Callable[[int], None]:
     """A function that takes a given number of training batches from the pipeline.
 
     Raises:
-        UserError: where there is no such data set, or it is smaller than a batch.
+        UserError: if there is no such data set, or it is smaller than a batch.
     """
     config = job.config
     dataset, augmentation = config.open_dataset(), config.augmentation

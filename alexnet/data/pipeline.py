@@ -97,7 +97,7 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
     """Number of full batches in the training set; the rest, different in each epoch, is dropped.
 
     Raises:
-        UserError: where the training set is smaller than one batch.
+        UserError: if the training set is smaller than one batch.
     """
     steps = len(dataset.train) // batch_size
     if steps == 0:

@@ -33,7 +33,7 @@ def statistics(source: Any, progress: Any = None) -> Statistics:
         progress: called with the number of images done.
 
     Raises:
-        UserError: where no image is readable.
+        UserError: if no image is readable.
     """
     total = np.zeros((source.side, source.side, source.channels), np.uint64)
     # Sums of products below 2^53, as for one image, are exact in float64, whatever their order.

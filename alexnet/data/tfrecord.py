@@ -71,9 +71,9 @@ class RecordFiles:
         """A record's content.
 
         Raises:
-            IndexError: where there is no such record.
+            IndexError: if there is no such record.
             ValueError: for one that is damaged.
-            OSError: where it can't be read.
+            OSError: if it can't be read.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")

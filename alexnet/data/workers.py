@@ -40,7 +40,7 @@ def in_processes(
     its task's position.
 
     Raises:
-        RunError: where a worker has died.
+        RunError: if a worker has died.
     """
     tasks = iter(tasks)
     context = multiprocessing.get_context("spawn")
