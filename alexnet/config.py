@@ -64,7 +64,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Data set and preprocessing."""
+    """Dataset and preprocessing."""
 
     # digits, tfds:NAME, folder:PATH, cache:PATH or synthetic.
     dataset: str = "digits"
