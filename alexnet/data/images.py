@@ -25,7 +25,7 @@ MAX_BYTES = 256 * 2**20
 # Beyond the largest cameras in use: images of more pixels are halved, all others are left alone.
 LARGE = 1 << 26
 _one_large = threading.Lock()
-# A white JPEG has some 500 pixels a byte. A small file that claims more is only after memory.
+# A white JPEG has some 500 pixels a byte. A small file that claims more only wastes memory.
 MAX_PIXELS_PER_BYTE = 1000
 SMALL = 1 << 24  # pixels that any file may have
 _LONGEST = 200  # characters of a decoder's own message
