@@ -1,9 +1,9 @@
-"""AlexNet for two frameworks: what both share. Imports neither jax nor torch."""
+"""AlexNet for two frameworks: the code that both share. It imports neither jax nor torch."""
 
 from typing import Any
 
-# These modules bear the names of functions: imported first, so that no later import of theirs
-# takes the functions' place. `from alexnet.evaluate import ...` finds the modules all the same.
+# These modules share their names with functions. They are imported first, so that no later import
+# of a module replaces its function. `from alexnet.evaluate import ...` still finds the module.
 import alexnet.evaluate
 import alexnet.preprocess  # noqa: F401
 from alexnet.api import evaluate, predict, preprocess
@@ -12,7 +12,7 @@ __all__ = ["evaluate", "predict", "preprocess"]
 
 
 def __getattr__(name: str) -> Any:
-    """`__version__`, looked up when it is asked for."""
+    """Look up `__version__` on first use."""
     if name != "__version__":
         raise AttributeError(f"module 'alexnet' has no attribute '{name}'")
     from importlib.metadata import PackageNotFoundError, version

@@ -1,6 +1,6 @@
-"""The `alexnet` command as a process of its own: `alexnet`, `python -m alexnet`, `train.py`."""
+"""The entry point of the `alexnet` process: `alexnet`, `python -m alexnet`, `train.py`."""
 
-import _signal  # `signal` itself takes milliseconds, in which a Ctrl-C would be a traceback
+import _signal  # `signal` takes milliseconds, during which Ctrl-C would print a traceback
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ for _number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Run a command, as `cli.main` does, and end at once when a signal asks for it."""
+    """Run a command, as `cli.main` does, and exit at once on a signal."""
     from alexnet.signals import watch
 
     watch()
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def program(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Run a command as a process of its own, which takes memory in huge pages where it computes."""
+    """Run a command as a separate process; one that computes uses huge pages of memory."""
     from alexnet.output import open_closed
 
     open_closed()

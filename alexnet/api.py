@@ -1,6 +1,6 @@
-"""The Python interface to what was trained: `alexnet.predict`, `evaluate` and `preprocess`.
+"""The Python interface to trained networks: `alexnet.predict`, `evaluate` and `preprocess`.
 
-Everything is imported when it is called: `import alexnet` waits for no library.
+Libraries are imported only when a function is called, so that `import alexnet` is fast.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ def predict(
     ten_crop: bool = False,
     batch_size: int = 32,
 ) -> list[Prediction]:
-    """Classes of images, prepared as the weights ask.
+    """Predict the classes of images, preprocessed as the weights require.
 
     Args:
-        weights: a run, a weights file, `weights.Weights`, or a model of either framework that came
-            from a file.
+        weights: a run, a weights file, `weights.Weights`, or a model of either framework that was
+            loaded from a file.
         images: one or a list of: a path, an encoded image, uint8 pixels (H x W or H x W x C), a
             Pillow image.
-        framework: that computes, by default a run's own, else jax where it is installed; with
+        framework: the framework to use, by default a run's own, else jax if it is installed; with
             both, the two must agree.
-        top_k: classes of each image.
+        top_k: number of classes returned for each image.
         ten_crop: average over the paper's ten views.
-        batch_size: images computed at a time.
+        batch_size: number of images computed at a time.
 
     Returns:
-        A `Prediction` for each image, in their order: `classes`, `class_names`, `probabilities`,
-        highest first.
+        A `Prediction` for each image, in order: `classes`, `class_names`, `probabilities`, highest
+        first.
 
     Raises:
-        UserError: where weights or an image can't be read.
-        RunError: where outputs are not finite, or the two frameworks disagree.
+        UserError: if weights or an image can't be read.
+        RunError: if outputs are not finite, or the two frameworks disagree.
     """
     from alexnet.prediction import predict_images
     from alexnet.trained import framework_for
@@ -65,13 +65,13 @@ def evaluate(
     protocol: ProtocolName = "center",
     **options: Any,
 ) -> Evaluation:
-    """Accuracy on the evaluation part of a data set.
+    """Measure accuracy on the evaluation part of a data set.
 
     Args:
-        weights: a run, a weights file, `weights.Weights`, or a model of either framework that came
-            from a file.
-        dataset: digits, tfds:NAME, folder:PATH, cache:PATH, or an open data set; a run is by
-            default evaluated on its own, and gives its own numbers.
+        weights: a run, a weights file, `weights.Weights`, or a model of either framework that was
+            loaded from a file.
+        dataset: digits, tfds:NAME, folder:PATH, cache:PATH, or an open data set. By default a run
+            is evaluated on its own data set, which reproduces its own numbers.
         protocol: center, ten-crop, caffe, torchvision or onnx-zoo.
         **options: framework, batch_size, precision, devices, data_dir, seed, step, variant,
             image_size, preparation, on_bad_image, loader_threads and loader_workers, as for
@@ -82,8 +82,8 @@ def evaluate(
         `predictions`.
 
     Raises:
-        UserError: where weights or data can't be used, or don't fit each other.
-        RunError: where the count of examples is not what it must be, or outputs are not finite.
+        UserError: if weights or data can't be used, or don't fit each other.
+        RunError: if the number of examples counted is wrong, or outputs are not finite.
     """
     from alexnet.evaluation import evaluate_weights
 
@@ -93,14 +93,14 @@ def evaluate(
 
 
 def preprocess(image: Any, weights: str | PurePath | Weights | Preprocess | Any) -> np.ndarray:
-    """An image as a network's input: float32 [S, S, C], resized, cropped and normalized.
+    """Turn an image into a network's input: float32 [S, S, C], resized, cropped and normalized.
 
-    JAX's models take a batch of these; torch's want them as [C, S, S].
+    JAX models take a batch of these; torch models need them as [C, S, S].
 
     Args:
         image: a path, an encoded image, uint8 pixels (H x W or H x W x C), or a Pillow image.
-        weights: what the image is for: a run, a weights file, `weights.Weights`, a model that came
-            from a file, or a `Preprocess`.
+        weights: the source of the preprocessing: a run, a weights file, `weights.Weights`, a model
+            loaded from a file, or a `Preprocess`.
 
     Raises:
         UserError: for an image or weights that can't be read.
@@ -120,10 +120,10 @@ def preprocess(image: Any, weights: str | PurePath | Weights | Preprocess | Any)
 
 
 def as_weights(source: str | PurePath | Weights | Any) -> Weights:
-    """Weights from where `open_weights` finds them, or those in a model that came from a file.
+    """Weights from any source of `open_weights`, or from a model that was loaded from a file.
 
     Raises:
-        UserError: where there are none, or a model doesn't know how its input is prepared.
+        UserError: if there are none, or a model doesn't know its preprocessing.
     """
     from alexnet.errors import UserError
     from alexnet.trained import open_weights

@@ -1,4 +1,4 @@
-"""Neighborhoods as matrices, so that sums and averages over them are matrix products."""
+"""Matrices for neighborhoods, so that sums and averages over them become matrix products."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from alexnet.layers import LRN
 def band(layer: LRN, channels: int) -> np.ndarray:
     """(channels, channels) float32: 1 where the row's channel is a neighbor of the column's.
 
-    x @ band sums each channel's neighbors, x @ band.T over those that a channel is a neighbor of:
-    the two differ where the window's size is even. Groups don't see each other.
+    x @ band sums over each channel's neighbors; x @ band.T, over the channels it is a neighbor of.
+    The two differ if the window's size is even. Windows don't cross group boundaries.
     """
     own = np.arange(channels // layer.groups)
     distance = own[:, None] - own[None, :]
@@ -20,9 +20,9 @@ def band(layer: LRN, channels: int) -> np.ndarray:
 
 
 def averages(bins: Sequence[tuple[int, int]], size: int) -> np.ndarray:
-    """(bins, size) float32, which times `size` numbers is the average of each bin of them.
+    """(bins, size) float32: multiplied by `size` numbers, it gives the average over each bin.
 
-    A bin is its first number's place and the one after its last: `AvgPool.bins`.
+    A bin is the index of its first number and the one after its last, as from `AvgPool.bins`.
     """
     matrix = np.zeros((len(bins), size), np.float32)
     for row, (start, end) in zip(matrix, bins, strict=True):

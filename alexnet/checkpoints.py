@@ -1,10 +1,10 @@
-"""A run's checkpoints: written beside training, whole or absent, checked when read.
+"""A run's checkpoints: written in the background, complete or absent, and verified when read.
 
 `checkpoints/00000120/` holds `state/`, in the framework's own format, and `meta.json`, with the
 loop's state, a SHA-256 of every file and one of itself: none of Orbax, torch and safetensors would
-notice a flipped bit. While a directory is being written or deleted a file `unfinished` stands in
-it, and no reader takes it for a checkpoint; on an object store, which has no renaming, that holds
-too.
+notice a flipped bit. While a directory is being written or deleted, it contains a file
+`unfinished`, and no reader takes it for a checkpoint. That works on object stores, too, which
+can't rename.
 """
 
 import errno
@@ -30,19 +30,19 @@ STATE = "state"
 _META, _UNFINISHED = "meta.json", "unfinished"
 _NAME = re.compile("[0-9]{8,18}")
 _LONGEST = 1 << 20  # characters of a class's name: any length
-_SLOW = 30  # seconds that a checkpoint may take before it is said that training waits for it
+_SLOW = 30  # seconds that a checkpoint may take before a note says that training is waiting
 
 
 class Checkpoints:
     """The checkpoints in one directory, which is made if it is missing.
 
-    Of several processes, all write and read states; process 0 does everything else.
+    With several processes, all write and read states; process 0 does everything else.
 
     Args:
-        directory: of all checkpoints.
-        keep: how many of the latest to keep; the one with the best evaluation stays besides.
-        write: puts a snapshot into a directory, together with the other processes.
-        processes: of the run.
+        directory: directory of all checkpoints.
+        keep: how many of the latest to keep, besides the one with the best evaluation.
+        write: writes a snapshot into a directory, together with the other processes.
+        processes: the run's processes.
         note: shows a sentence.
     """
 
@@ -66,9 +66,9 @@ class Checkpoints:
                     _remove(path)
 
     def save(self, step: int, snapshot: Any, meta: dict[str, Any]) -> None:
-        """Start writing a checkpoint; first waits for the one before, as `wait` does.
+        """Start writing a checkpoint, after waiting for the previous one as `wait` does.
 
-        `meta` may have a `score`, a list that compares larger when the network is better.
+        `meta` may have a `score`, a list that compares greater when the network is better.
         """
         self.wait()
         state = checkpoint_path(self.directory, step) / STATE
@@ -78,10 +78,10 @@ class Checkpoints:
             self._pending = self._writer.submit(self._write, state, snapshot)
 
     def amend(self, step: int, meta: dict[str, Any]) -> None:
-        """Replace a checkpoint's `meta`, all but the digests of its files.
+        """Replace a checkpoint's `meta`, except for the digests of its files.
 
         Raises:
-            RunError: where it can't be written, naming the last good checkpoint.
+            RunError: if it can't be written, naming the last good checkpoint.
         """
         self.wait()
         if self._leads:
@@ -91,7 +91,7 @@ class Checkpoints:
                 sealed.write(path / _META, {"step": step, **meta, "files": old["files"]})
 
     def check(self) -> None:
-        """Raise, as `wait` does, where writing has failed already; don't wait for it."""
+        """Raise, as `wait` does, if writing has already failed, but without waiting."""
         if self._pending and self._pending.done():
             self.wait()
 
@@ -115,7 +115,7 @@ class Checkpoints:
             yield
         except _MISTAKES:
             raise
-        except Exception as error:  # of a full disk Orbax, torch and safetensors raise any kind
+        except Exception as error:  # Orbax, torch and safetensors raise any kind for a full disk
             raise RunError(
                 f"a checkpoint could not be written to {self.directory}: {_reason(error)}; "
                 f"{self.last_good()}"
@@ -126,7 +126,7 @@ class Checkpoints:
         return saved_steps(self.directory)
 
     def last_good(self) -> str:
-        """A clause that names the checkpoint a run can go on from."""
+        """A clause that names the checkpoint from which a run can resume."""
         try:
             steps = self.steps()
         except OSError as error:
@@ -138,13 +138,13 @@ class Checkpoints:
     def restore(
         self, read: Callable[[Path], None], warn: Callable[[str], None]
     ) -> dict[str, Any] | None:
-        """Read the latest checkpoint that is whole, passing over damaged ones with a warning.
+        """Read the latest intact checkpoint, skipping damaged ones with a warning.
 
         Returns:
-            Its `meta`, or None where there is no checkpoint.
+            Its `meta`, or None if there is no checkpoint.
 
         Raises:
-            RunError: where there are checkpoints and all are damaged.
+            RunError: if there are checkpoints and all are damaged.
         """
         found = self._latest_whole(warn) if self._leads else -1
         step = int(self._processes.gather([found + 1])[0, 0]) - 1
@@ -155,12 +155,12 @@ class Checkpoints:
             read(path / STATE)
         except (*_MISTAKES, UserError, RunError):
             raise
-        except Exception as error:  # of a state that was written so, frameworks raise any kind
+        except Exception as error:  # frameworks raise any kind for a state that was written badly
             raise RunError(f"checkpoint {path} can't be read: {_reason(error)}") from error
         return read_meta(path, check_files=False)
 
     def _latest_whole(self, warn: Callable[[str], None]) -> int:
-        """The step of the latest whole checkpoint, or -1; damaged later ones are put aside."""
+        """The step of the latest intact checkpoint, or -1; damaged later ones are put aside."""
         damaged = []
         for step in reversed(self.steps()):
             path = checkpoint_path(self.directory, step)
@@ -170,7 +170,7 @@ class Checkpoints:
                 damaged.append(path)
                 warn(f"{error}; it is passed over")
                 continue
-            except OSError as error:  # no permission, or a network: it may be whole
+            except OSError as error:  # no permission, or a network failure: it may be intact
                 raise RunError(f"checkpoint {path} can't be read: {error.strerror}") from error
             for bad in damaged:
                 _put_aside(bad)
@@ -213,25 +213,25 @@ class Checkpoints:
                 _remove(checkpoint_path(self.directory, step))
 
 
-# What a mistake of this project's own raises: its traceback is wanted.
+# Exceptions from bugs in this project itself, whose traceback is wanted.
 _MISTAKES = (TypeError, AttributeError, NameError, LookupError, AssertionError)
 
 
 def _reason(error: BaseException | None) -> str:
-    """The system's words for what went wrong, or a library's, in one line."""
+    """The system's or a library's description of what went wrong, in one line."""
     text = str(error).strip()
     while error:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror
         error = error.__cause__ or error.__context__
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
-        if (words := os.strerror(number)) in text:  # somewhere in what C++ or Rust says
+        if (words := os.strerror(number)) in text:  # somewhere in a message from C++ or Rust
             return words
     return text.partition("\n")[0][:300] or "an error without words"
 
 
 def _put_aside(path: Path) -> None:
-    """Rename a damaged checkpoint, for somebody to look at."""
+    """Rename a damaged checkpoint, to keep it for inspection."""
     for number in itertools.count(1):
         aside = path.with_name(f"damaged-{path.name}" + (f"-{number}" if number > 1 else ""))
         if not aside.exists():
@@ -240,7 +240,7 @@ def _put_aside(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a checkpoint; from the first moment on it is none any more."""
+    """Delete a checkpoint; it stops counting as one before its first file is deleted."""
     if path.exists():
         (path / _UNFINISHED).touch()
         remove_tree(path / STATE)
@@ -261,7 +261,7 @@ def best_step(directory: Path) -> int | None:
     """The step of the checkpoint with the best evaluation, if any had one."""
     scores: dict[int, list[float]] = {}
     for step in saved_steps(directory):
-        with suppress(OSError, ValueError):  # a damaged one has no score
+        with suppress(OSError, ValueError):  # ignore damaged ones
             meta = read_meta(checkpoint_path(directory, step), check_files=False)
             if score := meta.get("score"):
                 scores[step] = score
@@ -269,7 +269,7 @@ def best_step(directory: Path) -> int | None:
 
 
 def _is_done(path: Path) -> bool:
-    """Tell whether it was finished; one that is empty has not even got its mark."""
+    """Return True if it was finished; an empty one doesn't even have its `unfinished` mark yet."""
     names = {inside.name for inside in path.iterdir()} if path.is_dir() else set()
     return bool(names) and _UNFINISHED not in names
 
@@ -280,15 +280,15 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 
 def read_meta(path: Path, *, check_files: bool = True) -> dict[str, Any]:
-    """The loop's state in a checkpoint, once every file in it is found to be as it was written.
+    """The loop's state in a checkpoint, after verifying every file in it.
 
     Args:
-        path: of the checkpoint.
-        check_files: read the files too.
+        path: the checkpoint's directory.
+        check_files: read and verify the other files, too.
 
     Raises:
-        ValueError: where the checkpoint is damaged.
-        OSError: where it can't be read, which says nothing of what is in it.
+        ValueError: if the checkpoint is damaged.
+        OSError: if it can't be read, though it may be intact.
     """
     try:
         meta = sealed.read(path / _META)
@@ -310,7 +310,7 @@ _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 def _check_meta(meta: dict[str, Any], path: Path) -> None:
-    """Refuse, with a ValueError, what no version wrote."""
+    """Raise a ValueError for content that no version of this project wrote."""
     evals, names, score = meta.get("evals", []), meta.get("class_names"), meta.get("score")
     has_evals = isinstance(evals, list) and all(
         isinstance(one, dict) and type(one.get("step")) is int and _is_number(one.get("loss"))
@@ -338,7 +338,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    """SHA-256 of every file, by its path beginning with the directory's own name."""
+    """SHA-256 of every file, keyed by its path, which begins with the directory's own name."""
     digests = {}
     for path in list_files(directory):
         with path.open("rb") as file:

@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: the command's name and its options; the process's own by default.
-        prog: name for the command in help and messages; `alexnet COMMAND` by default.
+        argv: the command's name and its options; by default the process's own.
+        prog: name for the command in help and messages; by default `alexnet COMMAND`.
 
     Returns:
-        The exit code: 0 done, 2 wrong use, 1 failed, 130 and 143 ended by SIGINT and SIGTERM.
+        The exit code: 0 success, 2 wrong use, 1 failure, 130 and 143 ended by SIGINT and SIGTERM.
     """
     try:
         code = _run(sys.argv[1:] if argv is None else argv, prog)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             reason = output.lost(error)
             if reason is None:
                 raise
-            silent = isinstance(reason, BrokenPipeError)  # as `| head` wants it
+            silent = isinstance(reason, BrokenPipeError)  # as expected with `| head`
             return 1 if silent else _say("failed", output.sentence(reason), 1)
         wrong_use = isinstance(error, FileNotFoundError | PermissionError)
         sentence = f"{error.filename}: {error.strerror}"
@@ -92,8 +92,8 @@ def _usage() -> str:
 
 
 def _say(kind: str, message: str, code: int) -> int:
-    """Print one line of bounded length: what a file says of itself can't write to the terminal."""
+    """Print one line of bounded length; text from files can't send terminal control codes."""
     shown = printable(message[:_MOST]) + ("..." if len(message) > _MOST else "")
-    with contextlib.suppress(OSError):  # the exit code says it, too
+    with contextlib.suppress(OSError):  # the exit code still reports it
         print(f"{kind}: {shown}", file=sys.stderr)
     return code

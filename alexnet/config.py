@@ -1,9 +1,9 @@
-"""Everything a training run can be told, as one tree of frozen dataclasses.
+"""All options of a training run, as one tree of frozen dataclasses.
 
-The command line is made from this tree (`options.py`), the recipes are instances of it
-(`recipes.py`), and a run's `config.json` is one of them written down (`config_json.py`). The
-comment above a field is its help text. Each class refuses values that no run can have (UserError).
-Paths, local or on gs://, are text: `files.as_path` makes a path of it where it is used.
+The command line is generated from this tree (`options.py`), the recipes are instances of it
+(`recipes.py`), and a run's `config.json` is a saved instance (`config_json.py`). The comment above
+a field is its help text. Each class rejects invalid values with a UserError. Paths, local or on
+gs://, are strings; `files.as_path` turns them into paths where they are used.
 """
 
 import math
@@ -17,7 +17,7 @@ from alexnet.options import LEAST, between, check_option_path, check_values, fla
 from alexnet.preprocess import IMAGENET_MEAN, IMAGENET_STD, EvalProtocol, Normalize, Preprocess
 from alexnet.spec import VARIANTS, variant
 
-if TYPE_CHECKING:  # the data package needs NumPy, which --help does not wait for
+if TYPE_CHECKING:  # the data package needs NumPy, too slow to import for --help
     import numpy as np
 
     from alexnet.data.augment import Augmentation
@@ -44,7 +44,7 @@ class ModelConfig:
     image_size: int | None = None
     # Channels of the network's input: 3 for RGB, 1 for gray.
     channels: int = 3
-    # Share of each hidden layer's features; below 1 for quick tests.
+    # Fraction of each hidden layer's features to keep; below 1 for quick tests.
     width: float = 1.0
     # Initial weights: those of the variant's source, or (lecun) N(0, 1/fan_in) in every layer.
     init: Literal["variant", "lecun"] = "variant"
@@ -70,7 +70,7 @@ class DataConfig:
     dataset: str = "digits"
     # Directory of prepared TFDS data sets.
     data_dir: str | None = None
-    # Examples a step, over all devices.
+    # Examples per step, over all devices.
     batch_size: int = 128
     # Resizing to --resize-to pixels: scale the short side, or warp both sides.
     resize_rule: Literal["short", "warp"] = "short"
@@ -80,15 +80,15 @@ class DataConfig:
     train_crop: Literal["random", "area"] = "random"
     # Mirror half of the training images.
     flip: bool = True
-    # Strength of the paper's PCA color noise (0.1 there); 0 is none.
+    # Strength of the paper's PCA color noise (0.1 there); 0 turns it off.
     color_noise: float = 0.0
-    # Its axes and sizes: the authors' own, or those of fb.resnet.torch, 2 to 17 times weaker.
+    # Axes and sizes of color noise: the authors' own, or fb.resnet.torch's, 2 to 17 times weaker.
     color_axes: Literal["original", "fb"] = "original"
-    # Epoch from which there is no more of it; by default none.
+    # First epoch without color noise; by default it never stops.
     color_noise_until: float | None = None
-    # Divide what has noise by 1 + its strength, once the mean is subtracted, as the authors did.
+    # Divide images with color noise by 1 + its strength after mean subtraction, as the authors did.
     color_noise_shrink: bool = False
-    # Examples in a row that share a crop's place and mirroring: 32 in the authors' program.
+    # Consecutive examples that share a crop position and mirroring: 32 in the authors' program.
     crop_chunk: int = 1
     # Mean of each channel, subtracted, in units of 0..255; one number stands for all channels.
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -96,13 +96,13 @@ class DataConfig:
     std: tuple[float, ...] = IMAGENET_STD
     # Mean image in place of --mean: a cache with statistics, .npz, .npy, .binaryproto, or weights.
     mean_image: str | None = None
-    # Weights whose preprocessing to take where options don't say it; by default --init-from's.
+    # Weights whose preprocessing to use unless options set it; by default --init-from's.
     preprocess_from: str | None = None
-    # An image that can't be read: leave it out and count it, or stop.
+    # For an image that can't be read: leave it out and count it, or stop.
     on_bad_image: Literal["skip", "raise"] = "raise"
-    # Threads that read and decode images; changes the speed, never the samples.
+    # Threads that read and decode images; affects only speed, never the samples.
     loader_threads: int = 2
-    # Processes that do it in place of threads: for many cores, where Python's lock is the limit.
+    # Processes that do it instead of threads: for many cores, where Python's lock is the limit.
     loader_workers: int = 0
 
     def __post_init__(self) -> None:
@@ -139,41 +139,41 @@ class OptimConfig:
     # Decay biases (and batch normalization's scale and shift) like kernels, as torchvision does
     # and Caffe does not.
     decay_biases: bool = True
-    # Layers, variables or roles that stay as they are, as conv1 conv2.
+    # Layers, variables or roles to freeze, such as conv1 conv2.
     freeze: tuple[str, ...] = ()
-    # Factors on the rate of layers, variables or roles, as fc8=10 bias=2.
+    # Factors on the learning rate of layers, variables or roles, such as fc8=10 bias=2.
     rate_of: tuple[str, ...] = ()
-    # More such factors from an epoch on, as 67:conv1.kernel=0.1 72:conv1=0.
+    # More such factors, each from an epoch on, such as 67:conv1.kernel=0.1 72:conv1=0.
     rate_at: tuple[str, ...] = ()
-    # Factors on the weight decay of layers, variables or roles, as bias=0.
+    # Factors on the weight decay of layers, variables or roles, such as bias=0.
     decay_of: tuple[str, ...] = ()
     # Trust ratio of LARS, with weights w, gradient g, decay d: paper is eta |w| / (|g| + d |w|)
     # (You et al. 2017), nvcaffe eta |w| / |g|, optax eta |w| / |g + d w|.
     lars_formula: Literal["paper", "nvcaffe", "optax"] = "paper"
     # eta in the trust ratio of LARS.
     lars_eta: float = 0.001
-    # Give biases a trust ratio too, as NVCaffe does, and not kernels alone.
+    # Give biases a trust ratio, too, as NVCaffe does, not only kernels.
     lars_biases: bool = False
-    # Share of the target spread evenly over all classes.
+    # Fraction of the target spread evenly over all classes.
     label_smoothing: float = 0.0
-    # Parts in which a batch is computed, one after another, where the devices can't hold it at
-    # once; the update is the whole batch's. Batch normalization sees parts for batches.
+    # Number of parts that a batch is computed in, one after another, if it doesn't fit on the
+    # devices; the update is that of the whole batch. Batch normalization treats parts as batches.
     accumulate: int = 1
-    # Gradients with a larger joint norm are scaled down to it; 0 is off.
+    # Gradients with a larger joint norm are scaled down to this one; 0 turns it off.
     clip_norm: float = 0.0
-    # Course of the learning rate.
+    # Learning rate schedule.
     schedule: Literal["constant", "step", "poly", "cosine", "plateau"] = "step"
-    # Steps over which the rate rises to its full height.
+    # Steps of warm-up, over which the rate rises to its full value.
     warmup_steps: int = 0
-    # Rate from which it rises.
+    # Rate at which warm-up starts.
     warmup_start: float = 0.0
-    # Shape of the rise: 1 is linear, 2 quadratic.
+    # Shape of the warm-up: 1 is linear, 2 quadratic.
     warmup_power: float = 1.0
     # Epochs at whose start the step schedule multiplies the rate by the drop factor.
     drop_epochs: tuple[float, ...] = (30.0, 60.0)
     # Factor on the rate at each drop of the step and plateau schedules.
     drop_factor: float = 0.1
-    # Exponent of the poly schedule: the rate falls as this power of the share of steps left.
+    # Exponent of the poly schedule: the rate falls as this power of the fraction of steps left.
     poly_power: float = 2.0
     # Evaluations without a lower loss before the plateau schedule drops the rate.
     patience: int = 5
@@ -196,23 +196,23 @@ class OptimConfig:
 class RunConfig:
     """Length, seed and output."""
 
-    # Decides initial weights, sample order, augmentation and dropout.
+    # Seed for initial weights, sample order, augmentation and dropout.
     seed: int = 0
     # Passes over the training set.
     epochs: float | None = None
     # Training steps, instead of epochs.
     steps: int | None = None
-    # Directory for all that the run writes; by default a new one under runs/.
+    # Directory for everything that the run writes; by default a new one under runs/.
     workdir: str | None = None
-    # Go on from the last checkpoint in the work directory.
+    # Continue from the last checkpoint in the work directory.
     resume: bool = False
-    # Delete the run that is in the work directory first.
+    # First delete the run that is in the work directory.
     overwrite: bool = False
     # Steps between checkpoints; by default one at each evaluation.
     checkpoint_every: int | None = None
     # Checkpoints kept besides the best one.
     keep_checkpoints: int = 2
-    # Steps between evaluations; by default an epoch.
+    # Steps between evaluations; by default one epoch.
     eval_every: int | None = None
     # Steps between lines of training metrics.
     log_every: int = 10
@@ -234,29 +234,29 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class DevicesConfig:
-    """Placement on devices and compilation; results differ by rounding at most."""
+    """Placement on devices and compilation; results differ at most by rounding."""
 
-    # torch: through torch.compile, which needs a C++ compiler on a CPU. JAX always compiles.
+    # torch: use torch.compile, which needs a C++ compiler on a CPU. JAX always compiles.
     compile: bool = False
-    # JAX's way to spread a step over devices.
+    # JAX: the way to distribute a step over devices.
     spmd: Literal["jit", "shard_map", "pmap"] = "jit"
-    # data=D,model=M: D times M devices, of which M share fc6, fc7 and fc8; M is 1 without this.
+    # data=D,model=M: D times M devices, in groups of M that share fc6, fc7 and fc8; by default M=1.
     mesh: str | None = None
-    # JAX by jit: each device keeps and updates its share of the dense kernels alone (FSDP, ZeRO).
+    # JAX with jit: each device keeps and updates only its share of the dense kernels (FSDP, ZeRO).
     fsdp: bool = False
-    # JAX on several hosts: this command runs on each of them, and they train one network.
+    # JAX on several hosts: run this command on each of them, and they train one network.
     distributed: bool = False
-    # HOST:PORT of process 0 for --distributed; found by itself on a TPU slice, as the next two.
+    # HOST:PORT of process 0 for --distributed; detected on a TPU slice, like the next two.
     coordinator: str | None = None
     # Number of processes.
     processes: int | None = None
-    # This one's number among them, from 0.
+    # Index of this process, from 0.
     process: int | None = None
-    # Seconds to wait for the others at the start.
+    # Seconds to wait for the other processes at the start.
     join_seconds: int = 300
 
     def __post_init__(self) -> None:
-        """Check that options which need each other are together."""
+        """Check that options that need each other are given together."""
         check_values(self)
         between(self, 1, 2**31 // 1000, "join_seconds")  # milliseconds in 32 bits
         named = (self.coordinator, self.processes, self.process)
@@ -272,7 +272,7 @@ class DevicesConfig:
             require(0 <= self.process < self.processes, "process", self.process, need)
 
     def check_framework(self, framework: str) -> None:
-        """Refuse, with a UserError, options of the other framework; `both` takes neither's."""
+        """Raise a UserError for options of the other framework; `both` allows neither's."""
         if framework != "jax" and self != DevicesConfig(compile=self.compile):
             raise UserError(
                 "--spmd, --mesh, --fsdp and --distributed are JAX's: add --framework jax, or start "
@@ -286,9 +286,9 @@ class DevicesConfig:
 class TrainConfig:
     """Framework and recipe."""
 
-    # Framework that trains.
+    # Framework to train with.
     framework: Framework = "jax"
-    # Named settings that the other options change; by default one that suits the data set.
+    # Named settings that other options override; by default a recipe that suits the data set.
     recipe: str = "digits"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -297,7 +297,7 @@ class TrainConfig:
     devices: DevicesConfig = field(default_factory=DevicesConfig)
 
     def __post_init__(self) -> None:
-        """Check options of one class against those of another."""
+        """Check options of different groups against each other."""
         data, channels = self.data, self.model.channels
         check_values(self)
         need = f"no smaller than the image size, {self.image_size}"
@@ -321,15 +321,15 @@ class TrainConfig:
 
     @property
     def resize_to(self) -> int:
-        """Pixels to scale to before cropping: torchvision's 256 for 224 where not given."""
+        """Pixels to scale to before cropping; by default in torchvision's ratio, 256 for 224."""
         return self.data.resize_to or round(self.image_size * 8 / 7)
 
     @cached_property
     def preprocess(self) -> Preprocess:
-        """Preprocessing of images at evaluation; a mean image is read once.
+        """Preprocessing of images in evaluation; a mean image is read only once.
 
         Raises:
-            UserError: where there is none in the file named.
+            UserError: if the file named has no mean image.
         """
         data, channels = self.data, self.model.channels
         protocol = EvalProtocol(data.resize_rule, self.resize_to, self.image_size)
@@ -364,7 +364,7 @@ class TrainConfig:
         )
 
     def loading(self, rows: "np.ndarray | None" = None) -> "Loading":
-        """Batches to read; `rows` are this process's places in the global batch."""
+        """Loading options; `rows` are this process's rows of the global batch."""
         from alexnet.data.pipeline import Loading
 
         data = self.data
@@ -377,7 +377,7 @@ class TrainConfig:
         """Open the data set named.
 
         Raises:
-            UserError: for an unknown name, or data that isn't there or isn't as it must be.
+            UserError: for an unknown name, or data that is missing or malformed.
         """
         from alexnet.data.sources import open_dataset
 

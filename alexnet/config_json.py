@@ -12,12 +12,12 @@ from alexnet.spec import REVISION, refuse_outdated
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The tree as plain JSON values, with the revision of the tables of layers."""
+    """The tree as plain JSON values, with the revision of the layer tables."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {"tables": REVISION}
 
 
 def _in_whole_epochs(values: dict[str, Any]) -> dict[str, Any]:
-    """The same values; color noise that ended within an epoch was taken to end after it."""
+    """Round up the end of color noise to whole epochs, as older versions took it."""
     data = values.get("data")
     if not isinstance(data, dict):
         return values
@@ -28,17 +28,17 @@ def _in_whole_epochs(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_json(values: Any, where: str = "config.json") -> TrainConfig:
-    """The tree from what `to_json` gave, perhaps before some fields were added.
+    """The tree from the output of `to_json`, possibly from before some fields were added.
 
     Raises:
-        UserError: for unknown fields and values that no run can have, or a variant whose table was
-            another when the run began; `where` names the file.
+        UserError: for unknown fields, invalid values, or a variant whose table has changed since
+            the run began; `where` names the file.
     """
     try:
         values = {"tables": 1, **values}
         tables = int(values.pop("tables"))
         if values.get("framework") == "torch":
-            values["devices"] = {}  # moved from JAX, it may still have JAX's
+            values["devices"] = {}  # a run moved from JAX may still have JAX's options
         config = from_plain(TrainConfig, _in_whole_epochs(values))
     except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{where} is not one that this version wrote: {error}") from error

@@ -1,7 +1,7 @@
-"""Random numbers as functions of (seed, epoch, index), never of who computes them or when.
+"""Random numbers as functions of (seed, epoch, index), no matter who computes them or when.
 
-Only Philox's raw bits are used: NumPy promises that those never change between versions (NEP 19),
-and promises that for none of its distributions.
+Only Philox's raw bits are used: NumPy guarantees that those never change between versions
+(NEP 19), but guarantees it for none of its distributions.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def bits(count: int, kind: int, seed: int, epoch: int = 0, index: int = 0) -> np
 
 
 def uniforms_32(generator: np.random.Philox, count: int) -> np.ndarray:
-    """The next `count` float64 numbers, an even number of them, of (0, 1): 32 bits each."""
+    """The next `count` float64 numbers in (0, 1), 32 bits each; `count` must be even."""
     words = generator.random_raw(count // 2).astype("<u8", copy=False).view("<u4")
     return (words + 0.5) * 2.0**-32
 
@@ -41,8 +41,8 @@ def uniforms_of_each(
 ) -> np.ndarray:
     """The numbers of `uniforms` for several indices at once: float64 [len(indices), count].
 
-    Philox4x64 with ten rounds (Salmon et al. 2011), as NumPy's: an object of NumPy's for each
-    example would cost more than to copy the example.
+    Philox4x64 with ten rounds (Salmon et al. 2011), as in NumPy: a NumPy generator object for each
+    example would cost more than copying the example.
     """
     blocks = -(-count // 4)  # of four words, counted from 1
     words = [np.zeros((len(indices), blocks), np.uint64) for _ in range(4)]
@@ -76,7 +76,7 @@ def order(n: int, seed: int, epoch: int) -> np.ndarray:
 def stratified_split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split each class: indices of 80 % for training and 20 % for evaluation, both ascending.
 
-    A class of two or more examples has at least one in each part; a single one is trained on.
+    A class of two or more examples has at least one in each part; a single one goes to training.
     """
     rank = np.argsort(bits(len(labels), SPLIT, seed), kind="stable")
     held_out = []

@@ -1,4 +1,4 @@
-"""The interface by which training, evaluation and the commands run a network."""
+"""The interface through which training, evaluation and the commands run a network."""
 
 import importlib
 import os
@@ -17,20 +17,20 @@ from alexnet.preprocess import Preprocess
 from alexnet.user_cache import own_folder, processor, trim
 
 METRICS = ("loss", "top1", "top5")  # of a training step
-_MOST_COMPILED = 1 << 30  # bytes of compiled programs that are kept; a network's are some 10 MB
+_MOST_COMPILED = 1 << 30  # bytes of compiled programs to keep; one network's take some 10 MB
 
 # image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B]), example (int32 [B]) and, with
-# color noise, color_shift (float32 [B, C]) and perhaps color_scale (float32 [B], a factor once the
-# mean is subtracted); B are this process's rows of the global batch. Images larger than the
-# network's input come with crop (int32 [B, 2], first row and column) and flip (uint8 [B], 1 to
-# mirror).
+# color noise, color_shift (float32 [B, C]) and perhaps color_scale (float32 [B], a factor applied
+# after mean subtraction); B is the number of this process's rows of the global batch. Images larger
+# than the network's input come with crop (int32 [B, 2], first row and column) and flip (uint8 [B],
+# 1 to mirror).
 Batch = Mapping[str, np.ndarray]
-# What the steps take of a batch.
+# The parts of a batch that the steps use.
 ON_DEVICE = ("image", "label", "mask", "crop", "flip", "color_shift", "color_scale")
 
 
 class Engine(Protocol):
-    """One network on this framework's devices, with momentum where it is to learn.
+    """One network on this framework's devices, with momentum if it is to be trained.
 
     Metrics stay on the device until `fetch`, so that the caller can hand over the next batch
     while a step is still running.
@@ -51,43 +51,43 @@ class Engine(Protocol):
         seed: int = 0,
         optim: OptimConfig | None = None,
     ):
-        """Put canonical weights on the devices, and with `optim`, which training needs, momentum.
+        """Put canonical weights on the devices and, with `optim`, momentum for training.
 
         Args:
             spec: the network.
-            arrays: every one of `layers.variables(spec)`.
+            arrays: all arrays of `layers.variables(spec)`.
             preprocess: its mean and standard deviation are applied on the device.
-            batch_size: of the global batch.
-            precision: fp32 or bf16, of convolutions and dense layers.
-            devices: how JAX spreads the work; by default over all devices.
-            seed: of dropout.
-            optim: rule, groups and loss.
+            batch_size: size of the global batch.
+            precision: fp32 or bf16, for convolutions and dense layers.
+            devices: how JAX distributes the work; by default over all devices.
+            seed: seed for dropout.
+            optim: update rule, groups and loss; required for training.
 
         Raises:
-            UserError: where the devices can't share the batch, or a group matches nothing.
+            UserError: if the batch can't be divided among the devices, or a group matches nothing.
         """
 
     def describe(self) -> str:
         """The framework's version and the devices it runs on, in words."""
 
     def train_step(self, batch: Batch, *, step: int, rates: Mapping[str, float]) -> Any:
-        """The update after `step` completed ones; gives `loss`, `top1`, `top5` as means.
+        """Do the update after `step` completed ones; return mean `loss`, `top1` and `top5`.
 
-        The batch has this process's rows; the means are over all processes. `rates` are those of
+        The batch has this process's rows; the means are over all processes. `rates` come from
         `schedule.rates`.
         """
 
     def eval_step(self, batch: Batch) -> Any:
-        """Sums of `loss`, `top1`, `top5` and `count` over the unmasked examples of all."""
+        """Sums of `loss`, `top1`, `top5` and `count` over all processes' unmasked examples."""
 
     def eval_outputs(self, batch: Batch) -> tuple[Any, np.ndarray]:
-        """`eval_step` and `logits` for the price of one."""
+        """The results of `eval_step` and `logits`, for the cost of one."""
 
     def logits(self, batch: Batch) -> np.ndarray:
         """Logits of this process's rows in evaluation: (B, classes) float32."""
 
     def is_done(self, metrics: Any) -> bool:
-        """Tell whether a step's metrics are there already, so that `fetch` will not wait."""
+        """Return True if a step's metrics are ready, so that `fetch` will not wait."""
 
     def fetch(self, metrics: Any) -> dict[str, float]:
         """Wait for a step's metrics and bring them to the host."""
@@ -96,23 +96,23 @@ class Engine(Protocol):
         """The current weights and statistics as canonical arrays."""
 
     def is_finite(self) -> bool:
-        """Tell whether every weight, statistic and momentum is a finite number."""
+        """Return True if every weight, statistic and momentum is finite."""
 
     def snapshot(self) -> Any:
-        """The state as it is now, whatever later steps do."""
+        """A snapshot of the current state, unaffected by later steps."""
 
     def write(self, directory: Path, snapshot: Any) -> None:
         """Write a snapshot into an empty directory; called from another thread."""
 
     def restore(self, directory: Path) -> None:
-        """Take the state from what `write` wrote."""
+        """Restore the state that `write` wrote."""
 
 
 def check_parts(batch_size: int, devices: int, optim: OptimConfig | None) -> None:
-    """Refuse a batch that can't be computed in equal parts by so many devices.
+    """Refuse a batch that can't be divided equally among this many devices.
 
     Raises:
-        UserError: with a size that can.
+        UserError: suggesting a size that can.
     """
     parts = optim.accumulate if optim else 1
     if batch_size % (parts * devices):
@@ -134,7 +134,7 @@ def import_framework(framework: str, module: str) -> ModuleType:
     """Import `alexnet_jax.<module>` or `alexnet_torch.<module>`.
 
     Raises:
-        UserError: where something that it needs is not installed.
+        UserError: if a package it needs is not installed.
     """
     if framework == "jax" and "jax" not in sys.modules:
         _keep_compiled()
@@ -150,7 +150,7 @@ def import_framework(framework: str, module: str) -> ModuleType:
 
 
 def _keep_compiled() -> None:
-    """Have JAX keep what it compiles for this user, unless the environment says something else."""
+    """Have JAX cache compiled programs for this user, unless the environment says otherwise."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
@@ -160,5 +160,5 @@ def _keep_compiled() -> None:
     except (OSError, UserError) as error:
         print(f"note: compiled programs are not kept: {error}", file=sys.stderr)
         return
-    # The default, a second, leaves out a quarter of what the start takes.
+    # The default, one second, would skip programs that account for a quarter of the start-up time.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

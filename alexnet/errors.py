@@ -1,4 +1,4 @@
-"""The two ways a command ends badly, and the sentence that goes with each."""
+"""The two ways in which a command can fail, each reported in one sentence."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from numbers import Integral
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: one sentence, no traceback, exit code 2."""
+    """A mistake in the user's input: one sentence, no traceback, exit code 2."""
 
 
 class RunError(Exception):
-    """A run that could not go on through no mistake of the user's: exit code 1."""
+    """A failure that is not the user's mistake: exit code 1."""
 
 
 def first_line(error: BaseException) -> str:
@@ -19,14 +19,14 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant: one that is spelled alike, or begins with `name`."""
+    """The known name that was probably meant: one spelled similarly, or beginning with `name`."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
     return next(iter(near or (k for k in known if name and k.startswith(name))), None)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in `known`, with the nearest name that is."""
+    """The error for a name that is not in `known`; it suggests the nearest one that is."""
     known, name = list(known), f"{name!s:.100}"
     near = nearest(name, known)
     hint = f"did you mean '{near}'? " if near else ""
@@ -46,7 +46,7 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def check_count(name: str, value: object, least: int = 1, most: int = 1_000_000) -> None:
-    """Refuse what is no whole number of a range.
+    """Refuse anything but a whole number in a range.
 
     Raises:
         UserError: with the name, the value and the range.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from alexnet.errors import RunError
 
-if TYPE_CHECKING:  # `import alexnet` imports this module, and waits for nothing heavy
+if TYPE_CHECKING:  # `import alexnet` imports this module, and must stay fast
     import numpy as np
 
     from alexnet.data.pipeline import BadImages
@@ -27,20 +27,20 @@ def evaluate(
     on_progress: Callable[[int], None] = lambda done: None,
     on_logits: Callable[[Batch, np.ndarray], None] | None = None,
 ) -> dict[str, float] | None:
-    """Means of `loss`, `top1` and `top5`, `count`, and `examples_per_second`; None if stopped.
+    """Mean `loss`, `top1` and `top5`, `count`, and `examples_per_second`; None if stopped.
 
     Args:
         engine: the network.
-        batches: of the whole set, this process's rows, as `pipeline.eval_batches` gives them.
-        examples: how many there are, over all processes.
-        bad_images: those that `batches` left out because they could not be read.
-        processes: that evaluate together.
-        stop: asked before every batch; where it says so, the evaluation is given up.
-        on_progress: told how many examples are done.
-        on_logits: given each batch with its logits, if they are wanted.
+        batches: this process's rows of the whole set, from `pipeline.eval_batches`.
+        examples: total number of examples, over all processes.
+        bad_images: unreadable images that `batches` left out.
+        processes: the processes that evaluate together.
+        stop: called before every batch; if it returns True, the evaluation is abandoned.
+        on_progress: called with the number of examples done.
+        on_logits: called with each batch and its logits, if they are wanted.
 
     Raises:
-        RunError: if the number of examples counted is not the number there are.
+        RunError: if the number of examples counted is not the total.
     """
     start = time.perf_counter()
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)

@@ -1,4 +1,4 @@
-"""Evaluation of weights on a data set, under any of the protocols."""
+"""Evaluation of weights on a data set, by any of the protocols."""
 
 import contextlib
 import functools
@@ -44,11 +44,11 @@ class Evaluation:
     """The result of one protocol."""
 
     protocol: str
-    geometry: str  # of the protocol, in words
+    geometry: str  # the protocol's, in words
     framework: str
     dataset: str
     loss: float
-    top1: float  # shares of the examples counted
+    top1: float  # fractions of the examples counted
     top5: float
     count: int
     left_out: int  # images that could not be read
@@ -57,33 +57,33 @@ class Evaluation:
     top5_interval: tuple[float, float]
     predictions: Predictions
     class_names: ClassNames
-    source: Source  # whose examples these are
+    source: Source  # of the examples
     preprocess: Preprocess
-    preprocess_from: str  # in words
-    apart: float | None = None  # of both frameworks: see `Pair`
+    preprocess_from: str  # origin of the preprocessing, in words
+    apart: float | None = None  # difference between the frameworks: see `Pair`
 
     def name(self, place: int) -> str:
-        """The name of the example at a place in `predictions`: its file, or its number."""
+        """The name of the example at an index in `predictions`: its file, or its number."""
         return self.source.describe(int(self.predictions.example[place]))
 
 
 class Observer:
-    """An observer of an evaluation's progress; this one shows nothing."""
+    """A progress observer for an evaluation; this one shows nothing."""
 
     def begin(self, weights: Weights, data: Dataset, engine: str, notes: list[str]) -> None:
-        """Show what is evaluated, on what and by what; `notes` are sentences on what to know."""
+        """Show the weights, the data and the engine; `notes` are sentences for the user."""
 
     def progress(self, protocol: str, total: int, done: int) -> None:
-        """Show how many examples are done."""
+        """Show the number of examples done."""
 
     def left_out(self, sentences: list[str]) -> None:
         """Show the images of this process that could not be read."""
 
 
 class Pair:
-    """Both frameworks on the same batches: JAX answers, and torch's logits are compared with it.
+    """Both frameworks on the same batches: results are JAX's, and torch's are compared with them.
 
-    It stands in for an `Engine` in evaluation and prediction.
+    It replaces an `Engine` in evaluation and prediction.
     """
 
     framework = "both"
@@ -91,14 +91,14 @@ class Pair:
     def __init__(self, first: Engine, second: Engine):
         self._first, self._second = first, second
         self.rows, self.fetch = first.rows, first.fetch
-        self.apart = 0.0  # largest difference of logits, in standard deviations of a batch's
+        self.apart = 0.0  # largest difference of logits, in standard deviations over a batch
 
     def describe(self) -> str:
         """Both engines' versions and devices."""
         return f"{self._first.describe()}, {self._second.describe()}"
 
     def eval_outputs(self, batch: Batch) -> tuple[Any, np.ndarray]:
-        """JAX's answer, once it was compared with torch's."""
+        """JAX's results, after comparing them with torch's."""
         sums, ours = self._first.eval_outputs(batch)
         seen = batch["mask"] > 0
         ours_, theirs = ours[seen], self._second.logits(batch)[seen]
@@ -108,17 +108,17 @@ class Pair:
         return sums, ours
 
     def logits(self, batch: Batch) -> np.ndarray:
-        """JAX's logits, once they were compared with torch's."""
+        """JAX's logits, after comparing them with torch's."""
         return self.eval_outputs(batch)[1]
 
     @property
     def agree(self) -> bool:
-        """Tell whether the two are as near to each other as parity asks."""
+        """Return True if the two are within the bound for parity."""
         return self.apart <= BOUND
 
 
 def distance(apart: float) -> str:
-    """The distance of two frameworks' logits, in words."""
+    """A description of the distance between the two frameworks' logits."""
     return f"jax and torch: logits are at most {apart:.1e} of their spread apart (bound {BOUND})"
 
 
@@ -130,10 +130,10 @@ def open_engine(
     precision: str = "fp32",
     devices: DevicesConfig | None = None,
 ) -> Any:
-    """An engine that evaluates, or the `Pair` of both.
+    """An engine for evaluation, or the `Pair` of both.
 
     Raises:
-        UserError: where a framework is missing, or the devices can't share the batch.
+        UserError: if a framework is missing, or the batch can't be divided among the devices.
     """
     options: dict[str, Any] = {
         "preprocess": weights.preprocess, "batch_size": batch_size, "precision": precision,
@@ -168,30 +168,30 @@ def evaluate_weights(
 ) -> list[Evaluation]:
     """Evaluate weights on the evaluation part of a data set, once for each protocol.
 
-    What is not given is a run's own, else jax (torch where only that is installed), 64 examples a
-    batch, fp32, seed 0. A run on its own data gives the very numbers of the run's own evaluation at
-    that step.
+    By default, options are a run's own; else jax (torch if only that is installed), a batch size
+    of 64, fp32 and seed 0. Evaluating a run on its own data reproduces exactly the numbers of the
+    run's own evaluation at that step.
 
     Args:
-        source: a run, a weights file or a folder, as `open_weights` takes it, or weights.
-        dataset: what `--dataset` takes, or an open one; may be left out for a run.
+        source: a run, a weights file or a folder, as for `open_weights`, or weights.
+        dataset: a value of `--dataset`, or an open data set; optional for a run.
         framework: jax, torch, or both side by side.
-        protocols: of `protocols.NAMES`.
-        batch_size: over all devices.
+        protocols: names from `protocols.NAMES`.
+        batch_size: batch size over all devices.
         precision: fp32 or bf16.
-        devices: how JAX spreads the work.
-        data_dir: of prepared TFDS data sets.
+        devices: how JAX distributes the work.
+        data_dir: directory of prepared TFDS data sets.
         seed: splits a folder that isn't split on disk.
         step, variant, image_size, preparation: as for `open_weights`.
-        on_bad_image: leave images out that can't be read, and count them, or stop.
-        loader_threads: that read and decode images.
-        loader_workers: processes that do it in place of threads.
-        processes: that evaluate together.
-        observer: told of weights and data, and of the progress.
+        on_bad_image: leave unreadable images out and count them, or stop.
+        loader_threads: threads that read and decode images.
+        loader_workers: processes that do it instead of threads.
+        processes: the processes that evaluate together.
+        observer: notified of the weights, the data and the progress.
 
     Raises:
-        UserError: where weights, data or devices can't be used, or don't fit each other.
-        RunError: where the count of examples is not what it must be, or outputs are not finite.
+        UserError: if weights, data or devices can't be used, or don't fit each other.
+        RunError: if the number of examples counted is wrong, or outputs are not finite.
     """
     config = config_of(source)
     observer, processes = observer or Observer(), processes or Processes()
@@ -226,7 +226,7 @@ def _check(
     on_bad_image: str,
     loader_threads: int,
 ) -> None:
-    """Refuse arguments that nothing could be done with."""
+    """Refuse invalid arguments."""
     choose("framework", framework, get_args(FrameworkChoice))
     choose("precision", precision, get_args(Precision))
     choose("on_bad_image", on_bad_image, ("skip", "raise"))
@@ -307,7 +307,7 @@ def _of_the_center(
     progress: Callable[[int], None],
     examples: int,
 ) -> tuple[list[Predictions], dict[str, float] | None]:
-    """Predictions, and the means that a run's own evaluation gives."""
+    """Predictions, and the means as a run's own evaluation computes them."""
     parts = list[Predictions]()
 
     def take(batch: Batch, logits: np.ndarray) -> None:
@@ -328,10 +328,12 @@ def _of_the_center(
 def probabilities(
     engine: Any, batches: Iterable[Batch], ten_crop: bool
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Each batch with logarithms of its probabilities, float64 (B, classes); over ten views a mean.
+    """Yield each batch with its log probabilities, float64 (B, classes).
+
+    With `ten_crop`, they are the logs of the probabilities' mean over the ten views.
 
     Raises:
-        RunError: where outputs are not finite.
+        RunError: if outputs are not finite.
     """
     for batch in batches:
         if not ten_crop:

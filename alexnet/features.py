@@ -1,4 +1,4 @@
-"""A layer's outputs for many images in an .npz file, row by row: they may not fit into memory."""
+"""Layer outputs in an .npz file, written row by row, since many images' may not fit in memory."""
 
 import contextlib
 import shutil
@@ -11,18 +11,18 @@ import numpy as np
 from alexnet.errors import RunError
 from alexnet.files import as_path, atomic_write, check_target, is_remote
 
-Take = Callable[[np.ndarray, Sequence[str]], None]  # rows with the names of their images
+Take = Callable[[np.ndarray, Sequence[str]], None]  # takes rows and the names of their images
 
 
 @contextlib.contextmanager
 def feature_file(path: str, layer: str) -> Iterator[Take]:
-    """A function that takes rows; `np.load` finds `features`, `names` and `layer` in the file.
+    """A function that adds rows to the file, where `np.load` finds `features`, `names` and `layer`.
 
-    It is written when the block ends, whole or not at all, and not where there were no rows.
+    The file is written when the block ends, whole or not at all, and only if there were rows.
 
     Raises:
-        UserError: where no file can be made there.
-        RunError: where the disk refuses it.
+        UserError: if no file can be made there.
+        RunError: if writing fails, for instance because the disk is full.
     """
     shape, dtype, names = list[int](), np.dtype("<f4"), list[str]()
     check_target(path)

@@ -1,7 +1,7 @@
 """Files on a disk or on gs://, read whole and written whole.
 
-A path is a `pathlib.Path`, or on Google Cloud Storage an `epath.Path`, which has the same methods;
-for what these can't do there are functions here that take both.
+A path is a `pathlib.Path` or, on Google Cloud Storage, an `epath.Path`, which has the same methods.
+The functions here take both, and do what those methods can't.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ MAX_READ = 4 << 30  # bytes; the largest AlexNet file, an fp32 training checkpoi
 REMOTE = "gs://"
 _BLOCK = 64 << 20  # bytes asked of an open file at a time
 _LONGEST = 120  # characters of a file's name in the name of its temporary file
-_temporaries: set[Path] = set()  # that this process is writing
+_temporaries: set[Path] = set()  # files that this process is writing
 
 
 def as_path(text: str | PurePath) -> Path:
     """A local path, or one on Google Cloud Storage for gs://BUCKET/NAME.
 
     Raises:
-        UserError: for a URL of another kind or without a bucket, or where a package is missing.
+        UserError: for a URL of another kind or without a bucket, or if a package is missing.
     """
     url = str(check_path(text))
     if "://" not in url:
@@ -53,10 +53,10 @@ def as_path(text: str | PurePath) -> Path:
 
 
 def at_home(path: Path) -> Path:
-    """A path whose first part may be `~` or `~USER`, a home directory.
+    """Expand `~` or `~USER` at the start of a path to the home directory.
 
     Raises:
-        UserError: where there is none.
+        UserError: if there is no such directory.
     """
     try:
         return path.expanduser()
@@ -65,7 +65,7 @@ def at_home(path: Path) -> Path:
 
 
 def check_path(path: str | PurePath) -> str | PurePath:
-    """A path as it is; what is none would fail later, in other words.
+    """Return a path unchanged; any other type would fail later, with an obscure message.
 
     Raises:
         UserError: for a value of another type.
@@ -76,12 +76,12 @@ def check_path(path: str | PurePath) -> str | PurePath:
 
 
 def is_remote(path: str | PurePath) -> bool:
-    """Tell a path on Google Cloud Storage from a local one."""
+    """Return True for a path on Google Cloud Storage, False for a local one."""
     return str(path).startswith(REMOTE)
 
 
 def storage_of(path: PurePath) -> Any:
-    """The file system of a path on Google Cloud Storage, None for a local one."""
+    """The file system of a path on Google Cloud Storage; None for a local one."""
     if not is_remote(path):
         return None
     from alexnet.gcs import storage
@@ -93,19 +93,20 @@ def storage_of(path: PurePath) -> Any:
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """A new binary file that takes its name only once it is complete and on disk.
 
-    It is written beside `path` under a temporary name, which is removed if the block raises; what
-    was at `path` stays as it was until then. Temporary files of killed processes are deleted. On
-    gs:// it is uploaded when the block ends.
+    It is written next to `path` under a temporary name, and removed if the block raises; until it
+    is complete, any existing file at `path` is unchanged. Temporary files of killed processes are
+    deleted. On gs:// it is uploaded when the block ends.
 
     Raises:
-        UserError: where no file can be made there.
-        RunError: where the disk refuses it, full for instance, or Google can't be reached.
+        UserError: if no file can be made there.
+        RunError: if writing fails, for instance because the disk is full, or Google can't be
+            reached.
     """
     if is_remote(path):
         with staged(as_path(path)) as local, local.open("wb") as file:
             yield file
         return
-    path = Path(os.path.realpath(path))  # through a link, the file it names is replaced
+    path = Path(os.path.realpath(path))  # for a link, its target is replaced
     check_target(path)
     temporary = temporary_beside(path)
     try:
@@ -128,15 +129,15 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def is_full(error: OSError) -> bool:
-    """Tell a disk without space, or a user's share of it, from a mistake."""
+    """Return True if the error means a full disk or an exhausted quota, not a mistake."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name for a file or directory that is to become a local `path` once it is complete.
+    """A temporary name for a file or directory to be renamed to a local `path` once complete.
 
-    Those that killed processes of this host left for the same path are deleted. Whoever takes a
-    name gives it back by `forget_temporary`.
+    Files left for the same path by killed processes of this host are deleted. The caller must
+    release the name with `forget_temporary`.
     """
     host = socket.gethostname()
     own = re.compile(rf"\..*\.([0-9]+)-[0-9a-f]{{8}}\.{re.escape(host)}\.tmp", re.DOTALL)
@@ -150,13 +151,13 @@ def temporary_beside(path: Path) -> Path:
 
 
 def forget_temporary(path: Path) -> None:
-    """Delete what is still there under a name of `temporary_beside`."""
+    """Release a name from `temporary_beside`, and delete anything still there."""
     _remove(path)
     _temporaries.discard(path)
 
 
 def remove_temporaries() -> None:
-    """Delete what this process has not finished writing, before it ends at once."""
+    """Delete this process's unfinished files, before it exits at once."""
     for path in list(_temporaries):
         _remove(path)
 
@@ -167,18 +168,18 @@ def _remove(path: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Tell whether there is a process of this number on this host."""
+    """Return True if there is a process with this number on this host."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's process
         pass
     return True
 
 
 def check_target(path: str | Path) -> None:
-    """Refuse a path at which no file can be made: for before the work that fills it.
+    """Refuse a path at which no file can be made; call it before the work that fills the file.
 
     Raises:
         UserError: saying why.
@@ -200,7 +201,7 @@ def staged(path: Path) -> Iterator[Path]:
     """A local path for a library to write to: `path`, or one uploaded to it when the block ends.
 
     Raises:
-        UserError, RunError: where it can't be uploaded.
+        UserError, RunError: if it can't be uploaded.
     """
     if (storage := storage_of(path)) is None:
         yield path
@@ -209,7 +210,7 @@ def staged(path: Path) -> Iterator[Path]:
         with tempfile.NamedTemporaryFile(prefix="alexnet-") as local:
             yield Path(local.name)
             storage.put_file(local.name, str(path))
-    except (FileNotFoundError, PermissionError) as error:  # no such bucket, no right to write
+    except (FileNotFoundError, PermissionError) as error:  # no such bucket, or no permission
         raise UserError(f"can't write {path}: {error.strerror}") from error
     except OSError as error:
         raise RunError(f"could not write {path}: {error.strerror or error}") from error
@@ -227,9 +228,9 @@ def fetched(path: Path) -> Iterator[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a directory and all that is in it, of a link the link alone.
+    """Delete a directory and everything in it; for a link, only the link itself.
 
-    One that is gone already is no error.
+    If it is already gone, that is no error.
     """
     with contextlib.suppress(FileNotFoundError):
         if is_remote(path):
@@ -241,7 +242,7 @@ def remove_tree(path: Path) -> None:
 
 
 def list_files(directory: Path) -> list[Path]:
-    """All files below a directory, in any depth, sorted; none where there is no such directory."""
+    """All files below a directory, at any depth, sorted; none if there is no such directory."""
     if (storage := storage_of(directory)) is None:
         return sorted(path for path in directory.rglob("*") if path.is_file())
     found = storage.find(f"{directory}/")
@@ -249,10 +250,10 @@ def list_files(directory: Path) -> list[Path]:
 
 
 def walk(directory: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """A directory, its folders' names and its files' names, and so on for each folder in it.
+    """Yield a directory, its folder names and its file names, and so on for each folder in it.
 
-    Links are followed. Names that the caller takes out of the second list are not gone into. A
-    folder that can't be listed is an OSError.
+    Links are followed. Folders that the caller removes from the list are not visited. For a folder
+    that can't be listed, an OSError is raised.
     """
     if (storage := storage_of(directory)) is None:
         yield from os.walk(directory, followlinks=True, onerror=_raise)
@@ -266,7 +267,7 @@ def _raise(error: OSError) -> None:
 
 
 def sync(path: Path) -> None:
-    """Put a file's bytes, or a directory's names, on disk, where the system lets them be synced."""
+    """Sync a file's bytes, or a directory's names, to disk, if the system supports it."""
     with contextlib.suppress(OSError):  # gs:// has nothing to sync
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -285,10 +286,10 @@ def write_json(path: str | Path, value: Any) -> None:
 def open_file(
     path: str | Path, limit: int = MAX_READ, *, follow: bool = True
 ) -> Iterator[BinaryIO]:
-    """A regular file opened for reading piece by piece; a link only where `follow` lets it be one.
+    """Open a regular file for reading piece by piece; it may be a link only if `follow` is set.
 
     Raises:
-        UserError: where there is no such file, it is larger than `limit` bytes, or reading fails.
+        UserError: if there is no such file, it is larger than `limit` bytes, or reading fails.
     """
     check_path(path)
     try:
@@ -304,8 +305,8 @@ def open_file(
 
 
 def _open_regular(path: str, flags: int, follow: bool) -> int:
-    """A descriptor of a regular file: what is checked is what was opened."""
-    # Opening a FIFO would wait for a writer, and a device never ends.
+    """A descriptor of a regular file, opened first and then checked, to avoid a race."""
+    # Opening a FIFO would wait for a writer, and reading a device may never end.
     flags |= os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
         descriptor = os.open(path, flags)
@@ -322,8 +323,8 @@ def _open_regular(path: str, flags: int, follow: bool) -> int:
 
 
 def read_all(file: BinaryIO) -> memoryview:
-    """The bytes of a file that is open at its start, writable and in memory."""
-    import numpy as np  # not for --help
+    """Read a file that is open at its start into a writable buffer."""
+    import numpy as np  # too slow to import for --help
 
     data, read = memoryview(cast(Any, np.empty(_size(file), np.uint8))), 0
     while count := cast(Any, file).readinto(data[read : read + _BLOCK]):
@@ -334,14 +335,14 @@ def read_all(file: BinaryIO) -> memoryview:
 
 
 def _size(file: BinaryIO) -> int:
-    """Bytes in a file, which is then at its start."""
+    """Size of a file in bytes; its position is then at the start."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return size
 
 
 def first_bytes(path: Path, size: int) -> bytes:
-    """The first `size` bytes of a file, fewer where it is shorter; one request to a bucket."""
+    """The first `size` bytes of a file, fewer if it is shorter; only one request to a bucket."""
     if (storage := storage_of(path)) is None:
         with path.open("rb") as file:
             return file.read(min(size, os.fstat(file.fileno()).st_size))

@@ -1,7 +1,7 @@
-"""Google Cloud Storage for `etils.epath`: gcsfs, with errors in sentences and without surprises.
+"""Google Cloud Storage for `etils.epath`: gcsfs, with readable errors and without surprises.
 
-Importing this changes what all gs:// paths of the process go through, Orbax's among them. A bucket
-knows objects and no folders: a folder is there as soon as an object's name begins with its own.
+Importing this changes the file system behind all gs:// paths of the process, including Orbax's. A
+bucket has objects but no folders: a folder exists as soon as an object's name begins with its own.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-# TensorFlow, where it is installed, would be imported to read these paths; of hierarchical buckets
-# gcsfs asks another service, over gRPC.
+# Otherwise TensorFlow, if installed, would be imported to read these paths; and for hierarchical
+# buckets, gcsfs would query another service, over gRPC.
 os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
@@ -32,17 +32,17 @@ _NO_CREDENTIALS = (
 )
 _AUTH = google.auth.exceptions
 _OFFLINE = (aiohttp.ClientError, requests.RequestException, _AUTH.TransportError, TimeoutError)
-_LONGEST = 300  # characters of what Google, or a proxy in its place, said
+_LONGEST = 300  # characters of a reply from Google, or from a proxy in between
 
 
 class Storage(gcsfs.GCSFileSystem):
-    """gcsfs as pathlib would be: an OSError's `strerror` says what is wrong, no name is a pattern.
+    """gcsfs that acts like pathlib: an OSError's `strerror` has the reason, no name is a pattern.
 
-    An empty folder is one that isn't there yet, and buckets are neither made nor deleted.
+    An empty folder is one that doesn't exist yet, and buckets are neither created nor deleted.
     """
 
     async def _call(self, method: str, path: str, *args: str, **options: Any) -> Any:
-        """Make a request: all go through here, those of open files too."""
+        """Make a request: all go through here, including those of open files."""
         try:
             return await super()._call(method, path, *args, **options)
         except Exception as error:
@@ -66,7 +66,7 @@ class Storage(gcsfs.GCSFileSystem):
             found = []
         if any(entry["name"] == own and entry["type"] == "file" for entry in found):
             raise NotADirectoryError(errno.ENOTDIR, "it is an object, not a folder", f"gs://{own}")
-        # A folder made in Google's console is an object of its own, listed in itself.
+        # A folder made in Google's console is an object of its own, and is listed in itself.
         found = [entry for entry in found if entry["name"].rstrip("/") != own]
         return found if detail else [entry["name"] for entry in found]
 
@@ -83,7 +83,7 @@ class Storage(gcsfs.GCSFileSystem):
         return sorted(paths)
 
     async def _rm_files(self, paths: list[str]) -> list:
-        deleted = (self._rm_file(path) for path in paths)  # a batch's errors are no sentences
+        deleted = (self._rm_file(path) for path in paths)  # a batch's errors are unreadable
         return await asyncio.gather(*deleted, return_exceptions=True)
 
     async def _rmdir(self, bucket: str) -> None:
@@ -93,19 +93,19 @@ class Storage(gcsfs.GCSFileSystem):
         """Do nothing: folders need no making."""
 
 
-# Listings from memory would miss what TensorStore and other processes write.
+# Cached listings would miss files that TensorStore and other processes write.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 fsspec.register_implementation("gcs", Storage, clobber=True)
-logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # failures are raised, and said once
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # failures are raised, and reported once
 
 
 def storage() -> Storage:
-    """The file system that knows what paths have no methods for; names begin with gs://."""
+    """The file system, for operations that paths have no methods for; names begin with gs://."""
     return fsspec.filesystem("gcs")
 
 
 def explained(error: Exception, bucket: str, name: str) -> OSError:
-    """An OSError, with `strerror`, for what aiohttp, Google's libraries or gcsfs raised."""
+    """An OSError, with `strerror`, for an error from aiohttp, Google's libraries or gcsfs."""
     url = f"gs://{bucket}/{name}"
     said = str(error).strip().rpartition("\n")[2][:_LONGEST]
     said = "".join(filter(str.isprintable, said))
@@ -125,9 +125,9 @@ def explained(error: Exception, bucket: str, name: str) -> OSError:
 
 
 def _object(path: str, args: tuple[str, ...]) -> tuple[str, str]:
-    """Bucket and object that a request is about, by its path, which `args` are filled into.
+    """The bucket and object of a request, from its path with `args` filled in.
 
-    A listing and an upload are about the bucket: where that isn't there, they fail.
+    A listing or an upload concerns the bucket: it fails if the bucket doesn't exist.
     """
     if args:
         return args[0], (*args, "")[1]

@@ -2,8 +2,8 @@
 
 Labels follow the sorted WNIDs, WordNet 3.0's identifiers. The names are torchvision's
 (`_IMAGENET_CATEGORIES` of 0.24): one of the words of each WordNet entry, as timm 1.0.22 lists them
-for these WNIDs, but for "crane bird" and "maillot tank suit", which other lists call crane and
-maillot like a second class. WNIDs tell such classes apart.
+for these WNIDs. The exceptions are "crane bird" and "maillot tank suit", which other lists call
+crane and maillot, as they do another class each. WNIDs distinguish such classes.
 """
 
 import functools

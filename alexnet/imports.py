@@ -1,4 +1,4 @@
-"""Imports that bring nothing else along: no optional libraries, no files of the current folder."""
+"""Imports without side effects: no optional libraries, and no files from the current folder."""
 
 import sys
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# `python -m` would look for modules in the current folder first: one called queue.py could run.
+# `python -m` would look for modules in the current folder first, so a queue.py there could run.
 _RUN = (
     "import runpy, sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
@@ -14,7 +14,7 @@ _RUN = (
 
 
 def command_of(module: str) -> list[str]:
-    """A command that runs one of this package's modules, whatever lies in the current folder."""
+    """A command that runs one of this package's modules, whatever is in the current folder."""
     return [sys.executable, "-P", "-c", _RUN, str(Path(__file__).parents[1]), module]
 
 
@@ -22,8 +22,8 @@ def command_of(module: str) -> list[str]:
 def hidden(*names: str) -> Iterator[None]:
     """Make imports of these modules inside the block fail as if they weren't installed.
 
-    tensorboardX imports torch wherever it is installed, which would cost a JAX run seconds and
-    memory, and needs it for nothing that is used here. A module that is imported already stays.
+    tensorboardX imports torch if it is installed, which would cost a JAX run seconds and memory
+    for nothing that is used here. Modules already imported stay available.
     """
     absent = [name for name in names if name not in sys.modules]
     modules: dict[str, Any] = sys.modules

@@ -1,8 +1,8 @@
 """Initial weights, drawn with NumPy: the same numbers for both frameworks.
 
 They are drawn in the canonical layout (HWIO and (in, out)). Each array has a random stream of its
-own, a function of the seed and its name: changing one layer leaves the others as they are. Only
-Philox's raw bits are used, which NumPy promises to keep (NEP 19), as it does for no distribution.
+own, a function of the seed and its name, so changing one layer doesn't affect the others. Only
+Philox's raw bits are used, which NumPy promises to keep (NEP 19), unlike any of its distributions.
 """
 
 import math
@@ -18,7 +18,7 @@ _PIECE = 1 << 20  # numbers drawn at a time: fc6 alone has 38 million, and float
 
 
 def initial_weights(spec: Spec, seed: int) -> dict[str, np.ndarray]:
-    """Canonical fp32 arrays (`conv1.kernel`, `conv1.bias`, ...) as the variant's source has them.
+    """Canonical fp32 arrays (`conv1.kernel`, ...), initialized as in the variant's source.
 
     `seed` is from 0 to 2^64 - 1.
     """
@@ -41,6 +41,6 @@ def _draw(variable: Variable, name: str, seed: int) -> np.ndarray:
 
 
 def _normal(uniforms: np.ndarray, std: float) -> np.ndarray:
-    """Box and Muller 1958: each two of the uniform numbers of (0, 1) give two of N(0, std^2)."""
+    """Box and Muller 1958: each pair of uniform numbers in (0, 1) gives two of N(0, std^2)."""
     radius, angle = std * np.sqrt(-2 * np.log(uniforms[0::2])), 2 * np.pi * uniforms[1::2]
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])

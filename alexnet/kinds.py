@@ -1,4 +1,4 @@
-"""The kinds of layers that a network is made of; `layers.py` makes one of them."""
+"""The kinds of layers that a network is made of; `layers.py` combines them into a network."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -14,7 +14,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class FanIn:
-    """Kernel and bias from U(-b, b), b = 1/sqrt(fan_in): what torch.nn layers do by default.
+    """Kernel and bias from U(-b, b), b = 1/sqrt(fan_in): the default of torch.nn layers.
 
     torch writes it as kaiming_uniform(a=sqrt(5)), which is the same bound.
     """
@@ -28,8 +28,8 @@ class LeCun:
 Init = Gaussian | FanIn | LeCun
 
 
-# Initial values of an array, which `init.py` draws: N(0, number^2), U(-number, number), or the
-# number everywhere.
+# Distribution and number for an array's initial values, drawn by `init.py`: N(0, number^2),
+# U(-number, number), or the number everywhere.
 Initial = tuple[Literal["normal", "uniform", "constant"], float]
 Role = Literal["kernel", "bias", "scale", "shift", "statistic"]
 
@@ -47,8 +47,8 @@ class Variable:
 class Conv:
     """A convolution with square kernel and symmetric zero padding.
 
-    Where its steps don't reach the right and bottom edges, the pixels beyond the last window are
-    left out, or with `ceil` another window takes them in, over zeros (cuda-convnet).
+    If the stride doesn't reach the right and bottom edges, the pixels beyond the last window are
+    left out; with `ceil`, another window covers them, padded with zeros (cuda-convnet).
     """
 
     name: str
@@ -156,16 +156,16 @@ class _Pool:
 class MaxPool(_Pool):
     """Max pooling.
 
-    Windows that would reach past the right or bottom edge are dropped (torch's default), or with
-    `ceil` kept and cut off there, where they start inside the input (Caffe, torch's ceil_mode).
+    Windows that would reach past the right or bottom edge are dropped (torch's default); with
+    `ceil`, those that start inside the input are kept and clipped (Caffe, torch's ceil_mode).
     """
 
 
 class AvgPool(_Pool):
     """Average pooling over the pixels of each window that are inside the map.
 
-    `ceil` is as for `MaxPool`; the sum of a window that is cut off is divided by what is left of
-    it (cuda-convnet's conv_util.cuh, `regionSize`; torch's count_include_pad=False).
+    `ceil` is as for `MaxPool`; the sum over a clipped window is divided by the number of pixels
+    left in it (cuda-convnet's conv_util.cuh, `regionSize`; torch's count_include_pad=False).
     """
 
     def bins(self, size: int) -> list[tuple[int, int]]:
@@ -193,12 +193,12 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Dropout of a share `rate` of the units while training.
+    """Dropout of a fraction `rate` of the units during training.
 
-    Inverted, the kept units are divided by 1 - rate meanwhile, and evaluation changes nothing. The
-    paper (section 4.2) and its code keep them as they are and multiply all by 1 - rate in
-    evaluation: the same function in other numbers, since the next layer's weights differ by that
-    factor, and with them what a rate and a decay do to these.
+    Inverted dropout divides the kept units by 1 - rate in training, and does nothing in evaluation.
+    The paper (section 4.2) and its code leave the kept units unchanged, and multiply all units by
+    1 - rate in evaluation. That is the same function with the next layer's weights scaled by that
+    factor, so that a given learning rate and weight decay affect them differently.
     """
 
     rate: float = 0.5
@@ -214,7 +214,7 @@ def _places(size: int, window: int, stride: int, ceil: bool) -> int:
 
 
 def beyond(size: int, window: int, stride: int, ceil: bool) -> int:
-    """The pixels of the last window that an axis of `size` pixels lacks."""
+    """Number of pixels by which the last window extends past an axis of `size` pixels."""
     return max(0, (_places(size, window, stride, ceil) - 1) * stride + window - size)
 
 

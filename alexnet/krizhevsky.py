@@ -1,8 +1,8 @@
 """The networks of Krizhevsky's own programs, as tables: ImageNet in 2012 and 2014, CIFAR-10.
 
-Read in the files that each comment names: `computerhistory/AlexNet-Source-Code` is the program of
-2012 with its experiments, `akrizhevsky/cuda-convnet2` that of 2014, and `dnouri/cuda-convnet` a
-copy of the one that both grew from. All three round convolutions and pools up.
+Each comment names the source file: `computerhistory/AlexNet-Source-Code` is the program of 2012
+with its experiments, `akrizhevsky/cuda-convnet2` that of 2014, and `dnouri/cuda-convnet` a copy of
+the one that both grew from. All three round the sizes of convolutions and pools up.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def _without(name: str, spec: Spec, *left_out: Layer) -> Spec:
 
 _SPATIAL = next(layer for layer in KRIZHEVSKY2012 if isinstance(layer, SpatialLRN))
 
-# layers-148.cfg, the paper's "without response normalization": none of the three layers of it.
+# layers-148.cfg, the paper's "without response normalization": all three such layers removed.
 # 60,965,224 parameters.
 NO_LRN = _without("krizhevsky2012_no_lrn", KRIZHEVSKY2012, _LRN, _SPATIAL)
 
@@ -86,11 +86,11 @@ def _apart(layer: Layer) -> Layer:
 
 
 # layers-147.cfg, the paper's "non-overlapping pooling": 2x2 pools, with conv2 and conv5 padded less
-# so that fc6 has its 6x6 map. 60,965,224 parameters.
+# so that fc6 still gets a 6x6 map. 60,965,224 parameters.
 NO_OVERLAP = Spec("krizhevsky2012_no_overlap", tuple(map(_apart, KRIZHEVSKY2012)), image_size=224)
 
-# layers-150.cfg: two columns that meet at the classes only, 160 channels each in conv2. A column's
-# dense layers, 4,096 and 2,048 outputs, are written as convolutions in two groups here, the first
+# layers-150.cfg: two columns that meet only at the classes, 160 channels each in conv2. A column's
+# dense layers, 4,096 and 2,048 outputs, are written here as convolutions in two groups, the first
 # over the whole map: 8,192 and 4,096 channels. 60,714,408 parameters.
 NO_COMMUNICATION = Spec(name="krizhevsky2012_no_communication", image_size=224, layers=(
     *KRIZHEVSKY2012.layers[:4],
@@ -105,7 +105,7 @@ NO_COMMUNICATION = Spec(name="krizhevsky2012_no_communication", image_size=224, 
 ))  # fmt: skip
 
 # layers-145-half.cfg, the paper's net on one GPU: one tower of 48, 128, 192 and 192 channels, but
-# 256 in conv5, since with half of them it would have half of the parameters. 59,798,312 parameters.
+# 256 in conv5, since half of that would halve the parameters. 59,798,312 parameters.
 _ONE = dataclasses.replace(_LRN, groups=1)
 HALF = Spec(name="krizhevsky2012_half", image_size=224, layers=(
     Conv("conv1", 48, kernel=11, stride=4, init=_N01, ceil=True), _ONE, _POOL, ReLU(),
@@ -129,8 +129,8 @@ CUDA_CONVNET2 = Spec(name="cuda_convnet2", image_size=224, layers=(
 ))  # fmt: skip
 
 # "One weird trick" (Krizhevsky 2014, arXiv:1404.5997) gives its network as 64, 192, 384, 384 and
-# 256 channels; the program beside it, above, has 256 in conv4. All else as there, with fc8's biases
-# from 0. 61,838,248 parameters.
+# 256 channels; the program published with it, above, has 256 in conv4. Everything else is the same,
+# but fc8's biases start from 0. 61,838,248 parameters.
 ONE_WEIRD_TRICK = Spec(name="one_weird_trick", image_size=224, layers=(
     *CUDA_CONVNET2.layers[:10],
     Conv("conv4", 384, kernel=3, padding=1, init=_N03_BIAS1), ReLU(),
@@ -164,9 +164,9 @@ CIFAR_18PCT = Spec(name="cifar_18pct", image_size=32, num_classes=10, layers=(
 # layers-19pct.cfg, the same without normalization. 89,578 parameters.
 CIFAR_19PCT = _without("cifar_19pct", CIFAR_18PCT, _MAPS3)
 
-# The pair of the paper's Figure 1, "a four-layer convolutional neural network" on CIFAR-10 with
-# ReLUs or tanh, of which the paper says no more: here `cifar_18pct` without its normalization, with
-# every layer's nonlinearity right behind it, and the same initial weights. 89,578 parameters.
+# The pair in the paper's Figure 1, "a four-layer convolutional neural network" on CIFAR-10 with
+# ReLUs or tanh. The paper says no more about it; here it is `cifar_18pct` without normalization,
+# with every layer's nonlinearity right after it, and the same initial weights. 89,578 parameters.
 FIGURE1_RELU = Spec(name="figure1_relu", image_size=32, num_classes=10, layers=(
     Conv("conv1", 32, kernel=5, padding=2, init=Gaussian(1e-4)), ReLU(), _POOL,
     Conv("conv2", 32, kernel=5, padding=2, init=_N01), ReLU(), _AVERAGE,

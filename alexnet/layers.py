@@ -1,4 +1,4 @@
-"""A network made of layers, and what follows from its table: shapes, arrays.
+"""Networks as tables of layers, and the shapes and arrays that follow from a table.
 
 The kinds of layers are in `kinds.py`, the networks themselves in `spec.py`.
 """
@@ -91,7 +91,7 @@ class Spec:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        """Check the sizes; a UserError names the first that no network can have."""
+        """Check the sizes; a UserError names the first invalid one."""
         object.__setattr__(self, "layers", tuple(self.layers))  # a list has no hash
         for name, most in _LARGEST.items():
             check_count(name, getattr(self, name), most=most)
@@ -104,13 +104,13 @@ class Spec:
 
     @property
     def num_params(self) -> int:
-        """The count of learned numbers; statistics are not learned."""
+        """Number of learned parameters, which excludes statistics."""
         return sum(row.params for row in trace(self))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer with what follows from the layers above it, for a batch of one."""
+    """One layer with its shapes and arrays, given the layers above it, for a batch of one."""
 
     name: str
     layer: Layer
@@ -118,22 +118,22 @@ class Row:
     out_shape: tuple[int, ...]
     variables: dict[str, Variable]  # by the name within the layer: kernel, bias, ...
     multiply_adds: int
-    map_shape: tuple[int, int, int] | None  # of the feature map whose flattened form comes in
+    map_shape: tuple[int, int, int] | None  # of the feature map that the input is flattened from
 
     @property
     def params(self) -> int:
-        """The count of learned numbers."""
+        """Number of learned parameters."""
         return sum(math.prod(v.shape) for v in self.variables.values() if v.role != "statistic")
 
 
 def trace(spec: Spec) -> list[Row]:
-    """Walk the table, from layer to layer.
+    """Walk through the table, layer by layer.
 
     A layer without a name is named after its kind and the number of the convolution or dense layer
-    above it (`relu1`, `lrn1`, `pool1`, ...); a second one gets `_2`, and so on.
+    above it (`relu1`, `lrn1`, `pool1`, ...); a second one gets the suffix `_2`, and so on.
 
     Raises:
-        UserError: where the input is too small for the network, or this is no network.
+        UserError: if the input is too small for the network, or the table is not a valid network.
     """
     if not isinstance(spec, Spec):
         raise UserError(
@@ -150,7 +150,7 @@ def trace(spec: Spec) -> list[Row]:
 
 
 def _rows(spec: Spec) -> Iterator[Row]:
-    """The rows of `trace`, ending with the first whose output is empty, if one is."""
+    """The rows of `trace`, up to the first one with an empty output, if any."""
     shape: tuple[int, ...] = (spec.image_size, spec.image_size, spec.channels)
     number, names, map_shape = "0", set[str](), None
     for layer in spec.layers:
@@ -175,7 +175,7 @@ def _rows(spec: Spec) -> Iterator[Row]:
 
 
 def _out_shape(spec: Spec, layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The output's shape for one input."""
+    """The output shape for one input."""
     match layer:
         case Conv():
             return (layer.out(shape[0]), layer.out(shape[1]), layer.features)
@@ -232,16 +232,16 @@ def _kernel_and_bias(init: Init, shape: tuple[int, ...]) -> dict[str, Variable]:
 def variables(spec: Spec) -> dict[str, Variable]:
     """Every array that a network learns or tracks: `conv1.kernel`, `conv1.bias`, `bn2.mean`, ...
 
-    Initial weights, optimizer, sharding, checkpoints, converters and checks follow from this.
+    Initial weights, optimizer, sharding, checkpoints, converters and checks are derived from this.
 
     Raises:
-        UserError: where the input is too small for the network.
+        UserError: if the input is too small for the network.
     """
     return {f"{row.name}.{part}": v for row in trace(spec) for part, v in row.variables.items()}
 
 
 def map_shapes(spec: Spec) -> dict[str, tuple[int, int, int]]:
-    """The feature map (H, W, C) that each dense layer takes in flattened form, by its name."""
+    """The feature map (H, W, C) that each dense layer takes in flattened form, by layer name."""
     rows = [row for row in trace(spec) if isinstance(row.layer, Dense)]
     return {row.name: row.map_shape for row in rows if row.map_shape}
 
@@ -252,12 +252,12 @@ def check_input(spec: Spec, shape: tuple[int, ...], axes: str, kind: str) -> Non
 
     Args:
         spec: the network.
-        shape: of a batch of images.
-        axes: the order of the shape's numbers, NHWC or NCHW.
+        shape: the shape of a batch of images.
+        axes: the order of the axes, NHWC or NCHW.
         kind: the images' type, in words.
 
     Raises:
-        UserError: with what is needed.
+        UserError: saying what is needed.
     """
     if "float" not in kind:
         raise UserError(
@@ -279,12 +279,12 @@ def check_input(spec: Spec, shape: tuple[int, ...], axes: str, kind: str) -> Non
 
 
 def show(shape: Sequence[int | str]) -> str:
-    """A shape as people write it: 11x11x3x64."""
+    """A shape in the usual notation: 11x11x3x64."""
     return "x".join(map(str, shape)) or "a scalar"
 
 
 def count_dropouts(spec: Spec) -> int:
-    """The number of dropout layers, each of which takes a key a step."""
+    """Number of dropout layers, each of which needs one key per step."""
     return sum(isinstance(layer, Dropout) for layer in spec)
 
 
@@ -292,7 +292,7 @@ def min_image_size(spec: Spec) -> int:
     """The smallest input that leaves at least one pixel after every layer.
 
     Raises:
-        UserError: where no input does: some layer has no features.
+        UserError: if no input does, because some layer has no features.
     """
     for size in range(1, 1024):
         if min(list(_rows(dataclasses.replace(spec, image_size=size)))[-1].out_shape) >= 1:

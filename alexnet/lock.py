@@ -1,9 +1,8 @@
-"""One writer for a work directory: a lock that ends with the process that holds it.
+"""A lock that gives a work directory a single writer, and ends with the process that holds it.
 
-On a disk it is the system's own lock on a file, `lock`, which says who holds it. On gs:// there is
-no such thing: `lock` is an object there that its holder renews. Whoever finds one waits: until it
-is renewed, for then its holder is alive, or until it has not been renewed for so long that it
-counts for nothing.
+On a disk it is the system's own lock on a file, `lock`, which says who holds it. On gs:// there are
+no such locks, so `lock` is an object that its holder keeps renewing. A process that finds one
+waits: if the lock is renewed, its holder is alive; if it isn't for long enough, it has expired.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from alexnet.text import printable
 
 LOCK = "lock"
 RENEW_SECONDS = 20
-EXPIRE_SECONDS = 120  # since it was last renewed
+EXPIRE_SECONDS = 120  # since the last renewal
 _TRIES = 100  # at a lock file that is deleted again and again
 _MOST = 1000  # characters of a lock file
 _LENGTH = 400  # bytes of a lock in a bucket, whatever is in it
@@ -32,18 +31,18 @@ _READS, _READ_AGAIN = 4, 0.5  # while it is being replaced
 
 
 class Lock:
-    """A work directory that no other process of this project may write to until `release`."""
+    """A lock on a work directory: no other process of this project may write there meanwhile."""
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
 
 
 def acquire(path: Path) -> Lock:
-    """Lock a work directory that is there.
+    """Lock an existing work directory.
 
     Raises:
         UserError: naming the process that holds it.
-        OSError: where nothing can be written there.
+        OSError: if nothing can be written there.
     """
     return _RemoteLock(path) if files.is_remote(path) else _LocalLock(path)
 
@@ -53,7 +52,7 @@ def _myself() -> dict[str, Any]:
 
 
 def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
-    """The sentence for the second of two."""
+    """The error for a second process that wants the lock."""
     process, host = holder.get("process", "?"), holder.get("host", "?")
     return UserError(
         f"another run is writing to {path}: process {process!s:.20} on host {host!s:.80}; "
@@ -62,7 +61,7 @@ def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
-    """A lock's words on its holder; nothing where it is unreadable, or not written yet."""
+    """A lock's information about its holder; empty if it is unreadable, or not written yet."""
     with contextlib.suppress(ValueError, RecursionError):
         values = json.loads(text[:_MOST])
         return values if isinstance(values, dict) else {}
@@ -80,7 +79,7 @@ class _LocalLock(Lock):
         raise UserError(f"{self._path} can't be locked: it is deleted again and again")
 
     def _try(self, path: Path) -> bool:
-        """Lock the file; False where its holder has just deleted it."""
+        """Lock the file; return False if its holder has just deleted it."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,7 +87,7 @@ class _LocalLock(Lock):
             holder = _parsed(self._file.read(_MOST))
             self._file.close()
             raise _refusal(path, holder) from None
-        except OSError as error:  # as on some clusters' file systems
+        except OSError as error:  # on some clusters' file systems, for example
             print(
                 f"warning: a second run in {path} would not be noticed: {error.strerror}",
                 file=sys.stderr,
@@ -104,7 +103,7 @@ class _LocalLock(Lock):
         return True
 
     def release(self) -> None:
-        """Delete the file, then unlock it: whoever waits for it looks if it is still there."""
+        """Delete the file, then unlock it; others check that it still exists after locking it."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -123,7 +122,7 @@ class _RemoteLock(Lock):
         threading.Thread(target=self._renew, daemon=True, name="lock").start()
 
     def _create(self) -> bool:
-        """Make the object, unless there is one: Google decides who is first."""
+        """Create the object, unless there is one: Google decides who is first."""
         storage: Any = files.storage_of(self._path)
         with contextlib.suppress(FileExistsError):
             storage.pipe_file(str(self._path), self._text(), mode="create")
@@ -132,10 +131,10 @@ class _RemoteLock(Lock):
 
     def _text(self) -> bytes:
         values = {**_myself(), "token": self._token, "renewed": int(time.time())}
-        return json.dumps(values).ljust(_LENGTH).encode()  # a reader has asked for the size before
+        return json.dumps(values).ljust(_LENGTH).encode()  # readers ask for the size first
 
     def _holder(self) -> dict[str, Any]:
-        """The object's words; nothing where it is gone, or can't be read again and again."""
+        """The object's content; empty if it is gone, or can't be read after several tries."""
         for _ in range(_READS):
             try:
                 if values := _parsed(self._path.read_bytes()):
@@ -146,7 +145,7 @@ class _RemoteLock(Lock):
         return {}
 
     def _refuse_if_held(self, path: Path) -> None:
-        """Return once the holder is known to be gone; one that renews its lock is alive."""
+        """Wait until the holder is known to be gone; refuse if it renews its lock."""
         first, waits = self._holder(), False
         holder = first
         while self._counts(holder):
@@ -162,7 +161,7 @@ class _RemoteLock(Lock):
 
     @staticmethod
     def _counts(holder: dict[str, Any]) -> bool:
-        """Tell whether a holder may be alive: renewed a while ago, and no dead process here."""
+        """Return True if a holder may be alive: not expired, nor a dead process on this host."""
         renewed, process = holder.get("renewed"), holder.get("process")
         if not isinstance(renewed, int | float) or time.time() - renewed >= EXPIRE_SECONDS:
             return False
@@ -171,13 +170,13 @@ class _RemoteLock(Lock):
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_SECONDS):
-            with contextlib.suppress(OSError, RunError, UserError):  # a network may come back
+            with contextlib.suppress(OSError, RunError, UserError):  # the network may come back
                 holder = self._holder()
                 if holder and holder.get("token") != self._token:
                     sentence = f"failed: another run has taken over {self._path.parent}"
                     with contextlib.suppress(OSError):
                         print(sentence, file=sys.stderr, flush=True)
-                    os._exit(1)  # nothing more may be written there
+                    os._exit(1)  # this process must not write there any more
                 self._path.write_bytes(self._text())
 
     def release(self) -> None:

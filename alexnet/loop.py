@@ -1,4 +1,4 @@
-"""The one training loop; a framework comes in as an `Engine`, what people see as an `Observer`."""
+"""The training loop, with the framework behind an `Engine` and the display behind an `Observer`."""
 
 import contextlib
 import math
@@ -35,10 +35,10 @@ class Observer(Protocol):
         """Show a sentence."""
 
     def train(self, record: dict[str, Any], logged: bool) -> None:
-        """Show a step's metrics; `logged` where they went into the log."""
+        """Show a step's metrics; `logged` is set if they were written to the log."""
 
     def evaluating(self, done: int, total: int) -> None:
-        """Show how far an evaluation is."""
+        """Show an evaluation's progress."""
 
     def evaluation(self, record: dict[str, Any]) -> None:
         """Show an evaluation's result."""
@@ -46,7 +46,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a run: at which completed steps things happen."""
+    """The plan of a run: the numbers of completed steps at which things happen."""
 
     total_steps: int
     steps_per_epoch: int
@@ -62,7 +62,7 @@ class Plan:
         return cls(total, epoch, eval_every, run.checkpoint_every or eval_every)
 
     def due(self, step: int, *every: int) -> bool:
-        """Tell whether `step` ends the run, or one of the spans of `every` so many steps."""
+        """Return True if `step` ends the run, or is a multiple of any of the numbers `every`."""
         return step > 0 and (step >= self.total_steps or any(step % n == 0 for n in every))
 
 
@@ -70,8 +70,8 @@ class Plan:
 class Trainer:
     """A run in progress: the engine, and everything else that changes from step to step.
 
-    What decides the run's further course is `step`, `evals` and the engine's state; these three
-    are what a checkpoint holds.
+    The rest of the run depends only on `step`, `evals` and the engine's state, and these three are
+    what a checkpoint holds.
     """
 
     config: TrainConfig
@@ -89,18 +89,18 @@ class Trainer:
     saved_step: int = -1
     last_loss: float | None = None  # of a training batch
     bad_images: BadImages = field(default_factory=BadImages)
-    named: set[str] = field(default_factory=set)  # unreadable images, in sentences
-    timed: tuple[int, float] = (0, 0.0)  # a step and when it was done, without later pauses
+    named: set[str] = field(default_factory=set)  # unreadable images already reported, as sentences
+    timed: tuple[int, float] = (0, 0.0)  # a step and its time of completion, moved on by pauses
 
     def run(self) -> int:
         """Train to the end, or until a signal asks to stop.
 
         Returns:
-            0 at the end, else the exit code of a signal, with everything saved.
+            0 at the end of the run, or a signal's exit code, with everything saved.
 
         Raises:
             RunError: for a loss that is not finite, a checkpoint that can't be written, or another
-                process that is gone.
+                process that has died.
         """
         several = self.processes.count > 1  # torchrun sends SIGTERM after a Ctrl-C
         try:
@@ -133,10 +133,10 @@ class Trainer:
         )
 
     def _run(self, batches: Batches, received: list[int]) -> int:
-        """Train; the exit code of the signal that ended it, or 0."""
+        """Train; return the exit code of the signal that ended the run, or 0."""
         plan, self.timed = self.plan, (self.step, time.perf_counter())
         if self.config.model.init_from and self.step == 0 and self.saved_step != 0:
-            self._save()  # the weights may be others when a run that was killed asks again
+            self._save()  # if killed and restarted, the run might find other weights there
         own = received if self.processes.count == 1 else []  # with others, all have to agree
         pending: tuple[int, float, Any] | None = None  # step, rate and metrics, still computing
         while True:
@@ -158,7 +158,7 @@ class Trainer:
                 self._report(*pending)
             self.step += 1
             pending = (self.step, rate, metrics)
-            # Of several processes none may know sooner than another that a run has diverged.
+            # With several processes, all must find out at the same point that a run has diverged.
             if self.processes.count == 1 and self.engine.is_done(metrics):
                 self._report(*pending)
                 pending = None
@@ -172,7 +172,7 @@ class Trainer:
             self.step,
             total_steps=self.plan.total_steps,
             steps_per_epoch=self.plan.steps_per_epoch,
-            # Not that of the end, which a run that is made longer has had and a long one has not.
+            # Not the evaluation at a run's end, which only an extended run would have at that step.
             eval_losses=[
                 record["loss"]
                 for record in self.evals
@@ -181,13 +181,13 @@ class Trainer:
         )
 
     def _report(self, step: int, rate: float, metrics: Any) -> None:
-        """Wait for a step's metrics, refuse a loss that is no number, and log."""
+        """Wait for a step's metrics, refuse a non-finite loss, and log."""
         values = self.engine.fetch(metrics)
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"the loss is {values['loss']} at step {step}", rate)
         self.last_loss = values["loss"]
         self._name_bad(self.bad_images)
-        if values["loss"] == values["top1"] == 0:  # of one example or more, one of them is above 0
+        if values["loss"] == values["top1"] == 0:  # for any example, one of them is above 0
             raise UserError(
                 f"not one image of step {step}'s batch can be read: remove such images, or replace "
                 "them"
@@ -230,9 +230,9 @@ class Trainer:
         self.timed = (self.timed[0], self.timed[1] + time.perf_counter() - start)
 
     def _evaluate(self, stop: list[int]) -> dict[str, float] | None:
-        """Evaluate; None if a signal in `stop` comes first: a resumed run evaluates then.
+        """Evaluate; None if a signal in `stop` comes first, as the resumed run will evaluate then.
 
-        Of several processes none stops in the middle: the others would hang.
+        With several processes, none stops in the middle: the others would hang.
         """
         source, bad = self.dataset.eval, BadImages()  # an image may be readable the next time
         loading = self.config.loading(self.engine.rows)
@@ -255,7 +255,7 @@ class Trainer:
         return result
 
     def _name_bad(self, bad_images: BadImages) -> None:
-        """Name the unreadable images that were not named yet."""
+        """Report unreadable images that have not been reported yet."""
         for sentence in bad_images.take_new():
             if sentence not in self.named:
                 self.named.add(sentence)
@@ -269,25 +269,25 @@ class Trainer:
         self.saved_step = self.step
 
     def _meta(self) -> dict[str, Any]:
-        """The run's state beside the engine's."""
+        """The run's state besides the engine's."""
         last = self.evals[-1] if self.evals else {}
         meta: dict[str, Any] = {
-            "evals": list(self.evals),  # a copy: it is written while training goes on
+            "evals": list(self.evals),  # a copy: it is written while training continues
             "score": [last["top1"], -last["loss"]] if last.get("step") == self.step else None,
             "num_classes": self.dataset.num_classes,
             "class_names": [*map(storable, self.dataset.class_names)],
             "data": {k: v for k, v in self.data.items() if k != "class_names"},
         }
         if self.log:
-            self.log.flush()  # no line may be lost that came before a checkpoint
+            self.log.flush()  # no line from before a checkpoint may be lost
             meta["log"] = self.log.digest
         return meta
 
     def restore(self) -> dict[str, Any] | None:
-        """Go back to the last whole checkpoint, and give its `meta`; None where there is none.
+        """Go back to the last intact checkpoint, and return its `meta`; None if there is none.
 
         Raises:
-            RunError: where all checkpoints are damaged.
+            RunError: if all checkpoints are damaged.
         """
         meta = self.checkpoints.restore(self.engine.restore, self.progress.note)
         if meta is not None:
@@ -296,7 +296,7 @@ class Trainer:
         return meta
 
     def _diverged(self, what: str, rate: float) -> RunError:
-        """The error for numbers that are none: pixels and labels are finite, so it's the rate."""
+        """The error for non-finite numbers: pixels and labels are finite, so it's the rate."""
         self.checkpoints.wait()
         before = "" if self.last_loss is None else f", after {self.last_loss:.4g} the step before"
         return RunError(

@@ -1,13 +1,13 @@
-"""Memory that is taken and given back step by step, and what the system charges for that."""
+"""Settings that reduce the cost of allocating and freeing memory in every step."""
 
-import _signal  # `signal` itself takes milliseconds, in which a Ctrl-C would be a traceback
+import _signal  # `signal` takes milliseconds, during which Ctrl-C would print a traceback
 import contextlib
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Of glibc's malloc.h. An int is all that mallopt takes.
+# From glibc's malloc.h. mallopt takes nothing larger than an int.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _MOST = 2**31 - 1
 
@@ -19,10 +19,10 @@ _RESTARTED = "ALEXNET_RESTARTED"  # by which process
 
 
 def keep_freed() -> bool:
-    """Have the C library keep memory that is freed, for the next step; False where it can't.
+    """Have the C library keep freed memory for the next step; return False if it can't.
 
-    glibc gives large blocks back to the system at once, and every page of the next step's
-    gradients and activations is then a page fault (docs/performance.md). JAX gains nothing: it
+    By default, glibc returns large blocks to the system at once, so every page of the next step's
+    gradients and activations causes a page fault (docs/performance.md). JAX gains nothing: it
     allocates in threads, whose arenas are too small for this.
     """
     import ctypes
@@ -36,10 +36,10 @@ def keep_freed() -> bool:
 
 
 def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which a new process takes large blocks of memory in pages of 2 MB.
+    """An environment in which a new process allocates large blocks of memory in pages of 2 MB.
 
-    It is as it was where the user has decided, where glibc is older than 2.35 or missing, and where
-    the system gives such pages to everybody, or to nobody.
+    It is unchanged if the user has set this, if glibc is older than 2.35 or missing, or if the
+    system gives such pages to every process or to none.
     """
     before = environment.get(_TUNABLES, "")
     with contextlib.suppress(OSError, ValueError):
@@ -52,12 +52,12 @@ def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_with_huge_pages() -> None:
-    """Become the same process anew, once, in that environment: glibc looks there as it starts.
+    """Restart this process, once, in that environment, which glibc reads only at its start.
 
-    A signal that comes in between waits until the new one can answer it. Only a program that was
-    started by itself restarts, not one in a debugger, a profiler or somebody's own program.
+    A signal that arrives in between waits until the restarted process can handle it. Only a program
+    started on its own is restarted, not one inside a debugger, a profiler or another program.
     """
-    here = str(os.getpid())  # which stays: glibc or somebody may have taken the wish away
+    here = str(os.getpid())  # the same after the restart, even if the setting has been removed
     if os.environ.get(_RESTARTED) == here:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGNALS)
         return
@@ -73,8 +73,8 @@ def restart_with_huge_pages() -> None:
 
 
 def _is_started_alone() -> bool:
-    """Tell whether this is `python train.py`, `alexnet` or `python -m alexnet`, with its words."""
-    first = len(sys.orig_argv) - len(sys.argv)  # the program's place, behind Python's own options
+    """Return True for `python train.py`, `alexnet` or `python -m alexnet`, arguments unchanged."""
+    first = len(sys.orig_argv) - len(sys.argv)  # the program's index, after Python's own options
     if first < 1 or sys.orig_argv[first + 1 :] != sys.argv[1:] or sys.gettrace():
         return False
     options, program = sys.orig_argv[1:first], sys.orig_argv[first]

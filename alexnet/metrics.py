@@ -1,8 +1,8 @@
-"""A run's log: `metrics.jsonl`, a line at a time, and the same numbers as TensorBoard events.
+"""A run's log: `metrics.jsonl`, written line by line, and the same numbers as TensorBoard events.
 
-`metrics.digests` has a digest for each line, of that line and all before it, so that one that was
-changed is found; a checkpoint holds the digest of the last line before it. They have a file of
-their own because a line's speed differs from run to run, and so would a digest beside it.
+`metrics.digests` has a digest for each line, of that line and all before it, so that a changed line
+is detected; a checkpoint holds the digest of the last line before it. Digests have a file of their
+own because a line's speed differs from run to run, and so would a digest next to it.
 """
 
 import contextlib
@@ -33,15 +33,15 @@ Record = dict[str, Any]
 class MetricsLog:
     """The log of a run in training.
 
-    An object on gs:// can't be appended to: there both files are written in a temporary directory
-    and uploaded whole, from time to time and by `flush`.
+    An object on gs:// can't be appended to, so there both files are written in a temporary
+    directory and uploaded whole, from time to time and by `flush`.
 
     Args:
         path: the work directory.
-        kept: records that stay; all that is in the file now is replaced by them.
+        kept: records to keep; they replace everything in the file.
 
     Raises:
-        RunError: where nothing can be written; methods too.
+        RunError: if nothing can be written; methods raise it, too.
     """
 
     def __init__(self, path: Path, kept: Iterable[Record]):
@@ -49,7 +49,7 @@ class MetricsLog:
         self._temporary = tempfile.TemporaryDirectory() if files.is_remote(path) else None
         self._local = Path(self._temporary.name) if self._temporary else path
         kept = list(kept)
-        self.digest = write_all(self._local, kept)  # of the last line
+        self.digest = write_all(self._local, kept)  # digest of the last line
         with _in_a_sentence(path):
             self._file = (self._local / METRICS).open("ab", buffering=0)
             self._digests = (self._local / DIGESTS).open("ab", buffering=0)
@@ -69,7 +69,7 @@ class MetricsLog:
             self._upload()
 
     def flush(self) -> None:
-        """Return when all lines are on the disk, or in the bucket; before a checkpoint, for one."""
+        """Write all lines to the disk or the bucket, for instance before a checkpoint."""
         with _in_a_sentence(self._path):
             self._events.flush()
         for name in (METRICS, DIGESTS):
@@ -83,14 +83,14 @@ class MetricsLog:
         for file in files.list_files(self._local):
             with files.staged(self._path / file.relative_to(self._local)) as copy:
                 shutil.copyfile(file, copy)
-        # A long run's files grow: a fiftieth of the time is the most that goes into them.
+        # A long run's files grow, so limit uploads to a fiftieth of the time.
         end = time.monotonic()
         self._new, self._due = False, end + max(UPLOAD_EVERY, 50 * (end - start))
 
     def close(self) -> None:
         """Flush and close both."""
         self._new = True  # the last events
-        with self._temporary or contextlib.nullcontext():  # is deleted in the end
+        with self._temporary or contextlib.nullcontext():  # is deleted at the end
             try:
                 self.flush()
             finally:
@@ -102,14 +102,14 @@ class MetricsLog:
 class _Events:
     """TensorBoard's events, written in this thread.
 
-    tensorboardX's own writer hands them to a thread by a queue of ten: where the disk is full the
-    thread dies, the queue fills, and training waits for good.
+    tensorboardX's own writer passes them to a thread through a queue of ten. If the disk is full,
+    the thread dies, the queue fills up, and training hangs.
     """
 
     def __init__(self, folder: Path, last_step: int):
         from alexnet.imports import hidden
 
-        # What tensorboardX imports wherever it is installed, and isn't needed for files.
+        # Imported by tensorboardX if installed, but not needed for files.
         with hidden("torch", "google.cloud.storage"):
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto import event_pb2
@@ -118,7 +118,7 @@ class _Events:
         folder.mkdir(exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"))
         self._flushed = time.monotonic()
-        # Events of later steps that a run wrote before it was resumed count no more.
+        # Invalidates events of later steps, written before the run was resumed.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(last_step + 1, session_log=start)
 
@@ -135,12 +135,12 @@ class _Events:
         self._writer.write_event(self._event(wall_time=time.time(), step=step, **what))
 
     def flush(self) -> None:
-        """Put them on the disk."""
+        """Write all events to the disk."""
         self._writer.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Close the file, whatever the disk says to what is not on it yet."""
+        """Close the file, even if the last events can't be written to the disk."""
         with contextlib.suppress(OSError):
             self._writer.close()
         with contextlib.suppress(OSError):
@@ -148,13 +148,13 @@ class _Events:
 
 
 def write_all(path: Path, records: Iterable[Record]) -> str:
-    """Write a log with these records, and give the digest of its last line."""
+    """Write a log with these records, and return the digest of its last line."""
     chain, lines, digests = "", [], []
     for record in records:
         chain = _chained(chain, record)
         lines.append(_encoded(record))
         digests.append(f"{chain}\n".encode())
-    # In this order: digests of lines that are no more do no harm.
+    # In this order, as digests of lines that no longer exist do no harm.
     for name, content in ((METRICS, lines), (DIGESTS, digests)):
         with files.atomic_write(path / name) as file:
             file.write(b"".join(content))
@@ -178,10 +178,10 @@ def _in_a_sentence(path: Path) -> Iterator[None]:
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a work directory; a last line that was cut off is left out.
+    """The records of a work directory; a truncated last line is left out.
 
     Raises:
-        UserError: where a line is damaged, or is no record.
+        UserError: if a line is damaged, or is not a record.
     """
     records, problem = _read(path)
     if problem:
@@ -192,7 +192,7 @@ def read(path: Path) -> list[Record]:
         return records
     for number, record in enumerate(records, 1):
         chain = _chained(chain, record)
-        # A run that was killed may have written its last line and not the digest.
+        # A run that was killed may have written its last line but not the digest.
         expected = digests[number - 1] if number < len(digests) else None
         if expected != chain.encode() and not (expected is None and number == len(records)):
             raise UserError(
@@ -203,18 +203,18 @@ def read(path: Path) -> list[Record]:
 
 
 def kept(path: Path, step: int, last: str | None) -> tuple[list[Record], str]:
-    """The records that a resumed run keeps, those before its checkpoint, and what to say of them.
+    """The records that a resumed run keeps, those before its checkpoint, and any problem with them.
 
-    A damaged log costs no run its resume: where it is not as it was, a copy of it stays behind.
+    A damaged log doesn't prevent a run from resuming: a copy of the damaged file is kept.
 
     Args:
         path: the work directory.
-        step: of the checkpoint.
-        last: the digest that the checkpoint has of the last line before it; None where an earlier
-            version wrote it.
+        step: the checkpoint's step.
+        last: the checkpoint's digest of the last line before it; None if an earlier version wrote
+            the checkpoint.
 
     Returns:
-        The records, and a sentence where lines are missing or damaged, else "".
+        The records, and a sentence if lines are missing or damaged, else "".
     """
     records, problem = _read(path)
     chain = ""
@@ -236,7 +236,7 @@ def kept(path: Path, step: int, last: str | None) -> tuple[list[Record], str]:
 
 
 def _read(path: Path) -> tuple[list[Record], str]:
-    """The records up to the first line that is none, and a sentence on that one."""
+    """The records up to the first invalid line, and a sentence about that line."""
     records: list[Record] = []
     lines = _lines(path / METRICS)
     for number, line in enumerate(lines, 1):
@@ -244,13 +244,13 @@ def _read(path: Path) -> tuple[list[Record], str]:
             records.append(_record(line))
         except _NO_RECORD:
             if number == len(lines) and not _is_record(line[:-1]):
-                break  # cut off, or nothing
+                break  # truncated, or empty
             return records, f"{path / METRICS}, line {number} is not a record of metrics"
     return records, ""
 
 
 def _lines(file: Path) -> list[bytes]:
-    """A file's lines, the last one being what follows the last line's end."""
+    """A file's lines; the last one is whatever follows the last newline."""
     if not file.exists():
         return [b""]
     with files.open_file(file, _MAX_READ) as opened:
@@ -258,7 +258,7 @@ def _lines(file: Path) -> list[bytes]:
 
 
 def _is_record(line: bytes) -> bool:
-    """Tell whether it is a whole line: then what followed it was a line's end."""
+    """Return True if it is a whole line, which implies that a newline followed it."""
     try:
         _record(line)
     except _NO_RECORD:
@@ -267,7 +267,7 @@ def _is_record(line: bytes) -> bool:
 
 
 def _record(line: bytes) -> Record:
-    """A line's record; a ValueError where it is none."""
+    """Parse a line's record; raise a ValueError if it is not one."""
     record = json.loads(line.decode())
     if not isinstance(record, dict):
         raise ValueError

@@ -1,4 +1,4 @@
-"""Class names: those that came with the weights, else ImageNet's, else numbers."""
+"""Class names: those stored with the weights, else ImageNet's, else numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ _AFTER_WNID = ("", "_", "-", " ", ".")  # as in a folder called n02012849_crane
 
 @dataclass(frozen=True)
 class ClassNames:
-    """A network's classes, as people read them."""
+    """The names of a network's classes."""
 
     names: tuple[str, ...]
     wnids: tuple[str, ...] | None  # WordNet's identifiers: names repeat in some lists
-    origin: str  # where the names are from, in words
+    origin: str  # source of the names, in words
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """The words that tell classes apart: WNIDs where there are, else the names."""
+        """Unique identifiers of the classes: WNIDs if known, else the names."""
         return self.wnids or self.names
 
     def show(self, label: int) -> str:
-        """A class in a table: its name, its WNID beside it; nothing that a terminal obeys."""
+        """A class for a table: its name and any WNID, without terminal control codes."""
         name = printable(self.names[label])
         return f"{name} ({self.wnids[label]})" if self.wnids else name
 
 
 def class_names(weights: Weights, data: Sequence[str] = ()) -> ClassNames:
-    """The names of a network's classes: its own, else those of data with as many classes."""
+    """The names of a network's classes: its own, else those of data with as many."""
     if weights.class_names:
         return named(weights.class_names, "the weights")
     if len(data) == weights.spec.num_classes:
@@ -44,7 +44,7 @@ def class_names(weights: Weights, data: Sequence[str] = ()) -> ClassNames:
 
 
 def named(names: Sequence[str], origin: str) -> ClassNames:
-    """Names as they are, or the words for them where all begin with one of ImageNet's WNIDs."""
+    """Names as they are, or ImageNet's words for them if all begin with ImageNet WNIDs."""
     words = dict(imagenet.classes())
     wnids = tuple(name[:9] for name in names)
     if all(w in words and name[9:10] in _AFTER_WNID for w, name in zip(wnids, names, strict=True)):

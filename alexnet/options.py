@@ -1,8 +1,8 @@
-"""Frozen dataclasses from command lines, and from JSON.
+"""Frozen dataclasses read from command lines and from JSON.
 
-A field is an option, named as the field is, and the comment above it is its help. A field that is
-a dataclass itself is a group of options, headed by the first line of its docstring. Names are
-unique over the whole tree. `Literal` lists the words that an option takes.
+A field is an option of the same name, and the comment above it is its help text. A field that is
+itself a dataclass is a group of options, headed by the first line of its docstring. Names are
+unique over the whole tree. `Literal` lists the values that an option accepts.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from alexnet.errors import UserError, choose, nearest
 from alexnet.files import as_path
 
 T = TypeVar("T")
-# Metadata of a field that is no --option; the last may be a tuple, which takes all that is left.
+# Metadata of a positional argument; the last one may be a tuple, which takes all remaining words.
 POSITIONAL = MappingProxyType({"positional": True})
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_LARGEST = 2**63  # what libraries take for an integer
+_LARGEST = 2**63  # limit of libraries' integers
 LEAST, MOST = 1e-37, 1e37  # magnitudes that, as their reciprocals, are finite and normal in fp32
 
 
@@ -39,13 +39,13 @@ def parse(
         kind: the dataclass to make.
         argv: words after the command's name.
         prog: the command, for messages.
-        description: for its help.
-        defaults: maps what the command line gives, by field name, to values of `kind`'s own
-            fields that stand in place of the dataclass's defaults.
-        words: values that the help lists for fields whose type doesn't.
+        description: text for its help.
+        defaults: maps the values from the command line, by field name, to values of `kind`'s own
+            fields that replace the dataclass's defaults.
+        words: values that the help lists for fields whose type doesn't list them.
 
     Returns:
-        What the command line describes, or None after printing help.
+        The dataclass that the command line describes, or None after printing help.
 
     Raises:
         UserError: for an unknown option, a missing or malformed value, or one that `kind` refuses.
@@ -75,7 +75,7 @@ def parse(
 
 
 def _build(kind: type[T], given: Mapping[str, Any], base: Mapping[str, Any], see: str) -> T:
-    """A dataclass of values given, else of those of `base`, else of its own defaults."""
+    """A dataclass with the values given, else those of `base`, else its own defaults."""
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values = {name: base[name] for name in names if name in base}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def _build(kind: type[T], given: Mapping[str, Any], base: Mapping[str, Any], see
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        """Raise, where argparse would print and exit."""
+        """Raise an error; argparse would print and exit."""
         raise UserError(message.removeprefix("argument "))
 
 
@@ -102,9 +102,9 @@ def _parser(
     base: Mapping[str, Any] | None = None,
     **about: Any,
 ) -> _Parser:
-    """A parser without defaults: what isn't given stays away.
+    """A parser without defaults: options that aren't given are absent from the result.
 
-    With `base`, the defaults to show, it has the help.
+    With `base`, the defaults to show, it includes the help.
     """
     parser = _Parser(
         argument_default=argparse.SUPPRESS, add_help=False, allow_abbrev=False, **about
@@ -132,25 +132,25 @@ def _add(
             shown_ = None if base is None else vars(value)
             _add(parser, inner, field.type, words, shown_)  # type: ignore[arg-type]
             continue
-        plain = value is False and group is parser  # without a --no- form it can only be off
+        plain = value is False and group is parser  # without a --no- form its default is always off
         default = "" if plain or not shown(value, "") else f" (default: {shown(value)})"
         text = comments.get(field.name, "").replace("%", "%%") + default
         if not _is_positional(field):
             reading = _reading(field, group is not parser, words)
             group.add_argument(flag(field.name), dest=field.name, help=text, **reading)
-        elif base is not None:  # read from what the parser leaves over
+        elif base is not None:  # read from the words that the parser leaves over
             group.add_argument(_name(field), help=text)
 
 
 def _reading(
     field: dataclasses.Field, in_group: bool, words: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """Arguments for argparse by which a field is read."""
+    """Arguments with which argparse reads a field."""
     kind, optional = without_none(field.type)
     if kind is bool:  # in a group, a recipe may have turned it on
         return {"action": argparse.BooleanOptionalAction if in_group else "store_true"}
     count: str | int | None = None
-    if get_origin(kind) is tuple:  # of any length, or of as many as it lists
+    if get_origin(kind) is tuple:  # any number of values, or as many as its type lists
         count = "*" if Ellipsis in get_args(kind) else len(get_args(kind))
         kind = get_args(kind)[0]
     listed = words.get(field.name) or (get_args(kind) if get_origin(kind) is Literal else ())
@@ -164,7 +164,7 @@ def _reading(
 
 
 def _text(text: str) -> str:
-    if not text:  # as of an empty variable in somebody's script
+    if not text:  # as from an empty variable in a script
         raise argparse.ArgumentTypeError("the value is empty: give one, or leave the option out")
     return text
 
@@ -184,7 +184,7 @@ def _number(text: str) -> float:
 
 
 def without_none(kind: Any) -> tuple[Any, bool]:
-    """A field's type apart from None, and if None is allowed."""
+    """A field's type without None, and a flag that says if None is allowed."""
     if get_origin(kind) not in (Union, UnionType):
         return kind, False
     (rest,) = (part for part in get_args(kind) if part is not NoneType)
@@ -192,7 +192,7 @@ def without_none(kind: Any) -> tuple[Any, bool]:
 
 
 def flag(name: str) -> str:
-    """The option of a field; a last underscore only keeps its name off Python's own words."""
+    """The option of a field; a trailing underscore, which avoids Python keywords, is dropped."""
     return "--" + name.rstrip("_").replace("_", "-")
 
 
@@ -205,7 +205,7 @@ def _name(field: dataclasses.Field) -> str:
 
 
 def _unknown(word: str, parser: _Parser, see: str) -> UserError:
-    """The error for an option that isn't there, with the nearest one that is."""
+    """The error for an unknown option; it suggests the nearest known one."""
     word = word.partition("=")[0]
     known = [name[2:] for name in parser._option_string_actions if name.startswith("--")]
     near = nearest(word.strip("-").replace("_", "-"), known)
@@ -214,7 +214,7 @@ def _unknown(word: str, parser: _Parser, see: str) -> UserError:
 
 
 def _usage(kind: type, prog: str) -> str:
-    """A line with what can't be left out; argparse's own would list every option."""
+    """A usage line with only the required arguments; argparse's own would list every option."""
     needed = [f for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
     words = [
         f"{_name(f)} {f.name.upper()}"
@@ -241,7 +241,7 @@ def _comments(kind: type) -> dict[str, str]:
 
 
 def shown(value: Any, nothing: str = "not given") -> str:
-    """A value as it stands on a command line; `nothing` for none."""
+    """A value as it is written on a command line; `nothing` if there is none."""
     if value is None or value is dataclasses.MISSING or value == ():
         return nothing
     if isinstance(value, bool):
@@ -253,11 +253,11 @@ def shown(value: Any, nothing: str = "not given") -> str:
 
 
 def from_plain(kind: Any, values: Any) -> Any:
-    """A dataclass from JSON values; what is missing takes its default.
+    """A dataclass from JSON values; missing fields take their defaults.
 
     Raises:
-        ValueError: for fields that it doesn't have, or values of another type.
-        UserError: for values that it refuses.
+        ValueError: for unknown fields, or values of the wrong type.
+        UserError: for values that the dataclass refuses.
     """
     fields = {f.name: f.type for f in dataclasses.fields(kind)}
     if not isinstance(values, dict) or values.keys() - fields.keys():
@@ -274,13 +274,13 @@ def from_plain(kind: Any, values: Any) -> Any:
 
 
 def _fits(kind: Any, value: Any) -> bool:
-    """True where a value has the type of a field."""
+    """True if a value has the type of a field."""
     if get_origin(kind) in (UnionType, Union):
         return any(_fits(part, value) for part in get_args(kind))
     if get_origin(kind) is tuple:
         return type(value) is tuple and all(_fits(get_args(kind)[0], v) for v in value)
     if get_origin(kind) is Literal:
-        return type(value) is str  # the dataclass knows which
+        return type(value) is str  # the dataclass checks the value
     return type(value) is kind or (kind is float and type(value) is int)
 
 
@@ -288,10 +288,10 @@ def _fits(kind: Any, value: Any) -> bool:
 
 
 def check_values(options: Any) -> None:
-    """Refuse words that a field's `Literal` doesn't list, and numbers that no computer handles.
+    """Refuse values that a field's `Literal` doesn't list, and numbers too large or not finite.
 
     Raises:
-        UserError: naming the option, its value and what would do.
+        UserError: naming the option, its value and the valid values.
     """
     for field in dataclasses.fields(options):
         value, (kind, _) = getattr(options, field.name), without_none(field.type)
@@ -309,30 +309,30 @@ def require(holds: bool, name: str, value: Any, need: str) -> None:
     """Refuse a field's value.
 
     Raises:
-        UserError: where `holds` is false.
+        UserError: if `holds` is false.
     """
     if not holds:
         raise UserError(f"{flag(name)} is {shown(value):.60}, but it must be {need}")
 
 
 def check_option_path(name: str, text: str | None, hub: bool = False) -> None:
-    """Refuse a field's text that is no path; with `hub` it may be an address hf://...
+    """Refuse a field's text if it is not a path or, with `hub`, an address hf://...
 
     Raises:
         UserError: naming the option.
     """
     try:
-        if text and not (hub and text.startswith("hf://")):  # that is fetched when it is read
+        if text and not (hub and text.startswith("hf://")):  # fetched when it is read
             as_path(text)
     except UserError as error:
         raise UserError(f"{flag(name)}: {error}") from error
 
 
 def between(options: Any, low: float, high: float | None, *names: str) -> None:
-    """Refuse values of the named fields outside a range; None is inside.
+    """Refuse values of the named fields outside a range; None is allowed.
 
     Raises:
-        UserError: naming the first.
+        UserError: naming the first such field.
     """
     need = f"at least {low}" if high is None else f"from {low} to {high}"
     for name in names:

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, lead to a full disk, or that nobody reads any more."""
+"""Handling of standard streams that are closed, go to a full disk, or have lost their reader."""
 
 import contextlib
 import errno
@@ -10,13 +10,13 @@ import threading
 from collections.abc import Iterator
 
 _lock = threading.Lock()
-_gone: OSError | None = None  # the reason, once standard output leads nowhere
+_gone: OSError | None = None  # the reason, once standard output is discarded
 
 
 def open_closed() -> None:
-    """Have streams that a shell closed (`>&-`) lead nowhere.
+    """Point streams that a shell closed (`>&-`) at the null device.
 
-    Python leaves them None, and the next file that is opened would get a standard stream's number.
+    Python leaves them None, and the next file opened would get a standard stream's number.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is not None:
@@ -33,14 +33,14 @@ def open_closed() -> None:
 
 
 def lost(error: OSError) -> OSError | None:
-    """The reason why standard output can't be written to, None where `error` is of something else.
+    """The reason why standard output can't be written to; None if `error` has another cause.
 
-    It leads nowhere from then on, so that what is left in its buffer does no harm.
+    From then on, output is discarded, so that what is left in the buffer does no harm.
     """
     global _gone
     try:
         number = sys.stdout.fileno()
-    except OSError:  # no file at all, as in tests
+    except OSError:  # not a file at all, as in tests
         return None
     found = error if _is_of(number, error) else None
     try:
@@ -55,10 +55,10 @@ def lost(error: OSError) -> OSError | None:
 
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
-    """Go on without standard output where it is lost, and say so once on standard error.
+    """Continue without standard output if it is lost, and say so once on standard error.
 
-    For a run that is to be saved whoever reads along: the log's disk may be full, and a Ctrl-C ends
-    the `tee` of `| tee log` first.
+    For a run that must be saved even if its output can't be: the log's disk may be full, and a
+    Ctrl-C ends the `tee` of `| tee log` first.
     """
     try:
         yield
@@ -72,31 +72,31 @@ def lasting() -> Iterator[None]:
             return
         try:
             print(f"{sentence(reason)}: going on without it", file=sys.stderr, flush=True)
-        except OSError:  # `2>&1`: nothing that is said later may end the run either
+        except OSError:  # `2>&1`: later messages must not end the run either
             _lead_nowhere(2)
 
 
 def say(text: str) -> None:
-    """Print a line, which may be lost."""
+    """Print a line; if standard output is gone, it is lost."""
     with lasting():
         print(text, flush=True)
 
 
 def sentence(reason: OSError) -> str:
-    """The loss of standard output in words."""
+    """A sentence about the loss of standard output."""
     if isinstance(reason, BrokenPipeError):
         return "nobody reads standard output any more"
     return f"standard output can't be written to: {reason.strerror}"
 
 
 def _is_of(number: int, error: OSError) -> bool:
-    """Tell whether an error can be that of writing to this file."""
+    """Return True if an error may come from writing to this file."""
     if error.filename is not None:
         return False
     if isinstance(error, BrokenPipeError):
         return _reader_left(number)
     mode = os.fstat(number).st_mode
-    if error.errno == errno.EIO:  # of a terminal that is gone
+    if error.errno == errno.EIO:  # from a terminal that is gone
         return stat.S_ISCHR(mode)
     is_full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
     return is_full and (stat.S_ISREG(mode) or stat.S_ISCHR(mode))
@@ -117,7 +117,7 @@ def _is_open(number: int) -> bool:
 
 
 def _reader_left(number: int) -> bool:
-    """True where nobody reads standard output any more, as after `| head`."""
+    """True if nobody reads standard output any more, as after `| head`."""
     pipe = select.poll()
-    pipe.register(number, 0)  # an error is reported whatever is asked for
+    pipe.register(number, 0)  # errors are reported whatever the event mask
     return bool(pipe.poll(0))

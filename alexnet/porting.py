@@ -1,4 +1,4 @@
-"""Weights moved between files, and half-trained runs between frameworks."""
+"""Conversion of weights between file formats, and of unfinished runs between frameworks."""
 
 import dataclasses
 import os
@@ -34,19 +34,19 @@ from alexnet.weights.assemble import usable_names
 from alexnet.weights.formats import agreeing, from_suffix
 from alexnet.weights.precision import Dtype, check_finite
 
-FOLDER = "hf-folder"  # what `--to` calls a Hugging Face folder
-_LISTED = 20  # steps that an error names
+FOLDER = "hf-folder"  # the value of `--to` for a Hugging Face folder
+_LISTED = 20  # steps that an error lists
 Arrays = Mapping[str, Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run at one of its checkpoints, free of any framework."""
+    """A run at one of its checkpoints, independent of any framework."""
 
     config: TrainConfig
     spec: Spec
     arrays: Arrays  # `params` and, with momentum, `momentum`, by canonical name
-    meta: dict[str, Any]  # of the checkpoint: step, evaluations, score
+    meta: dict[str, Any]  # the checkpoint's: step, evaluations, score
     metrics: list[dict[str, Any]]  # up to the step
 
     @property
@@ -64,7 +64,7 @@ def run_config(path: Path) -> TrainConfig:
     """The configuration of a run; any directory with a `config.json` may look like one.
 
     Raises:
-        UserError: where it is none.
+        UserError: if it is not a run's.
     """
     try:
         return workdir.read_config(path)
@@ -73,11 +73,11 @@ def run_config(path: Path) -> TrainConfig:
 
 
 def read_run(path: Path, step: int | None = None, *, with_log: bool = True) -> RunState:
-    """A run at its last checkpoint, or at the one of a step.
+    """Read a run at its last checkpoint, or at a given step's.
 
     Raises:
-        UserError: where there is no run, or no checkpoint of that step, or the log is damaged.
-        RunError: where the checkpoint is damaged.
+        UserError: if there is no run, or no checkpoint of that step, or the log is damaged.
+        RunError: if the checkpoint is damaged.
     """
     config = run_config(path)
     directory = path / workdir.CHECKPOINTS
@@ -96,7 +96,7 @@ def read_run(path: Path, step: int | None = None, *, with_log: bool = True) -> R
         weights.check(arrays["params"] | arrays.get("momentum", {}), spec)
     except MemoryError:
         raise
-    except Exception as error:  # of a damaged state the frameworks raise nearly anything
+    except Exception as error:  # on a damaged state, the frameworks raise nearly anything
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         others = [str(other) for other in steps if checkpoint_path(directory, other) != checkpoint]
         way_out = (
@@ -112,11 +112,11 @@ def read_run(path: Path, step: int | None = None, *, with_log: bool = True) -> R
 
 
 def write_run(path: Path, state: RunState, framework: Framework) -> None:
-    """A work directory from which `framework` can `--resume`, whole or not at all.
+    """Write a work directory from which `framework` can `--resume`, whole or not at all.
 
     Raises:
-        UserError: where something is there already.
-        RunError: where the disk refuses it.
+        UserError: if something is there already.
+        RunError: if it can't be written to the disk.
     """
     workdir.check_name(path)
     for folder in () if is_remote(path) else Path(os.path.realpath(path)).parents:
@@ -125,14 +125,14 @@ def write_run(path: Path, state: RunState, framework: Framework) -> None:
     there = UserError(f"{path} is there already, and a run is never overwritten: name a new one")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise there
-    if is_remote(path):  # where nothing can be renamed
+    if is_remote(path):  # nothing can be renamed there
         _fill_run(path, path, state, framework)
         return
     target = Path(os.path.realpath(path))
     with staging(target) as directory:
         _fill_run(directory, path, state, framework)
         if not take_place(directory, target):
-            raise there  # meanwhile
+            raise there  # something appeared meanwhile
 
 
 def _fill_run(directory: Path, path: Path, state: RunState, framework: Framework) -> None:
@@ -152,7 +152,7 @@ def _fill_run(directory: Path, path: Path, state: RunState, framework: Framework
     meta["log"] = metrics.write_all(directory, state.metrics)
     checkpoints.save(state.step, state.arrays, meta)
     checkpoints.wait()
-    workdir.write_config(directory, config)  # last: what makes the directory a run
+    workdir.write_config(directory, config)  # last: it makes the directory a run
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -163,7 +163,7 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def run_weights(state: RunState, path: Path) -> Weights:
-    """A run's weights, with its preprocessing and, since version 0.3 kept them, class names."""
+    """A run's weights, with its preprocessing and, since version 0.3 stores them, class names."""
     names = state.meta.get("class_names")
     own, notes = usable_names(list(map(str, names)) if isinstance(names, list) else (), state.spec)
     return Weights(
@@ -178,13 +178,13 @@ def run_weights(state: RunState, path: Path) -> Weights:
 
 
 def training(state: RunState) -> hub.Training:
-    """A run as a model card tells of it."""
+    """A run's training as described in a model card."""
     evals = [line for line in state.metrics if line["split"] == "eval" and _is_measured(line)]
     return hub.Training(state.config, state.step, evals[-1] if evals else None)
 
 
 def _is_measured(record: Mapping[str, Any]) -> bool:
-    """Tell whether a record of metrics has the numbers that a model card tells."""
+    """Return True if a record of metrics has the numbers for a model card."""
     numbers = [record.get("count", 0), *(record.get(name) for name in ("top1", "top5", "loss"))]
     return all(type(n) in (int, float) and abs(n) < 1e100 for n in numbers)  # nor NaN
 
@@ -192,7 +192,7 @@ def _is_measured(record: Mapping[str, Any]) -> bool:
 def _write_run_as(
     target_format: str | None, source: str | PurePath, state: RunState, target: Path
 ) -> str:
-    """Write a run for `target_format`, by default the other framework, and say what was done."""
+    """Write a run for `target_format`, by default the other framework; return a summary."""
     other = "torch" if state.config.framework == "jax" else "jax"
     framework = cast(Framework, target_format or other)
     write_run(target, state, framework)
@@ -204,7 +204,7 @@ def _write_run_as(
 
 
 def _left_behind(source: Path, state: RunState) -> list[str]:
-    """A sentence on the run's other checkpoints, of which one may be its best."""
+    """A sentence about the run's other checkpoints, one of which may be its best."""
     inside = source.parent.name == workdir.CHECKPOINTS
     folder = source.parent if inside else source / workdir.CHECKPOINTS
     others = [step for step in saved_steps(folder) if step != state.step]
@@ -219,7 +219,7 @@ def _left_behind(source: Path, state: RunState) -> list[str]:
 
 
 def no_weights(path: Path) -> UserError:
-    """The error for a directory that is none of those that hold weights."""
+    """The error for a directory of no kind that holds weights."""
     return UserError(
         f"{path} is a directory, but neither a run's work directory (no config.json) nor a "
         "Hugging Face folder (no model.safetensors)"
@@ -233,10 +233,10 @@ def _read(
     variant: str | None,
     image_size: int | None,
 ) -> tuple[Weights, RunState | None]:
-    """The weights of a source, and the run that they are of, if any.
+    """The weights of a source, and the run that they come from, if any.
 
     Raises:
-        UserError: for what can't be read, and options that this kind of source has no use for.
+        UserError: for a source that can't be read, and options that don't apply to its kind.
     """
     path = hub.local(source)
     if path.parent.name == workdir.CHECKPOINTS and is_run(path.parent.parent):
@@ -257,7 +257,7 @@ def _read(
 
 
 def _changed(whole: Weights, to_variant: str | None, fold: bool) -> Weights:
-    """Weights as another variant, and for torchvision's normalization, where that is wanted."""
+    """Weights as another variant, and for torchvision's normalization, if requested."""
     if to_variant:
         whole = adapt(whole, to_variant)
     if fold:
@@ -274,9 +274,9 @@ def _changed(whole: Weights, to_variant: str | None, fold: bool) -> Weights:
 class Change:
     """Changes that a conversion makes to weights."""
 
-    variant: str | None = None  # the one to become, where that is exact
-    fold: bool = False  # mean and scale go into conv1, for torchvision's input, where exact
-    preparation: PreparationConfig | None = None  # preprocessing in place of theirs
+    variant: str | None = None  # the one to convert to, if exact
+    fold: bool = False  # fold mean and scale into conv1, for torchvision's input, if exact
+    preparation: PreparationConfig | None = None  # preprocessing that replaces the weights' own
     dtype: Dtype = "fp32"  # of the numbers in the file
 
 
@@ -292,25 +292,25 @@ def convert(
     change: Change = Change(),
     overwrite: bool = False,
 ) -> tuple[Weights, list[str]]:
-    """Convert, and say in words what was done.
+    """Convert weights or a run, and describe what was done.
 
     Args:
         source: a weights file, a Hugging Face folder, hf://ORG/NAME@REVISION, a run's work
             directory, or one of its checkpoints.
         target: a weights file, for `hf-folder` a directory, or, for a run, a new work directory.
-        source_format: of `weights.FORMATS`; told from the content by default.
-        target_format: the same, hf-folder, or jax or torch for a run; told from the name by
-            default.
-        step: of the run's checkpoint; the last by default.
-        variant, image_size: the network, for source files that leave it open.
-        change: to make on the way.
-        overwrite: replace a Hugging Face folder's files that are there already.
+        source_format: one of `weights.FORMATS`; by default detected from the content.
+        target_format: the same, hf-folder, or jax or torch for a run; by default inferred from the
+            name.
+        step: step of the run's checkpoint; by default the last.
+        variant, image_size: the network, for source files that don't say.
+        change: changes to make in the conversion.
+        overwrite: replace files that are already in a Hugging Face folder.
 
     Returns:
-        The weights, not rounded yet, and sentences: what was done first, then what to know.
+        The weights, not rounded yet, and sentences: first what was done, then notes.
 
     Raises:
-        UserError: for what can't be read, or not be converted exactly.
+        UserError: for anything that can't be read, or can't be converted exactly.
     """
     if target.suffix and target_format not in (FOLDER, "jax", "torch"):
         check_target(target)
@@ -345,10 +345,10 @@ def convert(
 
 
 def _notes(source: str | PurePath, whole: Weights, format: str, change: Change) -> list[str]:
-    """Sentences on what is converted, and what the target can't hold.
+    """Sentences about what is converted, and what the target can't hold.
 
     Raises:
-        UserError: where an option would have no effect.
+        UserError: if an option would have no effect.
     """
     names = f"{len(whole.class_names)}, from the source" if whole.class_names else "none"
     notes = [said(whole), f"class names: {names}", *whole.notes]
@@ -363,7 +363,7 @@ def _notes(source: str | PurePath, whole: Weights, format: str, change: Change) 
             f"{', '.join(change.preparation.given)} would have no effect: {format} files hold no "
             "preprocessing; leave that out, or write safetensors, onnx or hf-folder"
         )
-    spec = whole.spec  # of a network for images of any size, the arrays don't tell which
+    spec = whole.spec  # for a network that takes any image size, the arrays don't show which
     own = spec.name in VARIANTS and VARIANTS[spec.name].image_size == spec.image_size
     size = "" if own else f" --image-size {spec.image_size}"
     return [
@@ -374,7 +374,7 @@ def _notes(source: str | PurePath, whole: Weights, format: str, change: Change) 
 
 
 def _check_finite(arrays: Arrays, run: str | PurePath | None) -> None:
-    """Refuse a run's, or a file's, arrays with numbers that are none."""
+    """Refuse a run's or a file's arrays with numbers that are not finite."""
     way_out = (
         f"the network diverged; --step takes an earlier checkpoint of {run}"
         if run
@@ -386,7 +386,7 @@ def _check_finite(arrays: Arrays, run: str | PurePath | None) -> None:
 
 
 def _refuse_changes(change: Change, target: Path) -> None:
-    """Refuse what is for weights, where a whole run is moved."""
+    """Refuse options for weights when a whole run is converted."""
     if change != Change():
         raise UserError(
             f"{target} is to be a run, which keeps its preprocessing, variant and fp32: "

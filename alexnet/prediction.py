@@ -1,4 +1,4 @@
-"""Classes of single images: files, folders, patterns, or pictures in memory."""
+"""Prediction of the classes of single images: files, folders, patterns, or images in memory."""
 
 import contextlib
 import glob
@@ -23,12 +23,12 @@ from alexnet.text import printable
 from alexnet.weights import Weights
 
 MOST = 32
-SMALL = 8  # images a batch where there are no more: any usual number of devices can share them
+SMALL = 8  # batch size for fewer images: any usual number of devices can divide it
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The highest classes of one image."""
+    """The most probable classes of one image."""
 
     name: str  # the file's, or the image's number
     classes: tuple[int, ...]  # highest first
@@ -38,7 +38,7 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class ImageList:
-    """Images of no known class, as a `Source`."""
+    """Images without labels, as a `Source`."""
 
     images: Sequence[Any]  # as `inputs.decodable` takes them
 
@@ -49,21 +49,21 @@ class ImageList:
         return decodable(self.images[index]), 0
 
     def describe(self, index: int) -> str:
-        """The file's path, escaped where it can't be printed, or the image's number."""
+        """The file's path, with unprintable characters escaped, or the image's number."""
         image = self.images[index]
         return printable(str(image)) if isinstance(image, str | os.PathLike) else f"image {index}"
 
 
 def batch_of(images: int, most: int = MOST) -> int:
-    """Images computed at a time, where there are so many: a few take no place for more."""
+    """The batch size for a number of images: a few images get a small batch."""
     return min(most, SMALL) if images <= SMALL else most
 
 
 def find_images(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Image files by their names, and sentences on what could not be found.
+    """Find image files; return their names, and sentences about words that match nothing.
 
     A word is a file, a folder, which stands for all images below it, or a pattern with *, ? or [
-    that the shell has left as it is.
+    that the shell did not expand.
     """
     files: list[str] = []
     problems: list[str] = []
@@ -81,7 +81,7 @@ def find_images(words: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def highest(name: str, log_probability: np.ndarray, names: ClassNames, top_k: int) -> Prediction:
-    """The highest classes of one image, of equal ones the lower number first.
+    """The most probable classes of one image; of equal ones, the lower number first.
 
     `log_probability` is float64 (classes,).
     """
@@ -105,8 +105,8 @@ def predict_images(
     """The classes of each image; see `alexnet.predict`.
 
     Raises:
-        UserError: where an image can't be read.
-        RunError: where outputs are not finite, or the two frameworks disagree.
+        UserError: if an image can't be read.
+        RunError: if outputs are not finite, or the two frameworks disagree.
     """
     choose("framework", framework, get_args(FrameworkChoice))
     check_count("top_k", top_k)
@@ -134,9 +134,9 @@ def image_outputs(
     ten_crop: bool = False,
     bad_images: BadImages | None = None,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Batches of images with the logarithms of their probabilities, float64 (B, classes).
+    """Yield batches of images with their log probabilities, float64 (B, classes).
 
-    Unreadable images are left out into `bad_images`, or an error where that is None.
+    Unreadable images are left out and added to `bad_images`; if that is None, they are an error.
     """
     found = BadImages() if bad_images is None else bad_images
     view = views("ten-crop" if ten_crop else "center", weights.preprocess)

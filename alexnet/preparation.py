@@ -1,4 +1,4 @@
-"""Preprocessing that a user gives in place of what weights say, and what is said of it."""
+"""Preprocessing options that override the weights' own, and a line that describes the result."""
 
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -9,14 +9,14 @@ from alexnet.preprocess import Preprocess, ResizeRule, describe
 from alexnet.preprocess import from_json as preprocess_from_json
 from alexnet.preprocess import to_json as preprocess_to_json
 
-if TYPE_CHECKING:  # they need NumPy, which --help does not wait for
+if TYPE_CHECKING:  # they need NumPy, too slow to import for --help
     from alexnet.layers import Spec
     from alexnet.weights import Weights
 
 
 @dataclass(frozen=True)
 class PreparationConfig:
-    """Preprocessing, by default what the weights say."""
+    """Preprocessing, by default the weights' own."""
 
     # Mean of each channel, subtracted, in units of 0..255; one number stands for all channels.
     mean: tuple[float, ...] = ()
@@ -26,7 +26,7 @@ class PreparationConfig:
     mean_image: str | None = None
     # Resizing before the crop: scale the short side, or warp both sides.
     resize_rule: ResizeRule | None = None
-    # Weights, a run or a folder whose preprocessing is taken; the options above go before it.
+    # Weights, a run or a folder whose preprocessing to use; the options above override it.
     preprocess_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -36,12 +36,12 @@ class PreparationConfig:
         check_one_mean(bool(self.mean), self.mean_image)
 
     def __bool__(self) -> bool:
-        """True where something is asked for."""
+        """True if any option is given."""
         return bool(self.given)
 
     @property
     def given(self) -> list[str]:
-        """The options that are given, as they stand on a command line."""
+        """The options that are given, as written on a command line."""
         return [flag(field.name) for field in fields(self) if getattr(self, field.name)]
 
 
@@ -52,10 +52,10 @@ def check_one_mean(has_mean: bool, mean_image: str | None) -> None:
 
 
 def prepared(weights: "Weights", config: PreparationConfig) -> "Weights":
-    """Weights with the preprocessing that was asked for; their own, where none was.
+    """Weights with the preprocessing given, or their own if none is.
 
     Raises:
-        UserError: where it doesn't fit the network's input.
+        UserError: if it doesn't fit the network's input.
     """
     from alexnet.weights.core import CHANNEL_MEANS
 
@@ -94,9 +94,9 @@ def prepared(weights: "Weights", config: PreparationConfig) -> "Weights":
 
 
 def _of(source: str, spec: "Spec") -> tuple[Preprocess, str, bool]:
-    """The preprocessing of other weights for a network: where it is from, and if of a mean image.
+    """Other weights' preprocessing for a network, its origin, and if its mean was a mean image's.
 
-    What they resize to is scaled to the network's image size.
+    Its resizing is scaled to the network's image size.
     """
     from alexnet.trained import config_of, open_alike
     from alexnet.weights.core import CHANNEL_MEANS
@@ -119,6 +119,6 @@ def _of(source: str, spec: "Spec") -> tuple[Preprocess, str, bool]:
 
 
 def said(weights: "Weights") -> str:
-    """A line on the preprocessing of weights and where it is from."""
+    """A line about the preprocessing of weights and its origin."""
     origin = f" ({weights.preprocess_from})" if weights.preprocess_from else ""
     return f"preprocessing: {describe(weights.preprocess)}{origin}"

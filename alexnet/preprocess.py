@@ -1,4 +1,4 @@
-"""Preprocessing as data: how an image becomes a network's input. It travels with the weights.
+"""Preprocessing as data: how an image becomes a network's input. It is stored with the weights.
 
 Pixel values are in units of 0..255, so `(pixel - mean) / std` is what the network sees.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from alexnet.errors import UserError
 from alexnet.options import LEAST, MOST
 
-if TYPE_CHECKING:  # --help does not wait for it
+if TYPE_CHECKING:  # too slow to import for --help
     import numpy as np
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # 255 * (0.485, 0.456, 0.406), as in torchvision
@@ -26,18 +26,18 @@ _MAX_SIZE = 1 << 20  # pixels a side
 
 @dataclass(frozen=True)
 class Normalize:
-    """Channel order, mean and standard deviation: what a network's weights were trained for."""
+    """Channel order, mean and standard deviation that a network's weights were trained for."""
 
-    mean: tuple[float, ...] = IMAGENET_MEAN  # one number a channel, in the order below
+    mean: tuple[float, ...] = IMAGENET_MEAN  # one number per channel, in the order below
     std: tuple[float, ...] = IMAGENET_STD
     channel_order: ChannelOrder = "RGB"
-    # A mean image, subtracted in place of `mean`, which then has its channels' means; else empty.
-    # Little-endian fp32 of shape [S, S, C], S the input's side: bytes, to be compared and hashed.
+    # A mean image, subtracted instead of `mean`, which then has its channel means; else empty.
+    # Little-endian fp32 of shape [S, S, C], S the input's side; bytes can be compared and hashed.
     image: bytes = field(default=b"", repr=False)
 
     @property
     def subtracted(self) -> "np.ndarray":
-        """The numbers subtracted from a view: float32 [C], or [S, S, C] of a mean image."""
+        """The numbers subtracted from a view: float32 [C], or [S, S, C] for a mean image."""
         import numpy as np
 
         if not self.image:
@@ -49,7 +49,7 @@ class Normalize:
 
 @dataclass(frozen=True)
 class EvalProtocol:
-    """Geometry of an evaluation: resize, then cut out the center."""
+    """Geometry of an evaluation: resize, then crop the center."""
 
     resize_rule: ResizeRule = "short"
     resize_to: int = 256
@@ -65,13 +65,13 @@ class Preprocess:
 
 
 def with_mean_image(normalize: Normalize, image: "np.ndarray") -> Normalize:
-    """The same with a mean image, float32 [S, S, C], of which `mean` are the channels' means."""
+    """Add a mean image, float32 [S, S, C], and set `mean` to its channel means."""
     means = tuple(float(mean) for mean in image.mean((0, 1), dtype="f8"))
     return replace(normalize, mean=means, image=image.astype("<f4").tobytes())
 
 
 def describe(preprocess: Preprocess) -> str:
-    """The preprocessing in words."""
+    """A description of the preprocessing."""
     normalize = preprocess.normalize
     mean, std = (" ".join(f"{x:.6g}" for x in xs) for xs in (normalize.mean, normalize.std))
     geometry = describe_geometry(preprocess.protocol)
@@ -80,7 +80,7 @@ def describe(preprocess: Preprocess) -> str:
 
 
 def describe_geometry(protocol: EvalProtocol, views: str = "the center") -> str:
-    """Resizing and cropping in words."""
+    """A description of resizing and cropping."""
     sides = "the short side" if protocol.resize_rule == "short" else "both sides"
     return f"{sides} to {protocol.resize_to}, {views} of {protocol.crop}"
 
@@ -88,7 +88,7 @@ def describe_geometry(protocol: EvalProtocol, views: str = "the center") -> str:
 def to_json(preprocess: Preprocess) -> dict[str, Any]:
     """One flat object: resize_rule, resize_to, crop, channel_order, mean, std.
 
-    Where there is a mean image, `image` has its bytes in Base64.
+    If there is a mean image, `image` has its bytes in Base64.
     """
     normalize = preprocess.normalize
     found = {
@@ -103,7 +103,7 @@ def to_json(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def from_json(values: Any, channels: int) -> Preprocess:
-    """The preprocessing that `to_json` wrote, checked: `values` may come from anywhere.
+    """Read and check the output of `to_json`: `values` may come from anywhere.
 
     Args:
         values: parsed JSON.
@@ -166,7 +166,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _are_numbers(values: Any, count: int, least: float) -> bool:
-    """Tell whether these are `count` finite numbers, none below `least`."""
+    """Return True if these are `count` finite numbers, none below `least`."""
     return (
         isinstance(values, list | tuple)
         and len(values) == count

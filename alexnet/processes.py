@@ -1,4 +1,4 @@
-"""The processes that train one network together: who is who, and what they have to agree on."""
+"""The processes that train one network together: their numbers, and how they reach agreement."""
 
 import signal
 import zlib
@@ -16,16 +16,16 @@ T = TypeVar("T")
 
 
 class Processes:
-    """This process among those of its run: here, the only one; frameworks derive the others.
+    """This process among those of its run: here, the only one; frameworks subclass it for more.
 
-    All processes call `gather` and `agreed_stop` at the same points.
+    All processes must call `gather` and `agreed_stop` at the same points.
     """
 
-    index, count = 0, 1  # process 0 writes what a run writes
+    index, count = 0, 1  # process 0 writes the run's files
     stop_signals: tuple[signal.Signals, ...] = ENDING  # for the loop to catch
 
     def describe(self) -> str:
-        """This process's place among the others, in words."""
+        """A description of this process's place among the others."""
         return "process 0 of 1"
 
     def gather(self, numbers: Sequence[int]) -> np.ndarray:
@@ -33,33 +33,33 @@ class Processes:
         return np.array([numbers], np.int64)
 
     def agreed_stop(self, step: int, received: int) -> int:
-        """The exit code with which all stop after `step` completed steps; 0 to go on.
+        """The exit code with which all stop after `step` completed steps, or 0 to continue.
 
-        Called once for each step, ascending, with that of the signal this process got, or 0.
+        Call it once for each step, ascending, with the exit code of this process's signal, or 0.
         """
         return received
 
     def explain(self, error: Exception) -> str | None:
-        """A sentence for an error in a step that comes of another process's end, else None."""
+        """A sentence for an error in a step caused by another process's end; None for others."""
         return None
 
     def leave(self, code: int) -> None:
-        """Part from the others before this process exits with `code`.
+        """Disconnect from the others before this process exits with `code`.
 
-        It waits for them, but not where it failed alone (1 or 2): they will notice.
+        This waits for them, unless this process failed by itself (1 or 2): they will notice.
         """
 
 
 def listed(flags: np.ndarray) -> str:
-    """The numbers of the processes whose flag is set, in words."""
+    """A description of the processes whose flag is set, by number."""
     return ", ".join(map(str, np.flatnonzero(flags)))
 
 
 def together(processes: Processes, work: Callable[[], T]) -> T:
-    """Do the work, and wait until every process has; if it fails in one, none goes on.
+    """Do the work, and wait until every process has done it; if one fails, none continues.
 
     Raises:
-        UserError, RunError: what the work raised; in the others, that it did.
+        UserError, RunError: the work's own error; in the other processes, one that reports it.
     """
     try:
         result = work()
@@ -72,7 +72,7 @@ def together(processes: Processes, work: Callable[[], T]) -> T:
 
 
 def check_alike(processes: Processes, what: str, value: object) -> None:
-    """Refuse to go on where a process has another value.
+    """Refuse to continue if any process has a different value.
 
     Raises:
         UserError: naming the processes that differ from process 0.
@@ -85,7 +85,7 @@ def check_alike(processes: Processes, what: str, value: object) -> None:
 
 
 def part_with(processes: Processes, work: Callable[[], int]) -> int:
-    """Do a command's work, and part from the other processes with its exit code, which it gives."""
+    """Do a command's work, disconnect from the other processes, and return the exit code."""
     code = 1
     try:
         code = work()
@@ -98,9 +98,9 @@ def part_with(processes: Processes, work: Callable[[], int]) -> int:
 
 
 def connect(framework: str, devices: DevicesConfig) -> Processes:
-    """Join the other processes of the command; before anything else touches the framework.
+    """Join the other processes of the command; call it before anything else uses the framework.
 
     Raises:
-        UserError: where the framework is missing, or the others can't be found.
+        UserError: if the framework is missing, or the others can't be found.
     """
     return import_framework(framework, "processes").connect(devices) or Processes()

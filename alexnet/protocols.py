@@ -1,7 +1,7 @@
-"""Protocols by which published accuracies were measured, by name: geometry and views.
+"""The protocols by which published accuracies were measured, by name: geometry and views.
 
-The same weights of bvlc_alexnet read 54.6 to 57.1 % top-1 depending on it. Channel order, mean and
-standard deviation are the weights' own under all of them.
+Depending on the protocol, the same bvlc_alexnet weights reach 54.6 to 57.1 % top-1. Channel order,
+mean and standard deviation are the weights' own under all of them.
 """
 
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ NAMES: tuple[ProtocolName, ...] = get_args(ProtocolName)
 
 @dataclass(frozen=True)
 class Views:
-    """The views of an image whose outputs are averaged, and where they are cut out."""
+    """The views of an image whose outputs are averaged, and how they are cropped."""
 
     geometry: EvalProtocol
     ten_crop: bool = False
 
     def describe(self) -> str:
-        """The geometry in words."""
+        """A description of the geometry."""
         return describe_geometry(self.geometry, "ten crops" if self.ten_crop else "the center")
 
 
 def views(name: ProtocolName, preprocess: Preprocess) -> Views:
-    """A protocol for a network whose own preprocessing is this one.
+    """A protocol for a network with the given preprocessing of its own.
 
-    center: the weights' own. ten-crop: the same, and the mean of the softmax over center, corners
+    center: the weights' own. ten-crop: the same, with the softmax averaged over center, corners
     and their mirror images (Krizhevsky et al. 2012, section 4.1). caffe: both sides warped to 256
     (examples/imagenet/readme.md in BVLC/caffe). torchvision: the short side to 256
     (references/classification). onnx-zoo: both sides warped to the network's own size, no margin

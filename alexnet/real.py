@@ -1,4 +1,4 @@
-"""ReaL labels of ImageNet's validation set: all classes that are in a photograph.
+"""ReaL labels of ImageNet's validation set: all classes that appear in each photograph.
 
 Beyer et al. 2020, "Are we done with ImageNet?" (arXiv:2006.07159). Their real.json is a list of
 50,000 lists of classes, in the order of the photographs' numbers; photographs without a class
@@ -22,10 +22,10 @@ _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 def read_real(path: str | Path) -> list[list[int]]:
-    """The labels in a real.json.
+    """Read the labels in a real.json.
 
     Raises:
-        UserError: for a file that is anything else.
+        UserError: for any other kind of file.
     """
     with open_file(path, _MOST_BYTES) as file:
         try:
@@ -47,15 +47,16 @@ def _valid(labels: object) -> bool:
 def real_top1(
     predictions: Predictions, names: Sequence[str], labels: list[list[int]]
 ) -> tuple[int, int]:
-    """Count the photographs told right by ReaL labels, and those that count at all.
+    """Count the photographs classified correctly by ReaL labels, and those that count at all.
 
     Args:
-        predictions: of a network with ImageNet's 1000 classes.
-        names: of each example, which hold the photographs' numbers: ILSVRC2012_val_00000001.JPEG.
+        predictions: predictions of a network with ImageNet's 1000 classes.
+        names: the examples' names, which hold the photographs' numbers, as in
+            ILSVRC2012_val_00000001.JPEG.
         labels: from `read_real`.
 
     Raises:
-        UserError: where a name has no such number, or none of the photographs counts.
+        UserError: if a name has no such number, or none of the photographs counts.
     """
     right = count = 0
     best: np.ndarray = predictions.classes[:, 0]

@@ -1,4 +1,4 @@
-"""Named training recipes: complete configurations, each with its source and its known result."""
+"""Named training recipes: complete configurations, each with its source and its known results."""
 
 from dataclasses import dataclass, replace
 
@@ -8,11 +8,11 @@ from alexnet.errors import choose
 
 @dataclass(frozen=True)
 class Recipe:
-    """A configuration, where it comes from and what it is known to reach."""
+    """A configuration, with its source and its known results."""
 
     source: str
     published: str  # its result elsewhere
-    measured: str  # what was run here, under which conditions
+    measured: str  # what was run here, and under which conditions
     config: TrainConfig
 
 
@@ -41,7 +41,7 @@ _TORCHVISION = TrainConfig(
     run=RunConfig(epochs=90, log_every=50),
 )
 
-# Pixels as they are but for the mean, as in the paper; the means are those of the authors'
+# Pixels unchanged except for mean subtraction, as in the paper; the means are those of the authors'
 # mean image (cuda-convnet2, make-data/input_meta).
 _PAPER_DATA = DataConfig(
     dataset="tfds:imagenet2012",
@@ -60,12 +60,12 @@ _PAPER = TrainConfig(
     run=RunConfig(epochs=91, log_every=50),
 )
 
-# The log at the end of layer-params-145.cfg: rates of all kernels fall at epochs 25, 51 and 79, of
-# conv1's at 67 as well and to nothing at 72; noise ends at 67. Its epochs count from 1, so that its
-# 25 may come after 24 of them; here it is after 25. Biases keep twice the first rate, as the file
-# has it, but conv1's, which has none there (from which epoch on is not logged: from 72 here).
-# convdata.py: one crop for 32 images, and what has noise divided by 1.1. The mean of each channel
-# stands for the mean image, which --mean-image takes from the user's own images.
+# From the log at the end of layer-params-145.cfg: the rates of all kernels fall at epochs 25, 51
+# and 79, conv1's also at 67, and to zero at 72; noise ends at 67. Its epochs count from 1, so its
+# 25 may come after 24 epochs; here it comes after 25. Biases keep twice the initial rate, as in the
+# file, except conv1's, which is zero there (the log doesn't say from which epoch; here from 72).
+# From convdata.py: one crop for 32 images, and images with noise are divided by 1.1. The mean of
+# each channel replaces the mean image, which --mean-image takes from the user's own images.
 _KRIZHEVSKY2012 = TrainConfig(
     recipe="krizhevsky2012",
     model=ModelConfig(variant="krizhevsky2012"),
@@ -84,8 +84,8 @@ _KRIZHEVSKY2012 = TrainConfig(
     run=RunConfig(epochs=91, log_every=50),
 )  # fmt: skip
 
-# What has been learned since of training plain networks: a random area, a cosine, smoothed labels,
-# decay of kernels alone, a batch of 512 that warms up for five epochs.
+# Later practice in training plain networks: random-area crops, a cosine schedule, label smoothing,
+# weight decay on kernels only, and a batch size of 512 with five epochs of warm-up.
 _MODERN = TrainConfig(
     recipe="modern",
     model=ModelConfig(variant="torchvision"),
@@ -112,8 +112,8 @@ _SINGLE = TrainConfig(
 )
 
 _IMAGENET = 1_281_167  # training images
-# Caffe's solvers count steps: 450,000 are 89.9 epochs of 5,004. Images are warped to 256 pixels and
-# less the mean image (here: the mean of each channel, ilsvrc_2012_mean.npy).
+# Caffe's solvers count steps: 450,000 are 89.9 epochs of 5,004. Images are warped to 256 pixels,
+# and the mean image is subtracted (here: the mean of each channel, from ilsvrc_2012_mean.npy).
 _CAFFE_EPOCH = _IMAGENET // 256
 _CAFFE_DATA = DataConfig(
     dataset="tfds:imagenet2012",
@@ -143,9 +143,9 @@ def _caffe(name: str) -> TrainConfig:
 
 
 def _lars(name: str, batch_size: int, rate: float, steps: int, warmup_steps: int) -> TrainConfig:
-    """NVCaffe's AlexNet-BN, by its solvers of August and September 2017 and the code of that time.
+    """NVCaffe's AlexNet-BN, as in its solvers and its code of August and September 2017.
 
-    That has the paper's trust ratio and a linear warm-up, from which it makes its first step at
+    That code has the paper's trust ratio and a linear warm-up, with its first step at
     `warmup_start`: one step behind ours.
     """
     return TrainConfig(
@@ -167,7 +167,7 @@ def _lars(name: str, batch_size: int, rate: float, steps: int, warmup_steps: int
     )
 
 
-# cuda-convnet subtracts the mean image; here the mean of each channel, of the training images.
+# cuda-convnet subtracts the mean image; here it is the mean of each channel of the training images.
 _CIFAR_DATA = DataConfig(
     dataset="tfds:cifar10",
     batch_size=128,
@@ -200,9 +200,9 @@ def _cifar(
 
 
 def _figure1(nonlinearity: str, rate: float, epochs: int) -> TrainConfig:
-    """No regularization of any kind, and each nonlinearity's best rate, as the paper has it.
+    """No regularization of any kind, and each nonlinearity's best rate, as in the paper.
 
-    The rates were searched over four epochs in steps of three: docs/results.md.
+    The rates were searched over four epochs in steps of a factor of about three: docs/results.md.
     """
     return TrainConfig(
         recipe=f"figure1-{nonlinearity}",
@@ -339,5 +339,5 @@ def recipe(name: str) -> TrainConfig:
 
 
 def default_recipe(dataset: str | None) -> str:
-    """The recipe for a data set when none is named."""
+    """The default recipe for a data set."""
     return "digits" if dataset in (None, "digits", "synthetic") else "torchvision"

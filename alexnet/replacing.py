@@ -1,4 +1,4 @@
-"""Files that no output may replace: a run's, a cache's, and what the command reads."""
+"""Files that no output may replace: a run's, a cache's, and the command's own input."""
 
 import json
 import os
@@ -15,16 +15,16 @@ from alexnet.workdir import CHECKPOINTS, CONFIG, OWN
 
 _OF_A_CACHE = (cache.META, cache.PLAN, mean_image.STATISTICS, "*.images", "*.index")
 _OF_A_RUN = (CONFIG, *OWN, CHECKPOINTS, EVENTS)
-_KEYS = {part.name for part in fields(TrainConfig)} - {"devices"}  # of any run's configuration
-_LONGEST = 1 << 20  # bytes of it
+_KEYS = {part.name for part in fields(TrainConfig)} - {"devices"}  # in any run's configuration
+_LONGEST = 1 << 20  # bytes of a configuration
 
 
 def check_replaceable(target: str | PurePath, source: str | PurePath | None = None) -> None:
     """Refuse to write over a run's or a cache's own files, or over `source`.
 
     Args:
-        target: of the output; a new file is none of these.
-        source: a file or a folder that is read; an address such as hf://ORG/NAME is neither.
+        target: the output's path; a new file is always allowed.
+        source: an input file or folder; an address such as hf://ORG/NAME is neither.
 
     Raises:
         UserError: saying whose file it is.
@@ -50,14 +50,14 @@ def check_replaceable(target: str | PurePath, source: str | PurePath | None = No
 
 
 def holds_run(folder: Path) -> bool:
-    """Tell a run from others' folders with a config.json and perhaps checkpoints."""
+    """Return True for a run, not another program's folder with a config.json and checkpoints."""
     if not (folder / CONFIG).is_file():
         return False
     if not (folder / METRICS).is_file() and not (folder / CHECKPOINTS).is_dir():
         return False
     try:
         found = json.loads(first_bytes(folder / CONFIG, _LONGEST))
-    except (OSError, ValueError):  # a run's would be whole
+    except (OSError, ValueError):  # a run's would be valid
         return False
     return isinstance(found, dict) and found.keys() >= _KEYS
 

@@ -1,4 +1,4 @@
-"""A training run from its configuration to its last line."""
+"""A training run, from its configuration to its last line of output."""
 
 import contextlib
 import dataclasses
@@ -27,16 +27,16 @@ from alexnet.text import counted, printable
 
 
 def train(config: TrainConfig, ended: Callable[[Trainer], None] | None = None) -> int:
-    """Train, leaving everything in the work directory.
+    """Train, with all output in the work directory.
 
-    The exit code is 0, or 128 + a signal's number after a stop that saved; process 0 calls `ended`
-    after both.
+    Returns 0, or 128 + the signal's number if a signal stopped the run and it saved. In both cases,
+    process 0 calls `ended`.
 
     Raises:
         UserError: for a mistake in the configuration or the data.
-        RunError: where training can't go on.
+        RunError: if training can't continue.
     """
-    # Before anything else touches the framework.
+    # Before anything else uses the framework.
     processes = connect(config.framework, config.devices)
     return part_with(processes, lambda: _train(config, processes, ended))
 
@@ -81,7 +81,7 @@ def _run(
     processes: Processes,
     notes: Sequence[str],
 ) -> tuple[int, Trainer]:
-    """Train in a work directory that is this run's; the exit code, and what has trained."""
+    """Train in this run's own work directory; return the exit code and the trainer."""
     path = as_path(config.run.workdir or "")  # `_with_workdir` named one
     _check_shared(path, processes)
     total, epoch, index = plan.total_steps, plan.steps_per_epoch, processes.index
@@ -97,7 +97,7 @@ def _run(
             config, dataset, engine, checkpoints, progress, plan, roles, data, processes
         )
         kept = _resume(trainer, path) if config.run.resume else []
-        if config.run.resume and index == 0:  # not before: it may be refused
+        if config.run.resume and index == 0:  # only now, since resuming may be refused
             workdir.keep_length(path, config.run)
         progress.begin_at(trainer.step)
         code = trainer.run() if processes.index else _run_logged(trainer, path, kept)
@@ -113,7 +113,7 @@ def _run(
         saved = weights.Weights(arrays, spec, config.preprocess, dataset.class_names, source)
         try:
             weights.save(path / workdir.WEIGHTS, saved)
-        except UserError as error:  # the directory is gone: that is no wrong use of the command
+        except UserError as error:  # the directory is gone, which is not the user's mistake
             raise RunError(f"{error}; {checkpoints.last_good()}") from error
         output.say(f"weights, metrics and {workdir.CURVE} are in {printable(str(path))}")
         output.say(summary(trainer.evals[-1], dataset.num_classes))
@@ -126,7 +126,7 @@ def training_engine(
     """The engine of a training run.
 
     Raises:
-        UserError: where the devices can't share the batch, or a group matches nothing.
+        UserError: if the batch can't be divided among the devices, or a group matches nothing.
     """
     return engine_class(
         spec,
@@ -141,14 +141,14 @@ def training_engine(
 
 
 def _run_logged(trainer: Trainer, path: Path, kept: Sequence[metrics.Record]) -> int:
-    """The loop in process 0, which keeps the log and draws the curves."""
+    """Run the loop in process 0, which keeps the log and draws the curves."""
     trainer.log = log = metrics.MetricsLog(path, kept)
     try:
         code = trainer.run()
         log.close()
         return code
     except BaseException:
-        with contextlib.suppress(RunError, UserError):  # the disk is full: that is being said
+        with contextlib.suppress(RunError, UserError):  # a full disk is already being reported
             log.close()
         raise
     finally:
@@ -156,7 +156,7 @@ def _run_logged(trainer: Trainer, path: Path, kept: Sequence[metrics.Record]) ->
 
 
 def _draw(trainer: Trainer, path: Path) -> None:
-    """Draw the curves; a picture that can't be drawn costs no run its weights."""
+    """Draw the curves; if that fails, the run still keeps its weights."""
     config = trainer.config
     title = f"AlexNet '{config.model.variant}' on {config.data.dataset}, {config.framework}"
     try:
@@ -168,7 +168,7 @@ def _draw(trainer: Trainer, path: Path) -> None:
 
 
 def _check_shared(path: Path, processes: Processes) -> None:
-    """Refuse a work directory that is another one on each host."""
+    """Refuse a work directory that is not shared by all hosts."""
     sees = processes.gather([(path / workdir.CONFIG).is_file()])[:, 0]
     if blind := listed(sees == 0):
         raise UserError(
@@ -178,7 +178,7 @@ def _check_shared(path: Path, processes: Processes) -> None:
 
 
 def _with_workdir(config: TrainConfig, processes: Processes) -> TrainConfig:
-    """The configuration with a work directory of its own, if it names none."""
+    """The configuration, with a new work directory if it names none."""
     if config.run.workdir is not None:
         return config
     if processes.count > 1:
@@ -203,7 +203,7 @@ def _headline(config: TrainConfig, dataset: Dataset, spec: Spec, plan: Plan) -> 
 
 
 def _warnings(config: TrainConfig, spec: Spec, plan: Plan) -> list[str]:
-    """Sentences on what is no mistake, but hardly meant."""
+    """Sentences about settings that are valid but probably unintended."""
     found, warm_up = [], config.optim.warmup_steps
     if spec.num_classes == 1:
         found.append("warning: the data has one class, so there is nothing to tell apart")
@@ -217,7 +217,7 @@ def _warnings(config: TrainConfig, spec: Spec, plan: Plan) -> list[str]:
 
 
 def _resume(trainer: Trainer, path: Path) -> list[metrics.Record]:
-    """Go back to the last checkpoint, and give the lines of the log that came before it."""
+    """Go back to the last checkpoint, and return the log's records from before it."""
     total, meta = trainer.plan.total_steps, trainer.restore()
     if meta is None:
         if (path / workdir.WEIGHTS).is_file():
@@ -242,7 +242,7 @@ def _resume(trainer: Trainer, path: Path) -> list[metrics.Record]:
     given = trainer.config.model.init_from
     if given != workdir.read_config(path).model.init_from:  # allowed, since files may have moved
         trainer.progress.note(f"its weights are the checkpoint's: --init-from {given} is not read")
-    trainer.checkpoints.forget_old()  # that a killed run had come to, and had not done
+    trainer.checkpoints.forget_old()  # in case a killed run didn't get to it
     kept, problem = metrics.kept(path, trainer.step, meta.get("log"))
     if problem and trainer.processes.index == 0:
         trainer.progress.note(f"warning: {problem}")

@@ -1,4 +1,4 @@
-"""Learning rates, as plain functions of the step: both frameworks are handed the same numbers."""
+"""Learning rates as plain functions of the step, so that both frameworks get the same numbers."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from alexnet.options import MOST
 def rates(
     optim: OptimConfig, variables: Mapping[str, Variable], rate: float, epoch: float = 0.0
 ) -> dict[str, float]:
-    """The rate of each learned variable where the schedule's is `rate`, after `epoch` epochs.
+    """The rate of each learned variable after `epoch` epochs, if the schedule's rate is `rate`.
 
     `--rate-of` multiplies it, and so does `--rate-at` from its epoch on; `--freeze` makes it 0.
 
@@ -36,8 +36,8 @@ def learning_rate(
 ) -> float:
     """The schedule's rate for the update that follows `step` completed updates.
 
-    Warm-up rises as a power of the step and reaches the full rate at its last step. Cosine then
-    falls to zero at `total_steps` (Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5,
+    During warm-up the rate rises as a power of the step, to the full rate at its last step. Cosine
+    then falls to zero at `total_steps` (Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5,
     without restarts), and so does poly, as if there had been no warm-up (Caffe, sgd_solver.cpp).
     `eval_losses` are the evaluations so far, oldest first; only the plateau schedule reads them.
     """
@@ -72,7 +72,7 @@ def _factor(
 
 
 def plateaus(losses: Sequence[float], patience: int) -> int:
-    """The number of times that `patience` losses in a row were no lower than the lowest before."""
+    """Number of times that `patience` losses in a row were no lower than the lowest before them."""
     best, waited, count = math.inf, 0, 0
     for loss in losses:
         if loss < best:
@@ -93,7 +93,7 @@ def learned(variables: Mapping[str, Variable]) -> list[str]:
 
 
 def rate_multipliers(optim: OptimConfig, variables: Mapping[str, Variable]) -> dict[str, float]:
-    """The factor of each learned variable on the schedule's rate; 0 freezes it.
+    """The factor on the schedule's rate for each learned variable; 0 freezes it.
 
     Raises:
         UserError: for a group that matches nothing.
@@ -106,9 +106,9 @@ def frozen(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[s
     """The names of the variables whose rate is always 0.
 
     Raises:
-        UserError: where nothing is left to learn.
+        UserError: if nothing is left to learn.
     """
-    # Refuses at the start a group that --rate-at would name epochs later.
+    # Refuses an unknown group in --rate-at at the start, not epochs later.
     _multipliers(variables, [pair for _, pair in _timed("--rate-at", optim.rate_at)])
     factors = rate_multipliers(optim, variables)
     if not any(factors.values()):
@@ -117,7 +117,7 @@ def frozen(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[s
 
 
 def decays(optim: OptimConfig, variables: Mapping[str, Variable]) -> dict[str, float]:
-    """The weight decay of each learned variable; 0 where it is frozen.
+    """The weight decay of each learned variable; 0 if it is frozen.
 
     Raises:
         UserError: for a group that matches nothing.
@@ -130,9 +130,10 @@ def decays(optim: OptimConfig, variables: Mapping[str, Variable]) -> dict[str, f
 
 
 def trusted(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[str]:
-    """The names of the variables whose rate LARS multiplies by a trust ratio; none by other rules.
+    """The names of the variables whose rate LARS multiplies by a trust ratio; none for other rules.
 
-    Kernels have one, and biases by NVCaffe's custom (sgd_solver.cpp, GetLocalRate).
+    Kernels have one and, with `lars_biases`, so do biases, as in NVCaffe (sgd_solver.cpp,
+    GetLocalRate).
     """
     roles = {"kernel", "bias"} if optim.lars_biases else {"kernel"}
     found = (name for name, variable in variables.items() if variable.role in roles)
@@ -140,7 +141,7 @@ def trusted(optim: OptimConfig, variables: Mapping[str, Variable]) -> frozenset[
 
 
 def _pairs(option: str, texts: Iterable[str]) -> list[tuple[str, float]]:
-    """Groups and factors out of texts such as `fc8=10`."""
+    """Parse groups and factors from texts such as `fc8=10`."""
     pairs = []
     for text in texts:
         group, equals, number = text.partition("=")
@@ -156,7 +157,7 @@ def _pairs(option: str, texts: Iterable[str]) -> list[tuple[str, float]]:
 
 
 def _timed(option: str, texts: Iterable[str]) -> list[tuple[float, tuple[str, float]]]:
-    """Epochs, groups and factors out of texts such as `67:conv1=0.1`."""
+    """Parse epochs, groups and factors from texts such as `67:conv1=0.1`."""
     found = []
     for text in texts:
         epoch, _, pair = text.partition(":")
@@ -173,7 +174,7 @@ def _timed(option: str, texts: Iterable[str]) -> list[tuple[float, tuple[str, fl
 def _multipliers(
     variables: Mapping[str, Variable], pairs: Iterable[tuple[str, float]]
 ) -> dict[str, float]:
-    """The product of all factors whose group a variable is in.
+    """The product, for each variable, of the factors of all groups that it belongs to.
 
     A group is a variable (`fc8.kernel`), a layer (`fc8`) or a role (`bias`).
     """

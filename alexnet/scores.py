@@ -1,4 +1,4 @@
-"""Predictions for a data set from a network's outputs: accuracies, confusions, intervals."""
+"""Predictions for a data set, and their statistics: accuracies, confusions, intervals."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ LISTED = 5  # classes kept of each example's outputs, for top-5
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The highest outputs for each example of a data set, K = min(5, classes) of them."""
+    """The K = min(5, classes) highest outputs for each example of a data set."""
 
     example: np.ndarray  # int32 [N], ascending: numbers in the source
     label: np.ndarray  # int32 [N]
@@ -28,15 +28,15 @@ class Predictions:
 
     @property
     def hits(self) -> np.ndarray:
-        """Tell, bool [N, K], where the class is the label's."""
+        """Boolean array [N, K]: True where the class is the label."""
         return self.classes == self.label[:, None]
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithms of probabilities in float64, over the last axis.
+    """Log probabilities in float64, over the last axis.
 
     Raises:
-        RunError: where a logit is not a finite number.
+        RunError: if a logit is not a finite number.
     """
     if not np.isfinite(logits).all():
         raise RunError(
@@ -47,9 +47,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def mean_softmax(views: np.ndarray) -> np.ndarray:
-    """Logarithms of the softmax's mean over views: (views, B, classes) to (B, classes) float64.
+    """The log of the mean softmax over views: (views, B, classes) to (B, classes) float64.
 
-    Averaging after the softmax is the paper's (section 4.1).
+    Averaging after the softmax follows the paper (section 4.1).
     """
     probability = np.exp(log_softmax(views)).mean(axis=0)
     return np.log(np.maximum(probability, np.finfo(np.float64).tiny))
@@ -65,16 +65,16 @@ def predictions_of(batch: Batch, log_probability: np.ndarray) -> Predictions:
         label=label,
         classes=best.astype(np.int32),
         probability=np.exp(np.take_along_axis(outputs, best, axis=1)).astype(np.float32),
-        # Not -x, which makes -0.0 of a certain label: `_gathered` takes bits below 2^31.
+        # Not -x, which would give -0.0 at probability 1: `_gathered` needs bits below 2^31.
         loss=(0 - np.take_along_axis(outputs, label[:, None], axis=1)[:, 0]).astype(np.float32),
     )
 
 
 def join(parts: Sequence[Predictions], processes: Processes, most: int) -> Predictions:
-    """All batches' predictions, of all processes, by example; no process has more than `most`.
+    """All batches' predictions, from all processes, sorted by example; each has `most` at most.
 
     Raises:
-        RunError: where an example was counted twice.
+        RunError: if an example was counted twice.
     """
     columns = {
         f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(parts[0])
@@ -89,9 +89,9 @@ def join(parts: Sequence[Predictions], processes: Processes, most: int) -> Predi
 
 
 def _gathered(column: np.ndarray, processes: Processes, most: int) -> np.ndarray:
-    """A column of all processes, which may have different numbers of rows.
+    """A column gathered from all processes, which may have different numbers of rows.
 
-    Its bits travel as integers: those of numbers that are not negative are below 2^31.
+    Its bits are sent as integers: those of non-negative numbers are below 2^31.
     """
     padded = np.zeros((most, *column.shape[1:]), column.dtype)
     padded[: len(column)] = column
@@ -104,7 +104,7 @@ def _gathered(column: np.ndarray, processes: Processes, most: int) -> np.ndarray
 
 
 def means(predictions: Predictions) -> dict[str, float]:
-    """Means of `loss`, `top1` and `top5`, and `count`."""
+    """Mean `loss`, `top1` and `top5`, and `count`."""
     hits = predictions.hits
     return {
         "loss": float(predictions.loss.mean(dtype=np.float64)),
@@ -115,8 +115,8 @@ def means(predictions: Predictions) -> dict[str, float]:
 
 
 def interval(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was measured as `hits` of `count` (Wilson 1927)."""
-    z = 1.959963984540054  # of the standard normal distribution: 95 % lie within
+    """The 95 % confidence interval of a proportion of `hits` in `count` (Wilson 1927)."""
+    z = 1.959963984540054  # 95 % of the standard normal distribution is within this
     share, extra = hits / count, z * z / count
     middle = (share + extra / 2) / (1 + extra)
     half = z / (1 + extra) * math.sqrt(share * (1 - share) / count + extra / (4 * count))
@@ -124,7 +124,7 @@ def interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def per_class(predictions: Predictions, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each class its examples, and those that were told right: int64 [classes] each."""
+    """For each class, its examples and the correctly classified ones: int64 [classes] each."""
     right = predictions.label[predictions.hits[:, 0]]
     examples = np.bincount(predictions.label, minlength=num_classes)
     return examples, np.bincount(right, minlength=num_classes)
@@ -137,7 +137,7 @@ def confusion(predictions: Predictions, num_classes: int) -> np.ndarray:
 
 
 def confused(predictions: Predictions, most: int) -> list[tuple[int, int, int]]:
-    """The pairs taken for each other most often: true class, predicted one, how often."""
+    """The most frequent confusions: true class, predicted class, count."""
     wrong = ~predictions.hits[:, 0]
     pairs = np.stack([predictions.label[wrong], predictions.classes[wrong, 0]], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
@@ -146,7 +146,7 @@ def confused(predictions: Predictions, most: int) -> list[tuple[int, int, int]]:
 
 
 def worst(predictions: Predictions, most: int) -> list[int]:
-    """The most confident mistakes: places in `predictions`, the most confident first."""
+    """The most confident mistakes: indices into `predictions`, the most confident first."""
     wrong = np.flatnonzero(~predictions.hits[:, 0])
     order = np.argsort(-predictions.probability[wrong, 0], kind="stable")[:most]
     return wrong[order].tolist()
@@ -158,9 +158,9 @@ def entropies(log_probability: np.ndarray) -> np.ndarray:
 
 
 def is_flat(entropy: np.ndarray, num_classes: int) -> bool:
-    """Tell whether outputs of these entropies are nearly the same for all classes.
+    """Return True if outputs with these entropies are nearly the same for all classes.
 
-    That is an untrained network, or one whose input was prepared wrongly: the mean entropy is
-    above 95 % of the highest possible, as where logits differ by less than one.
+    That suggests an untrained network, or one with wrong preprocessing: the mean entropy is above
+    95 % of the maximum, as when logits differ by less than one.
     """
     return num_classes > 1 and float(entropy.mean()) > 0.95 * math.log(num_classes)

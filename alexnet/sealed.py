@@ -1,4 +1,4 @@
-"""JSON that carries a digest of itself: a bit that flips in it is found when it is read."""
+"""JSON that carries a digest of itself, so that a flipped bit is detected on reading."""
 
 import hashlib
 import json
@@ -9,11 +9,11 @@ from alexnet.errors import UserError
 from alexnet.files import atomic_write, open_file
 
 DIGEST = "digest"  # the field's name
-MAX_JSON = 64 << 20  # bytes; a checkpoint's, with a million class names, has half of it
+MAX_JSON = 64 << 20  # bytes; a checkpoint's with a million class names takes half of that
 
 
 def digest(values: Any, after: str = "") -> str:
-    """SHA-256 of plain values, and of the text that came before them."""
+    """SHA-256 of plain values, and of the text `after` which they come."""
     return hashlib.sha256(after.encode() + json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -28,8 +28,8 @@ def read(path: Path) -> dict[str, Any]:
     """The values in a file, without their digest; earlier versions wrote none.
 
     Raises:
-        ValueError: where they are not JSON, or not as they were written.
-        OSError: where the file can't be read.
+        ValueError: if they are not JSON, or not as they were written.
+        OSError: if the file can't be read.
     """
     try:
         with open_file(path, MAX_JSON) as file:

@@ -1,9 +1,9 @@
-"""Signals that end a command: at once, or, while a network trains, once everything is saved.
+"""Signals that end a command: at once or, while a network trains, once everything is saved.
 
-Python runs its signal handlers in the main thread only, between two instructions. While that is
-inside a library that compiles or imports, a Ctrl-C waits; and a KeyboardInterrupt raised in a
-library's callback is lost. So a thread watches for signals, by the pipe that Python's own handler
-in C writes to, and ends the process by itself.
+Python runs its signal handlers only in the main thread, between two instructions. While that thread
+is inside a library that compiles or imports, a Ctrl-C waits; and a KeyboardInterrupt raised in a
+library's callback is lost. So a thread watches for signals, on the pipe that Python's own C handler
+writes to, and ends the process by itself.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from typing import Any
 from alexnet.files import remove_temporaries
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_FLUSH_SECONDS = 0.5  # for what was printed; nobody may be reading it
+_FLUSH_SECONDS = 0.5  # for printed output, which nobody may be reading
 
 
 class _Watch:
-    """The pipe and the thread; `allowed` is how many more signals a run that saves may get."""
+    """The pipe and the thread; `allowed` is the number of further signals that a run may get."""
 
     def __init__(self) -> None:
         self.allowed = 0
@@ -30,7 +30,7 @@ class _Watch:
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in filter(_is_wanted, ENDING):
             signal.signal(number, _leave_to_the_thread)
-        # A child process that is forked gets the same pipe; its signals are not ours.
+        # A forked child process gets the same pipe, but its signals are not ours.
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
         threading.Thread(target=self._watch, args=(reading,), daemon=True, name="signals").start()
 
@@ -48,12 +48,12 @@ _watch: _Watch | None = None
 
 
 def _is_wanted(number: signal.Signals) -> bool:
-    """False for the end of a terminal that `nohup` has made the process ignore."""
+    """False for a terminal's hang-up that `nohup` has made the process ignore."""
     return number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
 
 
 def _code(number: int) -> int:
-    """The exit code after a signal; a terminal that is closed ends a command as SIGTERM does."""
+    """The exit code after a signal; closing the terminal ends a command as SIGTERM does."""
     return 128 + (signal.SIGTERM if number == signal.SIGHUP else number)
 
 
@@ -62,9 +62,9 @@ def _leave_to_the_thread(_: int, __: Any) -> None:
 
 
 def watch() -> None:
-    """End this process at once from now on when a signal asks for it; for a command's first line.
+    """From now on, end this process at once on a signal; to be a command's first call.
 
-    It ends with 128 + the signal's number. Files that are half written are deleted.
+    The exit code is 128 + the signal's number. Unfinished files are deleted.
     """
     global _watch
     if _watch is None:
@@ -75,15 +75,15 @@ def watch() -> None:
 def graceful(
     note: Callable[[str], None], numbers: Sequence[signal.Signals] = ENDING, allowed: int = 1
 ) -> Iterator[list[int]]:
-    """A list that signals put their exit codes in, for a run to save and end.
+    """A list to which signals append their exit codes, so that a run can save and end.
 
-    One more than `allowed` ends the process at once; without `watch`, a second one of a kind does
-    what it did before. In a thread other than the main one signals go on doing what they did.
+    One more signal than `allowed` ends the process at once; without `watch`, the second signal of a
+    kind gets its previous handler. Outside the main thread, signals keep their handlers.
 
     Args:
         note: shows a sentence.
         numbers: the signals.
-        allowed: how many of them there may be.
+        allowed: how many signals are allowed.
     """
     received: list[int] = []
     notes: list[threading.Thread] = []
@@ -91,7 +91,8 @@ def graceful(
     def on_signal(number: int, _: Any) -> None:
         received.append(_code(number))
         if len(received) == 1:
-            # The main thread may be in the middle of printing, and would print that line twice.
+            # In a thread, as the main thread may be in the middle of printing a line, and would
+            # print it twice.
             text = f"{signal.Signals(number).name}: saving, then stopping"
             notes.append(threading.Thread(target=note, args=(text,), daemon=True))
             notes[0].start()
@@ -118,11 +119,11 @@ def graceful(
 
 
 def _end(number: signal.Signals) -> None:
-    """End the process, from whatever thread."""
+    """End the process, from any thread."""
     with contextlib.suppress(Exception):
         remove_temporaries()
         if sys.stderr.isatty():
-            os.write(2, b"\x1b[?25h\r\n")  # the cursor, which a progress bar hides
+            os.write(2, b"\x1b[?25h\r\n")  # show the cursor, which a progress bar hides
         os.write(2, b"interrupted\n" if number == signal.SIGINT else b"terminated\n")
         flush = threading.Thread(target=sys.stdout.flush, daemon=True)
         flush.start()

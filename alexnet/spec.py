@@ -1,8 +1,8 @@
 """The architectures, as data: one table of layers per variant, read top to bottom.
 
-Both frameworks walk these tables; neither knows a variant by name. Each variant's source stands
-in the comment above it; `kinds.py` says what a row means. Those of Krizhevsky's own programs are in
-`krizhevsky.py`.
+Both frameworks build networks from these tables; neither knows a variant by name. The comment
+above each variant names its source; `kinds.py` defines the rows. The variants of Krizhevsky's own
+programs are in `krizhevsky.py`.
 """
 
 import dataclasses
@@ -71,16 +71,16 @@ PAPER = Spec(name="paper", image_size=227, layers=(
     *_dense_end(hidden=_N01_BIAS1, last=_N01),
 ))  # fmt: skip
 
-# The notebook this project began from: the paper's network in one tower, without groups, with LRN
-# across all channels. 62,378,344 parameters.
+# The notebook that this project started from: the paper's network in one tower, without groups,
+# with LRN across all channels. 62,378,344 parameters.
 SINGLE = Spec(name="single", image_size=227, layers=tuple(
     dataclasses.replace(layer, groups=1) if isinstance(layer, Conv | LRN) else layer
     for layer in PAPER
 ))  # fmt: skip
 
 # bvlc_alexnet, models/bvlc_alexnet/train_val.prototxt in BVLC/caffe: the paper's two groups, but
-# LRN across all channels with k=1, pooling that rounds up, and smaller biases and fc6 and fc7
-# weights to start from. 60,965,224 parameters.
+# LRN across all channels with k=1, pooling that rounds up, and smaller initial biases and initial
+# fc6 and fc7 weights. 60,965,224 parameters.
 _N01_BIAS01, _N005_BIAS01 = Gaussian(0.01, bias=0.1), Gaussian(0.005, bias=0.1)
 CAFFE = Spec(name="caffe", image_size=227, layers=(
     Conv("conv1", 96, kernel=11, stride=4, init=_N01), ReLU(),
@@ -107,7 +107,7 @@ CAFFENET = Spec(name="caffenet", image_size=227, layers=(
 ))  # fmt: skip
 
 # bvlcalexnet in the ONNX model zoo: bvlc_alexnet fed 224 pixels, so that conv1 gives 54x54, with
-# Caffe's rounding up in pool5 alone. The first two pools are not padded, the last one is, by 1 on
+# Caffe's rounding up only in pool5. The first two pools are not padded; the last one is, by 1 on
 # the right and at the bottom: 26, 12 and 6 (light_bvlc_alexnet.onnx in the onnx package,
 # backend/test/data/light, is its graph). 60,965,224 parameters.
 ONNX_ZOO = Spec(name="onnx_zoo", image_size=224, layers=(
@@ -121,8 +121,8 @@ ONNX_ZOO = Spec(name="onnx_zoo", image_size=224, layers=(
     *_dense_end(hidden=_N005_BIAS01, last=_N01),
 ))  # fmt: skip
 
-# The tables' revision, which files that hold a variant's name alone carry along. In the first one
-# onnx_zoo was bvlc_alexnet at 224 pixels: all three pools rounded up.
+# The tables' revision, stored in files that hold only a variant's name. In the first one, onnx_zoo
+# was bvlc_alexnet at 224 pixels: all three pools rounded up.
 REVISION = 2
 
 # NVCaffe's AlexNet-BN, models/alexnet_bn/train_val2.prototxt in borisgin/nvcaffe: batch
@@ -197,7 +197,7 @@ def _plain(size: Any) -> Any:
 
 
 def like(base: Spec, other: Spec) -> Spec:
-    """A network's table with the sizes of another one and, layer by layer, its features."""
+    """A network's table with the sizes of another network and, layer by layer, its features."""
     features = iter([layer.features for layer in other if isinstance(layer, Conv | Dense)])
 
     def resized(layer: Layer) -> Layer:
@@ -213,7 +213,7 @@ def like(base: Spec, other: Spec) -> Spec:
 
 
 def refuse_outdated(name: str, revision: int, advice: str) -> None:
-    """Refuse a variant's name in a file of an older revision, where its table was another.
+    """Refuse a variant's name in a file of an older revision if its table has changed since.
 
     Raises:
         UserError: saying what was wrong, and `advice`.

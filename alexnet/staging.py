@@ -1,4 +1,4 @@
-"""A directory that is built beside its place, and takes that once it is complete."""
+"""A directory that is built next to its final path, and renamed to it once it is complete."""
 
 import contextlib
 import errno
@@ -12,13 +12,13 @@ from alexnet.files import forget_temporary, sync, temporary_beside
 
 @contextlib.contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """A new directory beside a local one, removed in the end if it is still there.
+    """A new directory next to a local one, removed at the end if it is still there.
 
-    Those that killed processes of this host left for the same target are removed first.
+    Directories left for the same target by killed processes of this host are removed first.
 
     Raises:
-        UserError: where none can be made there.
-        RunError: where the disk refuses what is written.
+        UserError: if none can be made there.
+        RunError: if it can't be written to the disk.
     """
     directory = temporary_beside(target)
     try:
@@ -34,7 +34,7 @@ def staging(target: Path) -> Iterator[Path]:
 
 
 def take_place(directory: Path, target: Path) -> bool:
-    """Rename a complete directory to where nothing, or an empty directory, is; False elsewhere."""
+    """Rename a complete directory; False if the target exists, unless as an empty directory."""
     sync(directory)
     try:
         os.rename(directory, target)

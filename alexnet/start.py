@@ -1,4 +1,4 @@
-"""The weights that a run begins with: random ones, or those of `--init-from`."""
+"""The weights that a run starts from: random ones, or those of `--init-from`."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -25,12 +25,12 @@ def starting_weights(
 ) -> tuple[Arrays, list[str]]:
     """Initial weights, or those of `--init-from`, with sentences on what was done.
 
-    Those are from wherever `open_weights` finds them, and are not read by a run that goes on from a
-    checkpoint; one that was killed before its first begins with them again. A last layer for
-    another number of classes is initialized anew; all else must fit.
+    `--init-from` takes any source of `open_weights`. A run that resumes from a checkpoint does not
+    read it; one that was killed before its first checkpoint starts from it again. A last layer for
+    another number of classes is initialized anew; everything else must fit.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         spec: its network.
         classes: names of the data's classes.
 
@@ -40,7 +40,7 @@ def starting_weights(
     fresh = initial_weights(spec, config.run.seed)
     if config.model.init_from is None or _has_checkpoint(config):
         return fresh, []
-    from alexnet.trained import open_alike  # with all readers, which other runs don't load
+    from alexnet.trained import open_alike  # imports all readers, which other runs don't need
 
     path, loaded = config.model.init_from, open_alike(config.model.init_from, spec)
     if loaded.spec.name != spec.name:
@@ -65,7 +65,7 @@ def starting_weights(
 
 
 def _has_checkpoint(config: TrainConfig) -> bool:
-    """Tell whether a run is gone on with that has saved its state."""
+    """Return True if a run is being resumed that has saved its state."""
     folder = as_path(config.run.workdir or "") / CHECKPOINTS
     return config.run.resume and folder.is_dir() and bool(saved_steps(folder))
 
@@ -73,13 +73,13 @@ def _has_checkpoint(config: TrainConfig) -> bool:
 def _by_class(
     arrays: Arrays, last: str, theirs: Sequence[str], own: Sequence[str]
 ) -> tuple[Arrays, list[str]]:
-    """The last layer's outputs in the order of the data's classes, where their names are known."""
+    """Reorder the last layer's outputs to match the data's classes, if their names are known."""
     from alexnet.names import named
 
     if not theirs or not own:
         return arrays, []
     theirs = named(theirs, "").identities
-    own = named([storable(name) for name in own], "").identities  # as weights hold them
+    own = named([storable(name) for name in own], "").identities  # as stored with weights
     if theirs == own:
         return arrays, []
     if set(theirs) == set(own) and len(set(own)) == len(own):
@@ -96,7 +96,7 @@ def _by_class(
 
 
 def _preprocessing_notes(config: TrainConfig, loaded: Weights) -> list[str]:
-    """A sentence on where a run's preprocessing is that of its weights, a warning where not."""
+    """A sentence if a run's preprocessing is that of its weights, a warning if it is not."""
     own, theirs = config.preprocess, loaded.preprocess
     same_geometry = own.protocol.resize_rule == theirs.protocol.resize_rule
     if own.normalize == theirs.normalize and same_geometry:
@@ -110,15 +110,15 @@ def _preprocessing_notes(config: TrainConfig, loaded: Weights) -> list[str]:
 def with_preprocessing_of(
     config: TrainConfig, source: str, given: Collection[str] = ()
 ) -> TrainConfig:
-    """The configuration with the preprocessing of weights: they were trained for that.
+    """The configuration with the preprocessing that the initial weights were trained for.
 
     Args:
-        config: of a run that begins with them.
-        source: anything that `open_weights` takes.
-        given: names of fields that stay as they are.
+        config: the configuration of a run that starts from them.
+        source: any source of `open_weights`.
+        given: names of fields to leave unchanged.
 
     Raises:
-        UserError: where there are no weights to read.
+        UserError: if there are no weights to read.
     """
     from alexnet.trained import open_alike
 

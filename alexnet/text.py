@@ -1,8 +1,8 @@
-"""Text from outside, made safe to show."""
+"""Text from external sources, made safe to show."""
 
 
 def is_text(value: object, longest: int) -> bool:
-    """Tell whether a value from JSON is text that UTF-8 can hold, of at most so many characters."""
+    """Return True if a JSON value is UTF-8 encodable text of at most `longest` characters."""
     if not isinstance(value, str) or len(value) > longest:
         return False
     try:
@@ -13,7 +13,7 @@ def is_text(value: object, longest: int) -> bool:
 
 
 def storable(text: str) -> str:
-    """The text as UTF-8 can hold it: file names that are none come with halves of surrogates."""
+    """The text made encodable in UTF-8: file names that aren't have lone surrogates."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -24,5 +24,5 @@ def counted(number: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with characters escaped that a terminal would obey, or that change its direction."""
+    """The text with terminal control characters, and those that change its direction, escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

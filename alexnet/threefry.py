@@ -1,7 +1,7 @@
 """Threefry-2x32, the counter-based generator that dropout masks come from in both frameworks.
 
-JAX has its own. This is the same function in 32-bit integer arithmetic that wraps, written with
-operators that NumPy and torch share, so that torch can draw the bits that JAX draws.
+JAX has its own. This is the same function in wrapping 32-bit integer arithmetic, written with
+operators that NumPy and torch share, so that torch can draw the same bits as JAX.
 Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 4.3 and table 2.
 """
 
@@ -37,7 +37,7 @@ def threefry2x32(key: Key, x0: Any, x1: Any) -> tuple[Any, Any]:
 
 
 def _rotate_left(x: Any, distance: int) -> Any:
-    # >> copies the sign bit, so the bits that it brings in are masked off.
+    # >> copies the sign bit, so the bits shifted in are masked off.
     return (x << distance) | ((x >> (32 - distance)) & ((1 << distance) - 1))
 
 
@@ -61,8 +61,8 @@ def fold_in(key: Key, data: int) -> Key:
 def dropout_keys(seed: int, step: int, layers: int) -> np.ndarray:
     """The keys of every dropout layer's mask at one step: (layers, 2) uint32.
 
-    They are functions of the seed, the step and the layer's place among the dropout layers, so
-    that no generator's state is carried through a run.
+    They are functions of the seed, the step and the layer's index among the dropout layers, so a
+    run carries no generator state.
     """
     at_step = fold_in(seed_key(seed), step)
     return np.array([fold_in(at_step, i) for i in range(layers)], np.uint32).reshape(layers, 2)

@@ -1,4 +1,4 @@
-"""Weights from wherever trained networks are, and data to use them on."""
+"""Trained weights from any kind of source, and data to use them on."""
 
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from alexnet.text import printable, storable
 from alexnet.weights import Weights
 from alexnet.weights.formats import agreeing
 
-_TRIES = 5  # at the newest checkpoint of a run that is being trained
+_TRIES = 5  # at reading the newest checkpoint of a run in training
 
 
 def open_weights(
@@ -32,27 +32,27 @@ def open_weights(
     image_size: int | None = None,
     preparation: PreparationConfig | None = None,
 ) -> Weights:
-    """Weights with their preprocessing and, where they are known, class names.
+    """Weights with their preprocessing and, if known, class names.
 
     Args:
         source: a run's work directory, a file of any format in `weights.FORMATS`, a Hugging Face
             folder, or hf://ORG/NAME@REVISION; weights are returned as they are.
-        step: of a run's checkpoint; the last by default.
-        format: of a file; told from its content by default.
-        variant: the network, for sources that leave it open.
+        step: step of a run's checkpoint; by default the last.
+        format: a file's format; by default detected from its content.
+        variant: the network, for sources that don't say.
         image_size: height and width of its input, likewise.
-        preparation: preprocessing in place of theirs.
+        preparation: preprocessing that replaces their own.
 
     Raises:
-        UserError: where nothing can be read there.
-        RunError: where a run's checkpoint is damaged.
+        UserError: if nothing can be read there.
+        RunError: if a run's checkpoint is damaged.
     """
     whole = _open(source, step, format, variant, image_size)
     return prepared(whole, preparation) if preparation else whole
 
 
 def open_alike(source: str | PurePath, spec: Spec) -> Weights:
-    """Weights, of the network `spec` where their source leaves it open."""
+    """Weights; if their source doesn't name the network, they are taken to be for `spec`."""
     try:
         return open_weights(source)
     except UserError:
@@ -83,7 +83,7 @@ def _open(
 def _of_run(path: Path, step: int | None) -> Weights:
     """A run's weights at a checkpoint.
 
-    Where there is none left, or its framework isn't installed, they are those it wrote at its end.
+    If none is left, or its framework isn't installed, they are the weights it wrote at its end.
     """
     checkpoints, final = path / workdir.CHECKPOINTS, path / workdir.WEIGHTS
     try:
@@ -102,8 +102,8 @@ def _of_checkpoint(path: Path, checkpoints: Path, step: int | None) -> Weights:
         before = saved_steps(checkpoints) if checkpoints.is_dir() else []
         try:
             return run_weights(read_run(path, step, with_log=False), path)
-        except Exception:  # of a checkpoint that vanishes the frameworks raise nearly anything
-            # A run in training deletes older ones, perhaps the one being read.
+        except Exception:  # if a checkpoint vanishes, the frameworks raise nearly anything
+            # A run in training deletes older checkpoints, perhaps the one being read.
             if step is not None or not checkpoints.is_dir() or saved_steps(checkpoints) == before:
                 raise
     return run_weights(read_run(path, step, with_log=False), path)
@@ -117,7 +117,7 @@ def config_of(source: str | PurePath | Weights) -> TrainConfig | None:
 
 
 def framework_for(source: str | PurePath | Weights) -> Framework:
-    """The framework to compute with where none is named: a run's own, else one that is here."""
+    """The default framework: a run's own, else one that is installed."""
     if (config := config_of(source)) and find_spec(config.framework):
         return config.framework
     return "jax" if find_spec("jax") or not find_spec("torch") else "torch"
@@ -130,17 +130,17 @@ def data_of(
     data_dir: str | None = None,
     seed: int | None = None,
 ) -> tuple[Dataset, list[str]]:
-    """The data set to use weights on, labels as the network's, and sentences on what to know.
+    """The data set to use weights on, with the network's labels, and sentences for the user.
 
     Args:
         whole: the weights.
-        config: of the run that they are from, if any.
-        dataset: what `--dataset` takes, or an open one; by default a run's own.
-        data_dir: of prepared TFDS data sets.
+        config: the configuration of the run that they come from, if any.
+        dataset: a value of `--dataset`, or an open data set; by default a run's own.
+        data_dir: directory of prepared TFDS data sets.
         seed: splits a folder that isn't split on disk; by default a run's own, else 0.
 
     Raises:
-        UserError: where there is no such data, or its classes are not the network's.
+        UserError: if there is no such data, or its classes are not the network's.
     """
     if isinstance(dataset, Dataset):
         return _with_labels_of(whole, dataset)
@@ -161,7 +161,7 @@ def data_of(
 
 
 def changes_since(run: str | PurePath, step: int | None, data: Dataset) -> list[str]:
-    """A sentence where a run's data set is not what it was at a checkpoint, by default the last."""
+    """A sentence if a run's data set has changed since a checkpoint, by default the last."""
     folder = as_path(run) / workdir.CHECKPOINTS
     try:
         latest = saved_steps(folder)[-1] if step is None else step
@@ -178,7 +178,7 @@ def changes_since(run: str | PurePath, step: int | None, data: Dataset) -> list[
 
 
 def _with_labels_of(whole: Weights, data: Dataset) -> tuple[Dataset, list[str]]:
-    """The data set with the network's labels: by name where it knows the names, else by number."""
+    """The data set with the network's labels: by name if it knows the names, else by number."""
     own, texts = class_names(whole), [storable(name) for name in data.class_names]
     theirs = named(texts, "the data").identities
     if theirs == own.identities:
@@ -215,10 +215,10 @@ def _with_labels_of(whole: Weights, data: Dataset) -> tuple[Dataset, list[str]]:
 
 @dataclass(frozen=True)
 class _Relabeled:
-    """A source whose labels are those of a network that has more classes, or another order."""
+    """A source relabeled for a network that has more classes, or another order."""
 
     source: Source
-    labels: tuple[int, ...]  # the network's, by the source's
+    labels: tuple[int, ...]  # the network's label for each of the source's
 
     def __len__(self) -> int:
         return len(self.source)

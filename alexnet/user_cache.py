@@ -1,4 +1,4 @@
-"""The user's own folder for what can be made again: `~/.cache/alexnet`."""
+"""The user's own folder for files that can be made again: `~/.cache/alexnet`."""
 
 import hashlib
 import os
@@ -16,11 +16,11 @@ def user_cache(name: str) -> Path:
 
 
 def own_folder(name: str) -> Path:
-    """The same, made where it is missing, and for this user alone: what lies there may be run.
+    """The same, made if it is missing, and private to this user: files in it may be executed.
 
     Raises:
-        UserError: where others can write to it, or to a folder above it that is also ours.
-        OSError: where it can't be made.
+        UserError: if others can write to it, or to a folder above it that is also ours.
+        OSError: if it can't be made.
     """
     path = user_cache(name)
     top = user_cache("")
@@ -40,7 +40,7 @@ def trim(folder: Path, most: int) -> None:
         if excess <= 0:
             return
         excess -= file.stat().st_size
-        Path(file.path).unlink(missing_ok=True)  # another process may be at it
+        Path(file.path).unlink(missing_ok=True)  # another process may be deleting it, too
 
 
 def processor() -> str:
@@ -54,10 +54,10 @@ def processor() -> str:
 
 
 def check_own(path: Path | str, name: str) -> None:
-    """Refuse a folder, called `name` in the error, in which somebody else can put what is run.
+    """Refuse a folder, called `name` in the error, where someone else could put code that is run.
 
     Raises:
-        UserError: where it is another user's, or its group or everybody may write.
+        UserError: if it is another user's, or its group or everybody may write to it.
     """
     found = os.stat(path)
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:

@@ -1,4 +1,4 @@
-"""A conversion's source in one framework beside its result in the other, on photographs."""
+"""Verification of a conversion: source and result run in both frameworks, on photographs."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from alexnet.errors import UserError
 from alexnet.layers import Dropout, trace
 from alexnet.weights import Weights
 
-BOUND = 1e-4  # of the layer's standard deviation; a correct port measures some 5e-6
+BOUND = 1e-4  # in a layer's standard deviations; a correct port measures some 5e-6
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _MOST = 16
 
@@ -23,14 +23,14 @@ def verify(source: Weights, target: Weights, images: str | None) -> dict[str, An
     Args:
         source: as read from the source.
         target: as read back from what was written.
-        images: a folder of photographs, or None for two that scikit-learn bundles.
+        images: a folder of photographs, or None for two that come with scikit-learn.
 
     Returns:
-        `layers`, a dict a layer with `name` and `difference`, the largest one in standard
-        deviations of torch's output; `top5_agreement`, a share; `bound`; `images`; `passed`.
+        `layers`, one dict per layer with `name` and `difference`, the largest one in standard
+        deviations of torch's output; `top5_agreement`, a fraction; `bound`; `images`; `passed`.
 
     Raises:
-        UserError: where the folder has no readable image.
+        UserError: if the folder has no readable image.
     """
     pictures = _photographs(images, source.spec.channels)
     inputs = np.stack([network_input(p, source.preprocess, source.spec.channels) for p in pictures])
@@ -63,16 +63,16 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _top5_agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The share of images whose five highest classes are the same set in both."""
+    """The fraction of images whose five highest classes are the same set in both."""
     best = [np.sort(np.argsort(-logits, axis=1)[:, :5], axis=1) for logits in (ours, theirs)]
     return float((best[0] == best[1]).all(axis=1).mean())
 
 
 def check(images: str | None) -> None:
-    """Refuse what `verify` would: for before a conversion writes anything.
+    """Refuse in advance what `verify` would, before a conversion writes anything.
 
     Raises:
-        UserError: where a framework is missing, or the folder has no readable image.
+        UserError: if a framework is missing, or the folder has no readable image.
     """
     for framework in ("torch", "jax"):
         import_framework(framework, "inspection")
@@ -80,7 +80,7 @@ def check(images: str | None) -> None:
 
 
 def _photographs(images: str | None, channels: int) -> list[np.ndarray]:
-    """Decoded images: up to 16 of a folder's, or the two that scikit-learn bundles."""
+    """Decoded images: up to 16 from a folder, or the two that come with scikit-learn."""
     if images is None:
         import sklearn.datasets
 

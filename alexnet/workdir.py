@@ -18,10 +18,10 @@ from alexnet.metrics import DAMAGED, DIGESTS, EVENTS, METRICS
 from alexnet.options import flag, shown
 from alexnet.text import is_text
 
-_LONGEST_PATH = 1 << 16  # more than any system takes
+_LONGEST_PATH = 1 << 16  # more than any system allows
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 WEIGHTS, CURVE = "weights.safetensors", "curve.png"
-PAGE, PAGE_MARK = "report.html", "alexnet report"  # of `alexnet report`, in each page's head
+PAGE, PAGE_MARK = "report.html", "alexnet report"  # the mark is in each page's head
 OWN = (
     METRICS,
     DIGESTS,
@@ -29,8 +29,8 @@ OWN = (
     WEIGHTS,
     CURVE,
     mean_image.FILE,
-)  # and, as the mark of a run, the configuration
-# The names that a run's own files have in its folders.
+)  # besides the configuration, which marks a run
+# The names of a run's own files in its folders.
 _IN_FOLDERS = {
     CHECKPOINTS: re.compile(r"(damaged-)?[0-9]{8,}(-[0-9]+)?"),
     EVENTS: re.compile(r"events\.out\.tfevents\..*"),
@@ -39,15 +39,15 @@ _TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, (CONFIG, *OWN)))})\..*\.t
 
 
 def claim(config: TrainConfig) -> Lock:
-    """Make the work directory, or take over the run in it, as the only one that writes there.
+    """Make the work directory, or take over the run in it, as its only writer.
 
     Returns:
         The directory's lock.
 
     Raises:
-        UserError: where something is in the way, another run is writing there, or the run there is
-            not the one described.
-        RunError: where a bucket can't be reached.
+        UserError: if something is in the way, another run is writing there, or the run there is not
+            the one described.
+        RunError: if a bucket can't be reached.
     """
     path = files.as_path(config.run.workdir or ".")
     check_name(path)
@@ -67,10 +67,10 @@ def claim(config: TrainConfig) -> Lock:
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name that checkpoints can't keep in their own descriptions.
+    """Refuse a name that checkpoints can't store in their metadata.
 
     Raises:
-        UserError: where it is not text in UTF-8.
+        UserError: if it is not valid UTF-8.
     """
     whole = str(path)
     if not files.is_remote(path):
@@ -84,7 +84,7 @@ def check_name(path: Path) -> None:
 
 
 def prepare(config: TrainConfig) -> Path:
-    """Do what `claim` does, and let others have the directory."""
+    """Do what `claim` does, but release the directory again."""
     claim(config).release()
     return files.as_path(config.run.workdir or ".")
 
@@ -114,7 +114,7 @@ def _prepare(path: Path, config: TrainConfig) -> None:
         raise UserError(
             f"{path} holds a run already: --resume goes on with it, --overwrite deletes it first"
         )
-    _ = config.preprocess  # read before a run is deleted, whose mean image it may be
+    _ = config.preprocess  # read it before deleting a run that it may belong to
     if is_run:
         _delete_run(path)
     (path / mean_image.FILE).unlink(missing_ok=True)
@@ -122,17 +122,17 @@ def _prepare(path: Path, config: TrainConfig) -> None:
 
 
 def _is_before_a_run(path: Path) -> bool:
-    """Tell whether a file is what a run leaves that is killed before it has begun."""
+    """Return True for a file left by a run that was killed before it began."""
     if path.name != mean_image.FILE:
         return path.name == LOCK
     try:
         return "preprocess" in sealed.read(path)
-    except (OSError, ValueError):  # somebody's own
+    except (OSError, ValueError):  # another program's or the user's own
         return False
 
 
 def _remove_temporaries(path: Path) -> None:
-    """Delete what a killed run had not finished writing; the lock says that none is writing."""
+    """Delete a killed run's unfinished files; the lock ensures that no run is writing."""
     if files.is_remote(path):
         return
     found = [one for one in path.iterdir() if _TEMPORARY.fullmatch(one.name)]
@@ -141,10 +141,10 @@ def _remove_temporaries(path: Path) -> None:
 
 
 def _delete_run(path: Path) -> None:
-    """Delete what a run writes, and nothing else; its configuration is replaced by the new one.
+    """Delete a run's own files, and nothing else; the new configuration replaces the old one.
 
     Raises:
-        UserError: where the configuration is none of a run: somebody else's files.
+        UserError: if the configuration is not a run's, so the files are somebody else's.
     """
     try:
         config = read_config(path)
@@ -162,32 +162,32 @@ def _delete_run(path: Path) -> None:
             (path / name).unlink()
     if is_page(path / PAGE):
         (path / PAGE).unlink()
-    if config.data.mean_image:  # a kill must not leave this one beside the new run's image
+    if config.data.mean_image:  # if killed, don't leave this one with the new run's mean image
         without = dataclasses.replace(config.data, mean_image=None)
         sealed.write(path / CONFIG, to_json(dataclasses.replace(config, data=without)))
 
 
 def is_page(path: Path) -> bool:
-    """Tell whether a file is a page that `alexnet report` wrote; others are somebody's own."""
+    """Return True if a file is a page that `alexnet report` wrote; others are the user's own."""
     return path.is_file() and f'content="{PAGE_MARK}"'.encode() in files.first_bytes(path, 400)
 
 
 def _is_link(path: Path) -> bool:
-    """Tell whether somebody keeps a folder of the run elsewhere; gs:// has no links."""
+    """Return True if a folder of the run is a link to elsewhere; gs:// has no links."""
     return not files.is_remote(path) and path.is_symlink()
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
-    """Write down how a run began; --resume and --overwrite are not part of that."""
+    """Save the configuration that a run began with, without --resume and --overwrite."""
     preprocess = config.preprocess
     as_begun = dataclasses.replace(config.run, resume=False, overwrite=False)
-    if config.data.mean_image:  # first: a run that is killed in between has not begun
+    if config.data.mean_image:  # first, so that a run killed in between has not begun
         mean_image.write(path, preprocess)
     sealed.write(path / CONFIG, to_json(dataclasses.replace(config, run=as_begun)))
 
 
 def keep_length(path: Path, run: RunConfig) -> None:
-    """Write down the length that a run has been given anew."""
+    """Save a run's new length."""
     values = sealed.read(path / CONFIG)
     length = {"steps": run.steps, "epochs": run.epochs}
     if any(values["run"].get(name) != value for name, value in length.items()):
@@ -195,9 +195,9 @@ def keep_length(path: Path, run: RunConfig) -> None:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration of the run in a work directory; a UserError where it can't be read.
+    """The configuration of the run in a work directory; a UserError if it can't be read.
 
-    Its mean image, if it has one, is the copy that is kept there.
+    Its mean image, if any, is the copy kept there.
     """
     try:
         values = sealed.read(path / CONFIG)
@@ -212,19 +212,19 @@ def read_config(path: Path) -> TrainConfig:
     return dataclasses.replace(config, data=data)
 
 
-# Fields whose change leaves the numbers of a resumed run as they are. A bad image that is to be
-# skipped from now on has not been seen before: the run would have stopped at it.
+# Fields that can change without changing the numbers of a resumed run. A bad image to be skipped
+# from now on can't have been seen before: the run would have stopped at it.
 _FREE_ON_RESUME = {
     "workdir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "log_every",
     "loader_threads", "loader_workers", "data_dir", "init_from", "preprocess_from", "on_bad_image",
-    "mean_image",  # whose pixels are compared
+    "mean_image",  # its pixels are compared instead
 }  # fmt: skip
 _LENGTH = {"epochs", "steps"}
 _BY_TOTAL = ("cosine", "poly")  # schedules whose every rate depends on the number of steps
 
 
 def _check_same_run(saved: TrainConfig, now: TrainConfig) -> None:
-    """Refuse options that would change the numbers of the run that is gone on with."""
+    """Refuse options that would change the numbers of the run being resumed."""
     path, before, after = now.run.workdir, _flat(saved), _flat(now)
     if saved.framework != now.framework:
         raise UserError(
@@ -259,6 +259,6 @@ def _check_same_run(saved: TrainConfig, now: TrainConfig) -> None:
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:
-    """All fields but those of the devices."""
+    """All fields except the devices'."""
     parts = (config.model, config.data, config.optim, config.run)
     return {"recipe": config.recipe} | {k: v for part in parts for k, v in vars(part).items()}

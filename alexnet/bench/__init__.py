@@ -1,1 +1,1 @@
-"""Benchmarks: contenders in processes of their own, timed in alternation by one parent."""
+"""Benchmarks: contenders in separate processes, timed in alternation by one parent."""

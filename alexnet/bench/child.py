@@ -1,4 +1,4 @@
-"""The parent's end of a contender's process: starts it, commands it, and reports its death."""
+"""The parent's side of a contender's process: starts it, commands it, and reports its death."""
 
 import contextlib
 import dataclasses
@@ -17,16 +17,16 @@ from alexnet.memory import with_huge_pages
 from alexnet.text import printable
 
 _LAST_WORDS = 500  # characters
-_TAIL = 4000  # bytes of its standard error that are read for them
-_PATIENCE = 10  # seconds for a process to end by itself
+_TAIL = 4000  # bytes read from the end of its standard error to find them
+_PATIENCE = 10  # seconds allowed for a process to end by itself
 
 
 class Child:
-    """A process with one contender in it, idle but for the commands it is given.
+    """A process with one contender in it, idle except when given a command.
 
     Raises:
-        UserError: where the contender can't be made of these options.
-        RunError: where its process fails.
+        UserError: if the contender can't be built with these options.
+        RunError: if its process fails.
     """
 
     def __init__(self, job: Job):
@@ -71,14 +71,14 @@ class Child:
         return answer
 
     def run(self, part: str, steps: int) -> dict[str, float]:
-        """Time so many steps of a part."""
+        """Time a number of steps of a part."""
         return self.ask({"part": part, "steps": steps})
 
     def close(self) -> None:
         """End the process."""
         with self._process as process:
             if process.stdin:
-                with contextlib.suppress(BrokenPipeError):  # it died, and didn't take its command
+                with contextlib.suppress(BrokenPipeError):  # it died without reading its command
                     process.stdin.close()
             try:
                 process.wait(_PATIENCE)
@@ -98,7 +98,7 @@ class Child:
         self.close()
 
     def _last_words(self) -> str:
-        """A sentence on how the process ended."""
+        """A sentence about how the process ended."""
         code = self._process.wait()
         end = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, end - _TAIL))
@@ -112,9 +112,9 @@ class Child:
 
 
 def _environment(job: Job) -> dict[str, str]:
-    """The environment of contenders: one device, and a GPU's memory shared with the others.
+    """The environment for a contender: one device, and a GPU's memory shared with the others.
 
-    Ours get what `train.py` gives itself.
+    Our own contenders get the same settings that `train.py` gives itself.
     """
     own = with_huge_pages(os.environ) if job.is_ours else dict(os.environ)
     gpu = own.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]

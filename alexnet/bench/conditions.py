@@ -1,4 +1,4 @@
-"""The machine and the versions under which something was measured."""
+"""A description of the machine and the software versions that a measurement was made with."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ def conditions() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's own name, where the system tells it."""
+    """The processor's own name, if the system reports it."""
     try:
         with open("/proc/cpuinfo") as file:
             names = (line.partition(":")[2].strip() for line in file if "model name" in line)

@@ -1,4 +1,4 @@
-"""Conversions between file formats as contenders: a variant's weights read, checked and written."""
+"""File format conversions as contenders: a variant's weights are read, checked and written."""
 
 import functools
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from alexnet.bench.job import Job
 from alexnet.init import initial_weights
 from alexnet.weights import Weights, load, save
 
-# Format to the suffix of its files.
+# File suffix of each format.
 _FORMATS = {"torch": ".pth", "safetensors": ".safetensors", "flax": ".msgpack"}
 _PAIRS = (("torch", "safetensors"), ("safetensors", "flax"), ("flax", "torch"))
 
 
 def conversions(job: Job) -> dict[str, Callable[[int], None]]:
-    """Functions that convert so many times, by the names of their formats.
+    """Functions that convert a given number of times, keyed by the names of their formats.
 
-    The files are in the job's directory; all are there before anything is timed.
+    The files are in the job's directory; all source files exist before anything is timed.
     """
     folder, spec = Path(job.directory), job.spec
     weights = Weights(initial_weights(spec, job.seed), spec, job.config.preprocess)

@@ -13,8 +13,8 @@ from alexnet.spec import variant
 What = Literal["train", "infer", "input", "convert"]
 Kind = Literal["ours", "ours, reading", "ours, compiled", "plain", "plain, compiled"]
 SYNTHETIC = "synthetic"  # the data set of random images
-# Small, since most batches are always the same: of what is learned by heart, gradients become too
-# small for fast arithmetic.
+# Small, since most jobs repeat the same batches: once those are memorized, gradients become so
+# small that arithmetic slows down.
 RATE = 1e-4
 
 
@@ -24,7 +24,7 @@ class Job:
 
     what: What
     kind: Kind = "ours"
-    framework: Framework | None = None  # None for work that needs neither
+    framework: Framework | None = None  # None for work that needs no framework
     variant: str = "torchvision"
     image_size: int | None = None
     num_classes: int = 1000
@@ -36,8 +36,8 @@ class Job:
     data_dir: str | None = None
     loader_threads: int = 2
     loader_workers: int = 0
-    directory: str = ""  # for files that are written
-    layers: bool = False  # each layer by itself instead of whole steps
+    directory: str = ""  # for output files
+    layers: bool = False  # time each layer by itself instead of whole steps
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ class Job:
 
     @property
     def compiled(self) -> bool:
-        """True for what goes through torch.compile."""
+        """True for contenders that use torch.compile."""
         return self.kind.endswith("compiled")
 
     @property
@@ -74,7 +74,7 @@ class Job:
 
     @property
     def config(self) -> TrainConfig:
-        """The recipe of the variant, of the paper where it has none, at this job's sizes."""
+        """The variant's recipe, or the paper's if it has none, at this job's sizes."""
         base = RECIPES.get(self.variant.replace("_", "-"), RECIPES["paper"]).config
         model = dataclasses.replace(
             base.model,
@@ -90,7 +90,7 @@ class Job:
             data_dir=self.data_dir,
             loader_threads=self.loader_threads,
             loader_workers=self.loader_workers,
-            # Of the recipe's size; of another, the share that it is by default.
+            # The recipe's own at its image size; at any other, the default ratio.
             resize_to=base.data.resize_to if self.spec.image_size == base.image_size else None,
         )
         run = dataclasses.replace(base.run, seed=self.seed)
@@ -109,7 +109,7 @@ class Job:
 
     @property
     def plain(self) -> PlainOptions:
-        """The same for a plain network."""
+        """The same settings for a plain network."""
         normalize, optim = self.config.preprocess.normalize, self.optim
         return PlainOptions(
             normalize.mean,

@@ -1,4 +1,4 @@
-"""Each layer by itself as a contender: its forward pass and its gradients."""
+"""Single layers as contenders: the forward pass and the gradients of each."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -16,10 +16,10 @@ FORWARD, OF_INPUT, OF_WEIGHTS = "forward", "input gradient", "weight gradient"
 
 
 def layer_parts(job: Job) -> dict[str, Run]:
-    """Functions that run a layer's pass so many times, by `layer: pass`.
+    """Functions that run a layer's pass a given number of times, keyed by `layer: pass`.
 
-    Only the layer that is being timed is in memory. What does nothing is left out, and so is the
-    gradient of the images.
+    Only the layer being timed is in memory. Layers that compute nothing are left out, and so is
+    the gradient with respect to the images.
     """
     spec = job.spec
     rows = [row for row in trace(spec) if not _idle(row)]
@@ -48,7 +48,7 @@ def layer_parts(job: Job) -> dict[str, Run]:
 
 
 def _idle(row: Row) -> bool:
-    """True for a layer that changes nothing, or a tensor's shape alone."""
+    """True for a layer that changes nothing, or only a tensor's shape."""
     same = row.in_shape == row.out_shape
     return isinstance(row.layer, Flatten) or (isinstance(row.layer, AdaptiveAvgPool) and same)
 
@@ -59,7 +59,7 @@ def _passes(row: Row, first: bool) -> list[str]:
 
 
 def one_layer(row: Row, spec: Spec) -> Spec:
-    """A network of one layer and `Flatten`, since networks take images and give features."""
+    """A network of one layer and `Flatten`, since networks take images and return features."""
     if len(row.in_shape) == 3:
         height, _, channels = row.in_shape
         return Spec(row.name, (row.layer, Flatten()), height, spec.num_classes, channels)
@@ -68,5 +68,5 @@ def one_layer(row: Row, spec: Spec) -> Spec:
 
 
 def place(spec: Spec) -> int:
-    """The place of the layer in a network of `one_layer`."""
+    """The index of the layer in a network from `one_layer`."""
     return int(isinstance(spec.layers[0], Flatten))

@@ -1,4 +1,4 @@
-"""Contenders timed block by block in alternation, and what their times come to."""
+"""Timing of contenders, block by block in alternation, and summaries of their times."""
 
 import math
 import statistics
@@ -9,23 +9,23 @@ from typing import Any
 from alexnet.bench.child import Child
 
 _WARM, _MOST_WARM = 3, 12  # steps of warm-up, at least and at most
-_STEADY = 1.1  # a step is as fast as the fastest so far, within this factor
+_STEADY = 1.1  # steady once a step is within this factor of the fastest so far
 
 
 @dataclass
 class Timing:
-    """The blocks of one contender's part: seconds, processor time and page faults of each."""
+    """The timed blocks of one contender's part: seconds, CPU time and page faults of each."""
 
     steps: int  # in a block
     blocks: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def seconds(self) -> list[float]:
-        """Seconds a step, block by block."""
+        """Seconds per step, block by block."""
         return [block["seconds"] / self.steps for block in self.blocks]
 
     def median(self, name: str = "seconds") -> float:
-        """The median over blocks of a number, a step."""
+        """The median over blocks of a measurement, per step."""
         return statistics.median(block[name] / self.steps for block in self.blocks)
 
 
@@ -37,10 +37,10 @@ def measure(
     block_seconds: float,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Timing]:
-    """Time a part of every contender, all idle but one; by the contenders' names.
+    """Time a part of every contender, with all others idle; return timings by contender name.
 
-    After warm-up each runs a block in turn, and in the opposite order in every other round, so
-    that whatever drifts in the machine meets all alike.
+    After warm-up each runs a block in turn, in the opposite order in every other round, so that
+    any drift in the machine affects all alike.
     """
     timings = {}
     for child in children:
@@ -55,7 +55,7 @@ def measure(
 
 
 def _steps(child: Child, part: str, block_seconds: float) -> int:
-    """Warm up until steps are as fast as they get, and tell how many fill a block."""
+    """Warm up until steps reach full speed, and return the number of steps that fill a block."""
     fastest, done = math.inf, 0
     while done < _MOST_WARM:
         seconds = child.run(part, 1)["seconds"]
@@ -65,24 +65,24 @@ def _steps(child: Child, part: str, block_seconds: float) -> int:
             break
     count, seconds = 1, fastest
     while seconds < block_seconds / 8:
-        count *= 2  # a few steps may have been made ahead, or be too short for the clock
+        count *= 2  # a few steps may be prepared ahead, or too short for the clock
         seconds = child.run(part, count)["seconds"]
     return max(1, round(count * block_seconds / seconds))
 
 
 def ratios(ours: Timing, other: Timing) -> dict[str, float]:
-    """Speed of one as a multiple of another's: the median over rounds, the least, the most."""
+    """Speed of one as a multiple of the other's: median, minimum and maximum over rounds."""
     found = [b / a for a, b in zip(ours.seconds, other.seconds, strict=True)]
     return {"median": statistics.median(found), "min": min(found), "max": max(found)}
 
 
 def summary(timing: Timing, items: int, unit: str) -> dict[str, Any]:
-    """A contender's times summed up, as JSON values.
+    """Summarize a contender's times as JSON values.
 
     Args:
         timing: its blocks.
-        items: images, or bytes, in a step.
-        unit: of them.
+        items: number of images, or bytes, in a step.
+        unit: the name of these items.
     """
     step = timing.median()
     return {
@@ -99,7 +99,7 @@ def summary(timing: Timing, items: int, unit: str) -> dict[str, Any]:
 
 
 def with_memory(found: Mapping[str, Any], child: Child) -> dict[str, Any]:
-    """A summary with the most memory that the contender's process had."""
+    """Add the peak memory of the contender's process to a summary."""
     memory = child.ask({"memory": True})
     return {
         **found,

@@ -1,4 +1,4 @@
-"""Whole training steps and forward passes as contenders, ours and plain ones."""
+"""Whole training steps and forward passes as contenders, for our engines and plain networks."""
 
 import contextlib
 import itertools
@@ -18,13 +18,13 @@ from alexnet.schedule import rates
 
 Step = Callable[[], Any]
 Wait = Callable[[Any], Any]
-_BATCHES = 2  # different ones, in turn
+_BATCHES = 2  # distinct batches, used in turn
 
 
 def floating_point_operations(spec: Spec, what: str) -> int:
     """Operations that a step needs for one image, a multiply-add counted as two.
 
-    Training is three times the forward pass, less the gradient of the images, which nobody needs.
+    Training is three times the forward pass, less the unneeded gradient of the images.
     """
     rows = trace(spec)
     forward = sum(row.multiply_adds for row in rows)
@@ -33,13 +33,13 @@ def floating_point_operations(spec: Spec, what: str) -> int:
 
 
 def batches(job: Job) -> Iterator[Batch]:
-    """The batches of a job's steps, without end, as the pipeline hands them over.
+    """The batches of a job's steps, without end, in the form that the pipeline delivers.
 
-    Two in turn: random bytes, or the first ones of the data set that the job names; for one that
-    reads, all of it.
+    There are two, used in turn: random bytes, or the first two from the job's data set. A job that
+    reads goes through the whole data set instead.
 
     Raises:
-        UserError: where there is no such data set, or it doesn't suit the network.
+        UserError: if there is no such data set, or it doesn't suit the network.
     """
     if job.dataset == SYNTHETIC:
         return itertools.cycle(_random_batches(job))
@@ -74,7 +74,7 @@ def network_step(job: Job) -> tuple[Step, Wait, str]:
     """A step with its first call done, a function that waits for its result, and a note on it.
 
     Raises:
-        UserError: where the framework is missing, or its devices can't do it.
+        UserError: if the framework is missing, or its devices can't run the step.
     """
     step: Step
     wait: Wait
@@ -121,4 +121,4 @@ def _on_next(work: Callable[[Any], Any], made: Any) -> Step:
 
 
 def _nothing(_: Any) -> Any:
-    """Wait for logits that are on the host already."""
+    """Wait for nothing: logits are on the host already."""

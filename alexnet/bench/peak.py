@@ -1,4 +1,4 @@
-"""The rate at which a framework multiplies large square matrices: what shares are shares of."""
+"""The peak rate at which a framework multiplies large square matrices, the basis for shares."""
 
 import time
 from collections.abc import Callable
@@ -10,12 +10,13 @@ _REPEATS = 3
 def peak_rate(
     matrix_product: Callable[[int, str], Callable[[int], None]], precision: str, budget: float
 ) -> float:
-    """Floating-point operations a second at the size that reaches most.
+    """Floating-point operations per second at the fastest matrix size.
 
     Args:
-        matrix_product: of a framework's `bench` module.
+        matrix_product: from a framework's `bench` module.
         precision: fp32 or bf16.
-        budget: seconds for each size; none is tried once one product takes longer than a quarter.
+        budget: seconds for each size; no larger size is tried once a product takes over a quarter
+            of it.
     """
     best = 0.0
     for size in _SIZES:

@@ -1,4 +1,4 @@
-"""A whole benchmark: contenders made ready, timed, and put into one JSON object."""
+"""Whole benchmarks: contenders are prepared, timed, and summarized in one JSON object."""
 
 import contextlib
 import dataclasses
@@ -25,11 +25,11 @@ Progress = Callable[[str], None]
 def compare(
     jobs: Sequence[Job], blocks: int, block_seconds: float, progress: Progress
 ) -> dict[str, Any]:
-    """Time whole steps of contenders side by side; the first one's numbers stand at the top.
+    """Time whole steps of contenders side by side; the first one's numbers are at the top level.
 
     Raises:
-        UserError: where a contender can't be made of these options.
-        RunError: where a contender's process fails.
+        UserError: if a contender can't be built with these options.
+        RunError: if a contender's process fails.
     """
     found = {"conditions": conditions()}
     with contextlib.ExitStack() as stack:
@@ -46,7 +46,7 @@ def compare(
 def time_layers(
     jobs: Sequence[Job], blocks: int, block_seconds: float, progress: Progress
 ) -> dict[str, Any]:
-    """Time each pass of each layer, contenders side by side: milliseconds by their names.
+    """Time each pass of each layer, contenders side by side: milliseconds by contender name.
 
     Raises:
         UserError, RunError: as `compare`.
@@ -67,7 +67,7 @@ def time_layers(
 def time_conversions(
     job: Job, blocks: int, block_seconds: float, progress: Progress
 ) -> dict[str, Any]:
-    """Time a variant's weights on their way from format to format, in a temporary folder.
+    """Time the conversion of a variant's weights between formats, in a temporary folder.
 
     Raises:
         UserError, RunError: as `compare`.
@@ -81,7 +81,7 @@ def time_conversions(
         with contextlib.ExitStack() as stack:
             (child,) = open_children([job], stack, progress)
             for part in child.parts:
-                child.ask({"memory": True})  # begins anew
+                child.ask({"memory": True})  # resets the peak
                 timing = measure(
                     [child], part, blocks=blocks, block_seconds=block_seconds, progress=progress
                 )[child.name]
@@ -95,7 +95,7 @@ def time_conversions(
 def open_children(
     jobs: Sequence[Job], stack: contextlib.ExitStack, progress: Progress
 ) -> list[Child]:
-    """A process for each job, one made ready after the other; the stack ends them."""
+    """Start a process for each job, one after another; the stack ends them."""
     children = []
     for job in jobs:
         progress(f"{job.name}: preparing")
@@ -106,7 +106,7 @@ def open_children(
 
 
 def _peaks(children: Sequence[Child], seconds: float, progress: Progress) -> dict[str, float]:
-    """Each framework's rate of multiplying matrices, measured in its first contender's process."""
+    """Each framework's matrix product rate, measured in its first contender's process."""
     found: dict[str, float] = {}
     for child in children:
         framework = child.job.framework
@@ -138,7 +138,7 @@ def _row(child: Child, timings: dict[str, Timing], peaks: dict[str, float]) -> d
 
 
 def _rivals(job: Job, names: Sequence[str]) -> list[str]:
-    """The contenders that one of ours is compared with; one that reads, with itself where not."""
+    """The contenders that one of ours is compared with; for one that reads, the same without."""
     if job.reads:
         return [str(job.framework)]
     return [name for name in names if name != job.name and not name.endswith(", reading")]

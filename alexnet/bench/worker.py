@@ -1,8 +1,8 @@
-"""A child process of `alexnet bench`: makes one contender ready, and times it when it is told to.
+"""A child process of `alexnet bench`: prepares one contender, and times it on command.
 
-Commands come as lines of JSON on standard input, answers go out the same way; `child.py` is the
-other end. Whatever libraries print goes to standard error. The process ends when its input does,
-even in the middle of a step: no contender outlives its parent.
+Commands come as lines of JSON on standard input, and answers go to standard output the same way;
+`child.py` is the other end. Anything that libraries print goes to standard error. The process ends
+when its input does, even in the middle of a step: no contender outlives its parent.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from typing import Any, TextIO
 from alexnet.bench.job import Job
 from alexnet.errors import RunError, UserError, first_line
 
-Run = Callable[[int], Any]  # so many steps, waited for
-_LONGEST = 1000  # characters of an error
+Run = Callable[[int], Any]  # runs a number of steps, and waits for them
+_LONGEST = 1000  # characters of an error message
 
 
 def main() -> int:
@@ -30,8 +30,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to answer
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    # A process that is forked from this one closes sys.stdin, for which it would wait for ever if a
-    # thread of ours were reading from it.
+    # A process forked from this one closes sys.stdin, and would block forever if one of our threads
+    # were reading from it.
     given, sys.stdin = sys.stdin, open(os.devnull)  # noqa: SIM115
     commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(given, commands), daemon=True).start()
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _listen(given: TextIO, commands: queue.SimpleQueue) -> None:
-    """Take commands from the input, and end the process where it ends."""
+    """Read commands from the input, and end the process when the input ends."""
     for line in given:
         commands.put(json.loads(line))
     os._exit(0)
@@ -109,12 +109,12 @@ def _answer(command: Mapping[str, Any], parts: Mapping[str, Run], job: Job) -> d
     if job.what == "input" or job.reads:
         from alexnet.bench.input import ahead
 
-        parts[command["part"]](ahead(job))  # batches made while others were timed
+        parts[command["part"]](ahead(job))  # use up batches made while others were timed
     return _timed(parts[command["part"]], command["steps"])
 
 
 def _timed(run: Run, steps: int) -> dict[str, float]:
-    """Seconds of the wall clock and of processors, and page faults, of so many steps."""
+    """Time a number of steps: wall-clock seconds, CPU seconds, and page faults."""
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     run(steps)
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
@@ -127,9 +127,9 @@ def _timed(run: Run, steps: int) -> dict[str, float]:
 
 
 def _peak_memory() -> int:
-    """The most bytes of memory that this process had."""
+    """The peak memory of this process, in bytes."""
     try:
-        with open("/proc/self/status") as file:  # ru_maxrss would begin with the parent's
+        with open("/proc/self/status") as file:  # ru_maxrss would start at the parent's
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024
     except OSError:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -137,7 +137,7 @@ def _peak_memory() -> int:
 
 
 def _forget_peak() -> None:
-    """Begin anew with the peak of memory, where Linux lets a process do so (man 5 proc)."""
+    """Reset the peak memory, if Linux lets this process do so (man 5 proc)."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 

@@ -21,51 +21,52 @@ _SHARED = (  # by all contenders
 
 @dataclass(frozen=True)
 class Options:
-    """The work that is timed, its rivals, and the length of the blocks."""
+    """The work to time, the contenders to compare with, and the length of the blocks."""
 
     # Framework to time; both are timed in alternation.
     framework: Literal["jax", "torch", "both"] = "jax"
     # Which AlexNet.
     variant: VariantName = "torchvision"
-    # Images a step.
+    # Images per step.
     batch_size: int = 32
     # Arithmetic of convolutions and dense layers.
     precision: Literal["fp32", "bf16"] = "fp32"
-    # Training steps, forward passes, reading batches, or converting weights between file formats.
+    # Work to time: training steps, forward passes, reading batches, or converting weights between
+    # file formats.
     what: Literal["train", "infer", "input", "convert"] = "train"
-    # Also what one would write without this project, in alternation: the same network in torch's
-    # and in Flax's own layers; for --what input, torch's DataLoader over Pillow.
+    # Also time, in alternation, what one would write without this project: the same network in
+    # torch's and in Flax's own layers; for --what input, torch's DataLoader over Pillow.
     against: Literal["plain"] | None = None
-    # With torch also its engine through torch.compile, as `alexnet train --compile` runs it.
+    # For torch, also time its engine through torch.compile, as `alexnet train --compile` runs it.
     compile: bool = False
     # Time each layer by itself: its forward pass and its gradients.
     layers: bool = False
-    # Blocks that are timed; their median counts.
+    # Number of timed blocks; the result is their median.
     blocks: int = 5
-    # Length of a block; by default 3 s, of --layers 0.2 s.
+    # Length of a block in seconds; by default 3, or 0.2 with --layers.
     block_seconds: float | None = None
     # Height and width of the network's input; by default the variant's own.
     image_size: int | None = None
     # Outputs of the last layer.
     num_classes: int = 1000
-    # Share of each hidden layer's features.
+    # Fraction of each hidden layer's features to keep.
     width: float = 1.0
-    # Data set of --what input: digits, tfds:NAME, folder:PATH, cache:PATH or synthetic. With --what
-    # train the images are its own, and ours also trains while it reads it.
+    # Data set for --what input: digits, tfds:NAME, folder:PATH, cache:PATH or synthetic. For --what
+    # train, images come from it, and this project's engine is also timed while it reads them.
     dataset: str = "synthetic"
     # Directory of prepared TFDS data sets.
     data_dir: str | None = None
     # Threads that read and decode images.
     loader_threads: int = 2
-    # Processes that do it in place of threads.
+    # Processes that do it instead of threads.
     loader_workers: int = 0
-    # Decides weights, images and labels.
+    # Seed for weights, images and labels.
     seed: int = 0
     # Print JSON instead of tables.
     json: bool = False
 
     def __post_init__(self) -> None:
-        """Check each option, and those that don't go together."""
+        """Check each option, and their combinations."""
         check_values(self)
         between(self, 1, 1_000_000, "batch_size")
         between(self, 1, 1000, "blocks")
@@ -96,14 +97,14 @@ class Options:
 
     @property
     def length(self) -> float:
-        """Seconds of a block."""
+        """Seconds per block."""
         if self.block_seconds is None:
             return 0.2 if self.layers else 3.0
         return self.block_seconds
 
 
 def main(options: Options) -> int:
-    """Time, and print the numbers."""
+    """Run the benchmark, and print the numbers."""
     from rich.console import Console
     from rich.text import Text
 
@@ -138,7 +139,7 @@ def _jobs(options: Options) -> "list[Job]":
     """The contenders, ours first.
 
     Raises:
-        UserError: where there is no such network.
+        UserError: if there is no such network.
     """
     from alexnet.bench.job import SYNTHETIC, Job
     from alexnet.spec import variant
@@ -150,7 +151,7 @@ def _jobs(options: Options) -> "list[Job]":
     both = options.framework == "both"
     frameworks: list[Any] = ["jax", "torch"] if both else [options.framework]
     sizes = {name: getattr(options, name) for name in ("num_classes", "image_size", "width")}
-    variant(options.variant, **sizes)  # before any process starts: refuses what no network has
+    variant(options.variant, **sizes)  # before any process starts: refuses impossible sizes
     jobs = [Job(framework=name, **common) for name in frameworks]
     if options.dataset != SYNTHETIC:
         jobs += [Job(framework=name, kind="ours, reading", **common) for name in frameworks]

@@ -18,9 +18,9 @@ __all__ = ["WORDS", "Options", "defaults", "main"]
 
 @dataclass(frozen=True)
 class Options:
-    """The slice, and the step as `alexnet train` takes it; --batch-size is over all chips."""
+    """The slice, and the step's options as for `alexnet train`; --batch-size is over all chips."""
 
-    # The slice: v5e:4x4, v4:2x2x2, ...
+    # TPU slice to compile for: v5e:4x4, v4:2x2x2, ...
     topology: str
     train: TrainConfig
     # Outputs of the last layer.
@@ -39,8 +39,8 @@ defaults = partial(train.defaults, recipe_name="torchvision")
 
 
 def main(options: Options) -> int:
-    """Print the compiler's numbers; 1 where the step doesn't fit a chip's memory."""
-    # Before JAX starts: its host has no TPU, and what is compiled for one can't be cached here.
+    """Print the compiler's numbers; return 1 if the step doesn't fit in a chip's memory."""
+    # Before JAX starts: this host has no TPU, and a program compiled for one can't be cached here.
     os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_COMPILATION_CACHE="false")
     from alexnet.engine import import_framework
     from alexnet.report.compiled import print_compiled

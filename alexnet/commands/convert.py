@@ -26,27 +26,27 @@ class Options:
     source: str = field(metadata=POSITIONAL)
     # A weights file, a directory for --to hf-folder, or, for a run, a new work directory.
     target: str = field(metadata=POSITIONAL)
-    # Format of the source; by default told from its content.
+    # Format of the source; by default detected from its content.
     from_: str | None = None
-    # Format of the target; by default told from its name. jax and torch are for a run.
+    # Format of the target; by default inferred from its name. jax and torch are for a run.
     to: str | None = None
     # Checkpoint of a run to convert; by default the last.
     step: int | None = None
-    # The network, for files that leave it open.
+    # The network, for files that don't say.
     variant: VariantName | None = None
-    # Height and width of its input, for files that leave it open.
+    # Height and width of its input, for files that don't say.
     image_size: int | None = None
-    # Variant to become, where that is exact.
+    # Variant to convert to, if that can be done exactly.
     to_variant: VariantName | None = None
     # Fold mean and scale into conv1, so that the network takes torchvision's input.
     fold: bool = False
-    # Type of the numbers in the target; fp16 and bf16 round them.
+    # Number format in the target; fp16 and bf16 round the weights.
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    # Replace a Hugging Face folder's files that are there already.
+    # Replace files that are already in a Hugging Face folder.
     overwrite: bool = False
     # Run both frameworks on photographs and compare source and result.
     verify: bool = False
-    # Folder of photographs for --verify; by default two that scikit-learn bundles.
+    # Folder of photographs for --verify; by default two that come with scikit-learn.
     images: str | None = None
     # Print JSON.
     json: bool = False
@@ -64,7 +64,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Convert, and say what was done; 1 where --verify finds a difference."""
+    """Convert, and print what was done; return 1 if --verify finds a difference."""
     from rich.console import Console
     from rich.text import Text
 
@@ -72,7 +72,7 @@ def main(options: Options) -> int:
         from alexnet.verify import check
 
         check(options.images)  # before anything is written
-    text = Text(f"converting {printable(options.source)}")  # in which no [markup] is read
+    text = Text(f"converting {printable(options.source)}")  # in Text, [markup] is not interpreted
     with Console(stderr=True).status(text):  # on a terminal only
         change = porting.Change(
             options.to_variant, options.fold, options.preparation or None, options.dtype

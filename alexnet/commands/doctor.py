@@ -11,7 +11,7 @@ __all__ = ["WORDS", "Options", "defaults", "main"]
 
 @dataclass(frozen=True)
 class Options:
-    """The run to check for, described as to `alexnet train`."""
+    """The run to check for, with the options of `alexnet train`."""
 
     train: TrainConfig
     # Print JSON instead of a table.
@@ -19,7 +19,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Print what was found; 1 where something is wrong."""
+    """Print the findings; return 1 if something is wrong."""
     from rich.console import Console
 
     from alexnet.doctor.examine import examine

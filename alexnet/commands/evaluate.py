@@ -24,20 +24,20 @@ class Options:
 
     # A run's work directory, a weights file of any format, or a Hugging Face folder.
     weights: str = field(metadata=POSITIONAL)
-    # digits, tfds:NAME, folder:PATH, cache:PATH or synthetic; by default what a run was trained
-    # with.
+    # digits, tfds:NAME, folder:PATH, cache:PATH or synthetic; by default the data set that a run
+    # was trained on.
     dataset: str | None = None
     # Directory of prepared TFDS data sets.
     data_dir: str | None = None
-    # Seed that splits a folder which isn't split on disk; by default the run's own, else 0.
+    # Seed that splits a folder that isn't split on disk; by default the run's own, else 0.
     seed: int | None = None
-    # Framework that computes, by default a run's own, else jax where it is installed; both also
-    # prints how far the two are apart.
+    # Framework to use; by default a run's own, else jax if it is installed. both also prints how
+    # much the two differ.
     framework: Literal["jax", "torch", "both"] | None = None
-    # Geometry and views: the weights' own center, ten crops of it (the paper's), or those of
-    # Caffe, torchvision and the ONNX zoo; all prints them side by side.
+    # Geometry and views: the weights' own center crop, the paper's ten crops, or those of Caffe,
+    # torchvision or the ONNX zoo; all prints them side by side.
     protocol: Literal[ProtocolName, "all"] = "center"
-    # Examples computed at a time, over all devices; by default a run's own, else 64.
+    # Batch size over all devices; by default a run's own, else 64.
     batch_size: int | None = None
     # Arithmetic of convolutions and dense layers; by default a run's own, else fp32.
     precision: Literal["fp32", "bf16"] | None = None
@@ -49,15 +49,15 @@ class Options:
     save: str | None = None
     # Checkpoint of a run; by default the last.
     step: int | None = None
-    # The network, for files that leave it open.
+    # The network, for files that don't say.
     variant: VariantName | None = None
-    # Height and width of its input, for files that leave it open.
+    # Height and width of its input, for files that don't say.
     image_size: int | None = None
-    # An image that can't be read: leave it out and count it, or stop.
+    # For an image that can't be read: leave it out and count it, or stop.
     on_bad_image: Literal["skip", "raise"] = "skip"
     # Threads that read and decode images.
     loader_threads: int = 2
-    # Processes that do it in place of threads.
+    # Processes that do it instead of threads.
     loader_workers: int = 0
     # Print JSON.
     json: bool = False
@@ -77,7 +77,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Evaluate, and print; 1 where the two frameworks are apart."""
+    """Evaluate, and print the results; return 1 if the two frameworks disagree."""
     from alexnet.processes import Processes, connect, part_with
     from alexnet.replacing import check_replaceable
     from alexnet.trained import framework_for

@@ -29,12 +29,12 @@ class Options:
     weights: str = field(metadata=POSITIONAL)
     # Image files, folders, patterns like "*.jpg", or - for names on standard input.
     images: tuple[str, ...] = field(metadata=POSITIONAL)
-    # Framework that computes, by default a run's own, else jax where it is installed; both also
-    # prints how far the two are apart.
+    # Framework to use; by default a run's own, else jax if it is installed. both also prints how
+    # much the two differ.
     framework: Literal["jax", "torch", "both"] | None = None
     # Classes listed for each image.
     top_k: int = 5
-    # Images computed at a time; by default as many as there are, up to 32.
+    # Batch size; by default the number of images, up to 32.
     batch_size: int | None = None
     # Average over the paper's ten views: center, corners, and their mirror images.
     ten_crop: bool = False
@@ -42,9 +42,9 @@ class Options:
     features: tuple[str, str] | None = None
     # Checkpoint of a run; by default the last.
     step: int | None = None
-    # The network, for files that leave it open.
+    # The network, for files that don't say.
     variant: VariantName | None = None
-    # Height and width of its input, for files that leave it open.
+    # Height and width of its input, for files that don't say.
     image_size: int | None = None
     # Print JSON.
     json: bool = False
@@ -67,7 +67,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Predict; 1 where an image could not be read, or the frameworks are apart."""
+    """Predict; return 1 if an image could not be read, or the frameworks disagree."""
     from alexnet.data.pipeline import BadImages
     from alexnet.evaluation import Pair, distance, open_engine
     from alexnet.prediction import batch_of, find_images
@@ -109,7 +109,7 @@ def main(options: Options) -> int:
 
 
 def _words(images: tuple[str, ...]) -> Iterator[str]:
-    """The images named, those on standard input in place of `-`."""
+    """Yield the image names given, with those from standard input in place of `-`."""
     for word in images:
         if word != "-":
             yield word
@@ -131,7 +131,7 @@ def _predict(
     bad: "BadImages",
     take: Callable[["np.ndarray", list[str]], None] | None,
 ) -> "np.ndarray":
-    """Print each image's classes; gives the entropies of the outputs, float64 [N]."""
+    """Print each image's classes; return the entropies of the outputs, float64 [N]."""
     import numpy as np
 
     from alexnet.names import class_names
@@ -161,7 +161,7 @@ def _predict(
 def _features(
     options: Options, weights: "Weights", framework: str
 ) -> "Iterator[Callable[[np.ndarray, list[str]], None] | None]":
-    """A function that takes views with their names, for the file; None where none is wanted."""
+    """A function that writes views' features, with names, to the file; None if not wanted."""
     from alexnet.data.inputs import normalized
     from alexnet.engine import import_framework
     from alexnet.errors import choose

@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """A data set, and the form of its copy."""
+    """A data set, and the format of its copy."""
 
     # digits, tfds:NAME, folder:PATH, cache:PATH or synthetic.
     source: str = field(metadata=POSITIONAL)
-    # A new folder, or an unfinished one to go on with; --dataset cache:TARGET reads it.
+    # A new folder, or an unfinished one to complete; --dataset cache:TARGET reads it.
     target: str = field(metadata=POSITIONAL)
-    # Height and width of the images: the short side is scaled to it, and the center cut out.
+    # Height and width of the images: the short side is scaled to it, and the center is cropped.
     size: int = 256
-    # raw is the fastest and takes 197 kB an image of 256 pixels; jpeg takes about 20 kB.
+    # raw is fastest and takes 197 kB per image of 256 pixels; jpeg takes about 20 kB.
     format: Literal["raw", "jpeg"] = "raw"
-    # Quality of JPEGs.
+    # JPEG quality.
     quality: int = 90
     # Channels: 3 for RGB, 1 for gray.
     channels: int = 3
     # Resizing: scale the short side, or warp both sides.
     resize_rule: Literal["short", "warp"] = "short"
-    # Processes that decode; by default one for each CPU.
+    # Processes that decode; by default one per CPU.
     workers: int | None = None
-    # Compare the checksums of a finished copy, and replace what is damaged in it.
+    # Verify the checksums of a finished copy, and replace damaged images.
     check: bool = False
-    # Compute the training images' mean image, means, deviations and the axes of their colors.
+    # Compute the training images' mean image, means, standard deviations and color axes.
     statistics: bool = False
-    # An image that can't be read: leave it out, or stop.
+    # For an image that can't be read: leave it out, or stop.
     on_bad_image: Literal["skip", "raise"] = "raise"
     # Directory of prepared TFDS data sets.
     data_dir: str | None = None
-    # Splits a folder that isn't split on disk, as --seed of the training does.
+    # Seed that splits a folder that isn't split on disk, as training's --seed does.
     seed: int = 0
     # Print JSON.
     json: bool = False
@@ -65,7 +65,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Make the copy, and say what is in it."""
+    """Make the copy, and print a summary of it."""
     from alexnet.data import cache_writer
     from alexnet.data.cache import SPLITS, Layout
     from alexnet.data.workers import cpus
@@ -101,7 +101,7 @@ def main(options: Options) -> int:
 
 
 def _statistics(dataset: "Dataset", folder: "Path", observer: "Preparing") -> dict[str, Any]:
-    """Write `statistics.npz` into the cache, and give what is in it but for the mean image."""
+    """Write `statistics.npz` into the cache; return its content without the mean image."""
     import numpy as np
 
     from alexnet.data.mean_image import STATISTICS

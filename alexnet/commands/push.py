@@ -9,17 +9,17 @@ from alexnet.options import POSITIONAL, check_values, require
 
 @dataclass(frozen=True)
 class Options:
-    """Folder, and where it goes."""
+    """The folder, and its destination."""
 
     # A folder that `alexnet convert ... --to hf-folder` wrote.
     folder: str = field(metadata=POSITIONAL)
-    # ORG/NAME on the hub; made, private, where there is none.
+    # ORG/NAME on the hub; created as private if it doesn't exist.
     repo: str = field(metadata=POSITIONAL)
     # Let everyone see what is uploaded.
     public: bool = False
-    # Branch to upload to, made where there is none; by default the main one.
+    # Branch to upload to, created if it doesn't exist; by default the main one.
     revision: str | None = None
-    # Message of the commit.
+    # Commit message.
     message: str = "Upload weights"
     # Print JSON.
     json: bool = False
@@ -31,7 +31,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Upload, and say where it is."""
+    """Upload, and print where it is."""
     from alexnet.hub import push
 
     done = push(

@@ -9,14 +9,14 @@ from alexnet.recipes import RECIPES
 
 @dataclass(frozen=True)
 class Options:
-    """The form of the list."""
+    """The format of the list."""
 
     # Print JSON, with each recipe's whole configuration.
     json: bool = False
 
 
 def main(options: Options) -> int:
-    """Print each recipe with its source, its published result, and what was run here."""
+    """Print each recipe with its source, its published result, and the result measured here."""
     if options.json:
         listed = {
             name: {

@@ -1,4 +1,4 @@
-"""`alexnet report`: a page that shows what was trained."""
+"""`alexnet report`: an HTML page that shows the results of training."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,29 +14,29 @@ MOST_RUNS = 12  # colors that can be told apart
 
 @dataclass(frozen=True)
 class Options:
-    """Runs, and what of them to show."""
+    """Runs, and what to show of them."""
 
-    # Runs' work directories, or a weights file; from the classes on, the page shows the first.
+    # Runs' work directories, or a weights file; from the classes on, the page shows only the first.
     run: tuple[str, ...] = field(metadata=POSITIONAL)
     # The page; by default report.html in the first run's directory, or beside the weights file.
     output: str | None = None
-    # Replace a file that is not a page of this command's.
+    # Replace a file that this command did not write.
     overwrite: bool = False
     # Data to show the network on; by default a run's own.
     dataset: str | None = None
     # Directory of prepared TFDS data sets.
     data_dir: str | None = None
-    # Framework that computes; by default the run's own, or jax.
+    # Framework to use; by default the run's own, or jax.
     framework: Framework | None = None
-    # Examples evaluated, evenly apart in the evaluation set.
+    # Number of examples to evaluate, evenly spaced in the evaluation set.
     examples: int = 10_000
-    # Show mistakes only as sample predictions.
+    # Show only mistakes as sample predictions.
     only_errors: bool = False
     # Convolution whose strongest patches are shown; by default the last.
     layer: str | None = None
-    # The network, for files that leave it open.
+    # The network, for files that don't say.
     variant: VariantName | None = None
-    # Height and width of its input, for files that leave it open.
+    # Height and width of its input, for files that don't say.
     image_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Write the page, and say where it is."""
+    """Write the page, and print where it is."""
     from rich.console import Console
 
     from alexnet.report.page.build import FILTERS, Choices, build
@@ -81,7 +81,7 @@ def _default(first: Path) -> Path:
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Refuse to replace a file that is no page of ours; before anything is computed.
+    """Refuse to replace a file that is not one of our pages, before anything is computed.
 
     Raises:
         UserError: saying how to replace it, or that its directory is missing.

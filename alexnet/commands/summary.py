@@ -16,9 +16,9 @@ class Options:
 
     # Which AlexNet.
     variant: VariantName = "torchvision"
-    # Two variants to lay side by side instead: --compare paper caffe.
+    # Two variants to compare side by side instead: --compare paper caffe.
     compare: tuple[VariantName, VariantName] | None = None
-    # Framework whose model is measured; torch prints as torchinfo does.
+    # Framework whose model is measured; torch prints in the style of torchinfo.
     framework: Framework = "jax"
     # Outputs of the last layer.
     num_classes: int = 1000
@@ -26,7 +26,7 @@ class Options:
     channels: int = 3
     # Height and width of the input; by default the variant's own.
     image_size: int | None = None
-    # Share of each hidden layer's features.
+    # Fraction of each hidden layer's features to keep.
     width: float = 1.0
     # Print JSON instead of a table.
     json: bool = False
@@ -42,7 +42,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Print the layers, or the differences of two variants."""
+    """Print the layers, or the differences between two variants."""
     if options.compare:
         one, other = (_spec(options, name) for name in options.compare)
         return _compare(one, other, options.json)

@@ -1,4 +1,4 @@
-"""`alexnet train`, which `python train.py` is too."""
+"""`alexnet train`: trains a network; `python train.py` is the same command."""
 
 import contextlib
 import dataclasses
@@ -24,22 +24,22 @@ WORDS = {"recipe": tuple(RECIPES)}
 
 @dataclass(frozen=True)
 class Options:
-    """A run's configuration, and how to say what came of it."""
+    """A run's configuration, and the format of its result."""
 
     train: TrainConfig
-    # The result as JSON; all else that is said goes to standard error.
+    # Print the result as JSON; all other output goes to standard error.
     json: bool = False
 
 
 def defaults(given: Mapping[str, Any], recipe_name: str | None = None) -> dict[str, TrainConfig]:
-    """The configuration that the options given change.
+    """The base configuration, to which the options given are applied.
 
-    It is that of a recipe, or, with --resume, the one that the run began with. A length given as
-    epochs takes the place of one in steps, and the other way round.
+    It is a recipe's or, with --resume, the one that the run began with. A length given in epochs
+    replaces one in steps, and vice versa.
 
     Args:
         given: the options on the command line, by field name.
-        recipe_name: the recipe where none is given; by default one that suits the data set.
+        recipe_name: the recipe to use if none is given; by default one that suits the data set.
 
     Raises:
         UserError: for an unknown recipe, or a run that can't be read.
@@ -59,15 +59,15 @@ def defaults(given: Mapping[str, Any], recipe_name: str | None = None) -> dict[s
 
 
 def _with_preprocessing(base: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
-    """A recipe with the preprocessing of the weights that a run begins with, if it does."""
+    """A recipe with the preprocessing of the weights that a run starts from, if any."""
     source = given.get("preprocess_from") or given.get("init_from")
     if not source or "help" in given:
         return base
-    from alexnet.start import with_preprocessing_of  # slow, and for such runs only
+    from alexnet.start import with_preprocessing_of  # slow, and only needed for such runs
 
     own = {f.name: given[f.name] for f in dataclasses.fields(ModelConfig) if f.name in given}
     model, data = dataclasses.replace(base.model, **own), base.data
-    if len(data.mean) not in (1, model.channels):  # the recipe's: those of the weights take over
+    if len(data.mean) not in (1, model.channels):  # the recipe's: the weights' replace them
         data = dataclasses.replace(data, mean=data.mean[:1], std=data.std[:1])
     try:
         changed = dataclasses.replace(base, model=model, data=data)
@@ -75,7 +75,7 @@ def _with_preprocessing(base: TrainConfig, given: Mapping[str, Any]) -> TrainCon
     except (UserError, RunError, OSError):
         if given.get("preprocess_from"):
             raise
-        return base  # the run opens these weights again, and says what is wrong with them
+        return base  # the run opens these weights again, and reports what is wrong
     return found
 
 
@@ -83,7 +83,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
     """The configuration that a command line of `alexnet train` describes.
 
     Raises:
-        UserError: for options that no run can have.
+        UserError: for options that are invalid for a run.
         SystemExit: after --help.
     """
     options = parse(Options, argv, prog="alexnet train", defaults=defaults, words=WORDS)
@@ -93,7 +93,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
 
 
 def main(options: Options) -> int:
-    """Train; the exit code is 0, or 128 + a signal's number after a stop that saved."""
+    """Train; return 0, or 128 + the signal's number if a signal stopped the run and it saved."""
     from alexnet.run import train
 
     if not options.json:
@@ -101,13 +101,13 @@ def main(options: Options) -> int:
     found: list[dict[str, Any]] = []
     with contextlib.redirect_stdout(sys.stderr):
         code = train(options.train, lambda trainer: found.append(_result(trainer)))
-    for one in found:  # none in the processes that others lead
+    for one in found:  # empty in all processes but the first
         say(json.dumps(one, indent=2))
     return code
 
 
 def _result(trainer: "Trainer") -> dict[str, Any]:
-    """How far a run came, and the last line of its log of either kind."""
+    """The step that a run reached, and the last record of each kind in its log."""
     from alexnet import metrics
 
     path = as_path(trainer.config.run.workdir or "")

@@ -1,1 +1,1 @@
-"""Data sets by name, decoding, augmentation, and the pipeline that makes batches of them."""
+"""Data sets by name, decoding, augmentation, and the pipeline that turns them into batches."""

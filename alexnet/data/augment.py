@@ -1,7 +1,7 @@
 """Views of a decoded image: resizing, cropping, mirroring and color noise.
 
-Everything random is drawn from (seed, epoch, index), in one fixed order whatever the options are,
-so that switching one off leaves the others unchanged.
+All randomness is drawn from (seed, epoch, index) in one fixed order, whatever the options, so
+switching one off leaves the others unchanged.
 """
 
 import math
@@ -15,8 +15,8 @@ from alexnet.preprocess import ChannelOrder, EvalProtocol, ResizeRule
 
 # Color noise, for RGB in 0..255: its size along the principal axes of ImageNet's colors, and those
 # axes as columns. The authors' code has standard deviations (akrizhevsky/cuda-convnet2,
-# make-data/input_meta); fb.resnet.torch (datasets/imagenet.lua), from which most others took it,
-# has variances of colors in 0..1 in their place: the same axes, 2, 8 and 17 times weaker noise.
+# make-data/input_meta). fb.resnet.torch (datasets/imagenet.lua), which most others copied, has
+# variances of colors in 0..1 instead: the same axes, but noise 2, 8 and 17 times weaker.
 ColorAxes = Literal["original", "fb"]
 COLORS: dict[ColorAxes, tuple[np.ndarray, np.ndarray]] = {
     "original": (
@@ -41,36 +41,36 @@ COLORS: dict[ColorAxes, tuple[np.ndarray, np.ndarray]] = {
     ),
 }
 
-AREA_SCALE = (0.08, 1.0)  # torchvision's RandomResizedCrop: share of the area, ...
+AREA_SCALE = (0.08, 1.0)  # torchvision's RandomResizedCrop: fraction of the area, ...
 AREA_RATIO = (3 / 4, 4 / 3)  # ... width over height ...
 AREA_TRIES = 10  # ... and attempts before it takes the center
 
-# Random numbers of a view, by use: mirror, vertical place, horizontal place, color noise, area.
+# A view's random numbers, by use: mirroring, vertical and horizontal position, color noise, area.
 _FLIP, _TOP, _LEFT, _COLOR, _AREA = 0, 1, 2, slice(3, 7), slice(7, 7 + 2 * AREA_TRIES)
 _DRAWS = _AREA.stop
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Training views: where they are cut out, whether mirrored, and their color noise."""
+    """Training views: how they are cropped and mirrored, and their color noise."""
 
     size: int  # height and width of the view
     resize_to: int  # pixels to scale to before a random crop
     resize_rule: ResizeRule = "short"
-    crop: Literal["random", "area"] = "random"  # random place, or random area and aspect ratio
+    crop: Literal["random", "area"] = "random"  # random position, or random area and aspect ratio
     flip: bool = True  # mirror half of the views
     color_noise: float = 0.0  # strength of the paper's PCA noise; 0.1 there
     color_axes: ColorAxes = "original"
-    color_noise_until: float = math.inf  # the epoch from which there is none
-    color_noise_shrink: bool = False  # divide what has noise by 1 + its strength
-    crop_chunk: int = 1  # examples in a row of the epoch's order that share place and mirroring
+    color_noise_until: float = math.inf  # the first epoch without noise
+    color_noise_shrink: bool = False  # divide views with noise by 1 + its strength
+    crop_chunk: int = 1  # consecutive examples in the epoch's order that share position and flip
 
     def noise(self, epoch: int) -> float:
         """The strength of color noise in an epoch."""
         return self.color_noise if epoch < self.color_noise_until else 0.0
 
     def scale(self, epoch: int) -> float:
-        """The factor on a view once the mean is subtracted (the authors' convdata.py)."""
+        """The factor applied to a view after mean subtraction (the authors' convdata.py)."""
         return 1 / (1 + self.noise(epoch)) if self.color_noise_shrink else 1.0
 
 
@@ -84,9 +84,9 @@ def train_view(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A training view: the crop, uint8 S x S x C, and its color shift, float32[3].
 
-    `image` is uint8 H x W x C. The shift is in units of 0..255, one for all pixels of the crop;
-    the device adds it before normalizing, without clipping. `leader` is the example whose place
-    and mirroring this one shares, by default itself.
+    `image` is uint8 H x W x C. The shift is in units of 0..255 and the same for all pixels of the
+    crop; the device adds it before normalizing, without clipping. `leader` is the example whose
+    crop position and mirroring this one shares, by default itself.
     """
     draws = uniforms(_DRAWS, VIEW, seed, epoch, index)
     colors = draws[None, _COLOR]
@@ -108,11 +108,11 @@ def train_numbers(
     indices: np.ndarray,
     leaders: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """The views of `train_view` as numbers, for images that the device crops.
+    """The parameters of `train_view`'s views, for images that the device crops.
 
-    That is for square images of `augmentation.resize_to` pixels and random places: `crop` (int32
-    [B, 2], the first row and column), `flip` (uint8 [B]) and, with color noise, `color_shift`
-    (float32 [B, 3]).
+    For square images of `augmentation.resize_to` pixels and random positions only. Returns `crop`
+    (int32 [B, 2], the first row and column), `flip` (uint8 [B]) and, with color noise,
+    `color_shift` (float32 [B, 3]).
     """
     count = _COLOR.stop if augmentation.color_noise > 0 else _COLOR.start
     draws = uniforms_of_each(count, VIEW, seed, epoch, indices)
@@ -130,7 +130,7 @@ def train_numbers(
 
 
 def eval_numbers(protocol: EvalProtocol, count: int) -> dict[str, np.ndarray]:
-    """The views of `eval_view` as numbers: `crop` and `flip`, as `train_numbers` gives them."""
+    """The parameters of `eval_view`'s views: `crop` and `flip`, as from `train_numbers`."""
     corner = round((protocol.resize_to - protocol.crop) / 2)
     return {
         "crop": np.full((count, 2), corner, np.int32),
@@ -172,7 +172,7 @@ def _resized(image: np.ndarray, protocol: EvalProtocol, channel_order: ChannelOr
 
 
 def _central(image: np.ndarray, size: int) -> np.ndarray:
-    """The central square, rounded as in torchvision's CenterCrop: halves go to the even side."""
+    """The central square; offsets round half to even, as in torchvision's CenterCrop."""
     top, left = (round((side - size) / 2) for side in image.shape[:2])
     return image[top : top + size, left : left + size]
 
@@ -186,14 +186,14 @@ def _resized_shape(height: int, width: int, rule: str, size: int) -> tuple[int, 
 
 
 def _position_crop(image: np.ndarray, augmentation: Augmentation, draws: np.ndarray) -> np.ndarray:
-    """A crop at a random place in the resized image's central square (paper, section 4.1)."""
+    """A crop at a random position in the resized image's central square (paper, section 4.1)."""
     square, size = augmentation.resize_to, augmentation.size
     height, width = image.shape[:2]
     tall, wide = _resized_shape(height, width, augmentation.resize_rule, square)
     top = round((tall - square) / 2) + int(draws[_TOP] * (square - size + 1))
     left = round((wide - square) / 2) + int(draws[_LEFT] * (square - size + 1))
-    # Computing only the pixels that are kept equals cropping the resized image, to within one
-    # level of 255, in half the time.
+    # Computing only the pixels that are kept gives the same result as cropping the resized image,
+    # to within one level of 255, in half the time.
     rows, columns = height / tall, width / wide
     box = (
         left * columns,
@@ -255,7 +255,7 @@ def _color_shifts(draws: np.ndarray, augmentation: Augmentation, epoch: int) -> 
     radius = np.sqrt(-2 * np.log1p(-np.ascontiguousarray(draws[:, :2])))
     angle = 2 * np.pi * draws[:, 2:]
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    # Summed by hand: a library's matrix product depends on how many rows there are.
+    # Summed by hand: the result of a library's matrix product depends on the number of rows.
     sizes, axes = COLORS[augmentation.color_axes]
     scaled = normal[:, :3] * sizes
     shifts = np.sum([scaled[:, i, None] * axes[:, i] for i in range(3)], axis=0)

@@ -1,7 +1,7 @@
-"""Memory of batches that nobody holds any more, for the next ones.
+"""Reuse of batch memory: arrays that nothing refers to any more serve the next batches.
 
-The system hands out new memory cleared, page by page, and takes it back as soon as a batch is
-gone: that costs half as much again as copying the images.
+The system hands out new memory page by page, zeroed, and takes it back as soon as a batch is
+freed. That costs half as much again as copying the images.
 """
 
 import sys
@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-_FREE = 3  # references to an array that nobody else holds: the list, a variable and an argument
+_FREE = 3  # references to an array not in use: the list, a variable and an argument
 
 
 class Buffers:
@@ -24,7 +24,7 @@ class Buffers:
         self._kept: list[np.ndarray] = []
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array with anything in it."""
+        """A free array; its contents are arbitrary."""
         with self._lock:
             for array in self._kept:
                 if array.shape == shape and sys.getrefcount(array) == _FREE:

@@ -1,11 +1,11 @@
-"""A prepared copy of a data set: square images of one size, in one file a split, raw or as JPEG.
+"""A prepared copy of a data set: square images of one size, one file per split, raw or JPEG.
 
-A cache is a folder with `meta.json`, which says what it holds and has a digest of itself, and for
-each of the splits `train` and `eval` two files: SPLIT.images, one image after another, and
-SPLIT.index, a RECORD for each image. `meta.json` has the index's digest, which is compared when
-the cache is opened. The index has two checksums for each image: its CRC-32C, which is compared
-whenever a JPEG is read, and the sum of its words, compared when a raw image is read for the first
-time in a process. Any flipped bit changes both; of raw images a CRC would cost more than reading.
+A cache is a folder with `meta.json`, which describes its contents and carries its own digest, and
+two files for each of the splits `train` and `eval`: SPLIT.images, one image after another, and
+SPLIT.index, a RECORD for each image. `meta.json` has the index's digest, which is verified when
+the cache is opened. The index has two checksums for each image: its CRC-32C, verified whenever a
+JPEG is read, and the sum of its words, verified when a raw image is first read in a process. Any
+flipped bit changes both; for raw images, computing a CRC would cost more than reading.
 """
 
 import os
@@ -26,10 +26,10 @@ from alexnet.files import open_file
 from alexnet.preprocess import EvalProtocol, ResizeRule
 from alexnet.text import is_text, printable, storable
 
-META, PLAN = "meta.json", "plan.json"  # of a finished cache, and of one in the making
+META, PLAN = "meta.json", "plan.json"  # of a finished cache, and of one being made
 SPLITS = ("train", "eval")
 KIND, VERSION = "alexnet cache", 1
-# state is MISSING while a cache is made; name has the last characters of the example's own.
+# state is MISSING until an image is written; name has the last characters of the example's own.
 RECORD = np.dtype(
     [
         ("sum", "<u8"),
@@ -50,13 +50,13 @@ _FIELDS = {"kind", "version", "layout", "source", "class_names", "splits"}
 
 @dataclass(frozen=True)
 class Layout:
-    """Form of a cache's images."""
+    """Format of a cache's images."""
 
     format: Format = "raw"
     size: int = 256  # pixels a side
     channels: int = 3
     resize_rule: ResizeRule = "short"  # before the central square is cut out
-    quality: int = 90  # of JPEG
+    quality: int = 90  # JPEG quality
 
     @property
     def raw_bytes(self) -> int:
@@ -77,15 +77,15 @@ class CacheSource:
     folder: Path
     split: str
     layout: Layout
-    file: int  # descriptor of the images, closed with the source
+    file: int  # descriptor of the images file, closed with the source
     records: np.ndarray  # RECORD [N]
-    offsets: np.ndarray  # int64 [N], of the images in their file
+    offsets: np.ndarray  # int64 [N], of the images within their file
     index_digest: str
-    pixels: np.ndarray | None  # uint8 [N, S, S, C], the file mapped into memory where it is raw
-    seen: np.ndarray = field(init=False)  # bool [N]: raw images whose sums were compared
+    pixels: np.ndarray | None  # uint8 [N, S, S, C], a raw file mapped into memory
+    seen: np.ndarray = field(init=False)  # bool [N]: raw images whose sums were verified
 
     def __post_init__(self) -> None:
-        """Have the file closed with the source, and note that no image was read yet."""
+        """Arrange for the file to be closed with the source, and mark all images as unread."""
         weakref.finalize(self, os.close, self.file)
         object.__setattr__(self, "seen", np.zeros(len(self.records), bool))
 
@@ -93,7 +93,7 @@ class CacheSource:
         return len(self.records)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Opened anew where it is unpickled."""
+        """Reopen the source when it is unpickled."""
         return open_split, (self.folder, self.split, self.name)
 
     @property
@@ -117,10 +117,10 @@ class CacheSource:
         return image[0], label
 
     def read(self, indices: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fill `images` (uint8 [B, S, S, C]); gives labels, and which images were readable.
+        """Fill `images` (uint8 [B, S, S, C]); return labels and which images were readable.
 
         Raises:
-            RunError: where one is damaged, or can't be read now.
+            RunError: if one is damaged, or can't be read now.
         """
         readable = self.records["state"][indices] == WHOLE
         if self.pixels is None:
@@ -131,13 +131,13 @@ class CacheSource:
         return self.records["label"][indices], readable
 
     def _copy(self, pixels: np.ndarray, indices: np.ndarray, images: np.ndarray) -> None:
-        # Beyond the end of a file that was cut short, memory mapped to it would be a fatal signal.
+        # Touching mapped memory past the end of a truncated file would raise a fatal signal.
         if os.fstat(self.file).st_size < pixels.nbytes:
             raise self._damaged(int(indices[0]), "the file of images has become shorter")
-        for index in indices.tolist():  # a disk gives all at once sooner than page by page
+        for index in indices.tolist():  # a disk is faster with one large read than page by page
             place, size = int(self.offsets[index]), self.layout.raw_bytes
             os.posix_fadvise(self.file, place, size, os.POSIX_FADV_WILLNEED)
-        np.take(pixels, indices, axis=0, out=images, mode="clip")  # which needs no buffer
+        np.take(pixels, indices, axis=0, out=images, mode="clip")  # "clip" needs no buffer
         for row in np.flatnonzero(~self.seen[indices]):
             index = int(indices[row])
             if words_sum(images[row]) != self.records["sum"][index]:
@@ -157,12 +157,12 @@ class CacheSource:
         """Compare an image's CRC-32C, raw or not.
 
         Raises:
-            RunError: where it is another, or the image can't be read.
+            RunError: if it differs, or the image can't be read.
         """
         self._encoded(index)
 
     def _encoded(self, index: int) -> bytes:
-        """An image as it is in the file."""
+        """An image's bytes as stored in the file."""
         record = self.records[index]
         data = np.empty(record["length"], np.uint8)
         try:
@@ -176,7 +176,7 @@ class CacheSource:
         return data.tobytes()
 
     def _decode(self, index: int, image: np.ndarray) -> None:
-        """Decode a JPEG straight to its place."""
+        """Decode a JPEG straight into `image`."""
         import simplejpeg
 
         data = self._encoded(index)
@@ -202,7 +202,7 @@ def checksum(data: np.ndarray | bytes) -> int:
 
 
 def words_sum(data: np.ndarray) -> int:
-    """The sum of a contiguous array's 64-bit words, and of the bytes left over, modulo 2^64."""
+    """The sum, modulo 2^64, of a contiguous array's 64-bit words and any bytes left over."""
     flat = data.reshape(-1)
     whole = len(flat) // 8 * 8
     words, rest = flat[:whole].view("<u8"), flat[whole:]
@@ -213,11 +213,11 @@ def open_cache(folder: Path, name: str) -> Dataset:
     """Open a cache.
 
     Args:
-        folder: that `alexnet prepare` made.
-        name: the data set's, for messages.
+        folder: a folder made by `alexnet prepare`.
+        name: the data set's name, for messages.
 
     Raises:
-        UserError: where there is none, or it is unfinished, damaged or malformed.
+        UserError: if there is no cache, or it is unfinished, damaged or malformed.
     """
     train, held_out = (open_split(folder, split, f"{name}, {split}") for split in SPLITS)
     names = tuple(read_meta(folder)["class_names"])
@@ -229,10 +229,10 @@ def open_cache(folder: Path, name: str) -> Dataset:
 
 
 def read_meta(folder: Path, file: str = META) -> dict[str, Any]:
-    """The content of a cache's `meta.json` or `plan.json`, checked: a cache may come from anyone.
+    """Read a cache's `meta.json` or `plan.json`, and check it: a cache may come from anyone.
 
     Raises:
-        UserError: where there is none, or it is not as it was written.
+        UserError: if there is no such file, or it is not as it was written.
     """
     if not (folder / file).is_file():
         raise _no_cache(folder)
@@ -300,7 +300,8 @@ def open_split(folder: Path, split: str, name: str) -> CacheSource:
     """Open one split of a cache, called `name` in messages.
 
     Raises:
-        UserError: where its files are not of the size, or its index not of the digest told.
+        UserError: if the images file isn't the size that the index says, or the index doesn't
+            match its digest in `meta.json`.
     """
     meta = read_meta(folder)
     said, layout = meta["splits"][split], Layout(**meta["layout"])
@@ -309,7 +310,7 @@ def open_split(folder: Path, split: str, name: str) -> CacheSource:
     if found != said.get("index"):
         raise UserError(f"{index_file(folder, split)} is damaged: delete {folder}, prepare it anew")
     path, lengths = images_file(folder, split), records["length"].astype(np.int64)
-    with open_file(path, 2**62) as file:  # refuses what is no file
+    with open_file(path, 2**62) as file:  # refuses anything but a regular file
         size = os.fstat(file.fileno()).st_size
         descriptor = os.dup(file.fileno())
     raw = layout.format == "raw"
@@ -328,20 +329,20 @@ def open_split(folder: Path, split: str, name: str) -> CacheSource:
 
 
 def images_file(folder: Path, split: str) -> Path:
-    """The file of a split's images."""
+    """The path of a split's images file."""
     return folder / f"{split}.images"
 
 
 def index_file(folder: Path, split: str) -> Path:
-    """The file of a split's index."""
+    """The path of a split's index file."""
     return folder / f"{split}.index"
 
 
 def read_index(folder: Path, split: str, examples: int) -> np.ndarray:
-    """A split's index: RECORD [examples], mapped into memory; changes stay out of the file.
+    """A split's index: RECORD [examples], mapped into memory; changes don't reach the file.
 
     Raises:
-        UserError: where it can't be read, or has another length.
+        UserError: if it can't be read, or has a different length.
     """
     path, size = index_file(folder, split), examples * RECORD.itemsize
     with open_file(path, size) as file:
@@ -360,7 +361,7 @@ def index_digest(records: np.ndarray) -> str:
 
 
 def description(layout: Layout, dataset: Dataset) -> dict[str, Any]:
-    """The content of `plan.json`, of a cache that is to be made of a data set."""
+    """The content of `plan.json` for a cache to be made from a data set."""
     return {
         "kind": KIND,
         "version": VERSION,

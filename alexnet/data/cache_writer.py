@@ -1,8 +1,8 @@
-"""Making a cache: blocks of examples by several processes, each complete on disk or done again.
+"""Cache creation: several processes make blocks of examples; an incomplete block is made again.
 
-A block's images are on disk before its records are. So the records that are there when a killed
-command is called again are of whole blocks, and all others are made anew: the cache ends bit for
-bit as if nothing had happened.
+A block's images are on disk before its records are. So when a killed command is run again, every
+record it finds belongs to a complete block; all other blocks are made again, and the cache ends up
+bit for bit as if nothing had happened.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ _NAME = RECORD["name"].itemsize
 
 @dataclass(frozen=True)
 class Request:
-    """A cache that is to be made."""
+    """A cache to be made."""
 
     source: str  # what --dataset takes
     folder: Path
@@ -63,7 +63,7 @@ class Request:
     on_bad_image: Literal["skip", "raise"] = "raise"
 
     def open_source(self) -> Dataset:
-        """Open the data set that is cached."""
+        """Open the data set to be cached."""
         return open_dataset(
             self.source,
             data_dir=self.data_dir,
@@ -74,17 +74,17 @@ class Request:
 
 
 class Observer:
-    """An observer of the progress; this one shows nothing."""
+    """A progress observer; this one shows nothing."""
 
     def note(self, text: str) -> None:
         """Show a sentence."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show how many examples of how many are done."""
+        """Show how many of the examples are done."""
 
 
 class Block(NamedTuple):
-    """Examples of a split, from `first` on, made: the images only where they aren't written yet."""
+    """Finished examples of a split, starting at `first`; `images` only if not yet written."""
 
     split: str
     first: int
@@ -96,11 +96,11 @@ class Block(NamedTuple):
 def prepare(
     request: Request, workers: int, observer: Observer | None = None, check: bool = False
 ) -> Dataset:
-    """Make a cache, or go on with it, and open it; with `check`, replace what is damaged in it.
+    """Make a cache, or finish making it, and open it; with `check`, replace damaged images.
 
     Raises:
-        UserError: where source or folder can't be used, or an image can't be read.
-        RunError: where the disk is full, or a worker dies.
+        UserError: if the source or the folder can't be used, or an image can't be read.
+        RunError: if the disk is full, or a worker dies.
     """
     observer, folder = observer or Observer(), request.folder
     _source_of.cache_clear()
@@ -134,10 +134,10 @@ def _in_a_sentence(folder: Path) -> Iterator[None]:
 
 
 def _begin(folder: Path, plan: dict[str, Any], layout: Layout) -> None:
-    """Check that the folder is new, or of this very plan, which stands in it before its files."""
+    """Check that the folder is new or has this very plan, which is written before other files."""
     if (folder / META).is_file():
         _check_same(folder, read_meta(folder), plan)
-        (folder / PLAN).unlink(missing_ok=True)  # where the command was killed just then
+        (folder / PLAN).unlink(missing_ok=True)  # left if the command was killed just then
         return
     if (folder / PLAN).is_file():
         _check_same(folder, read_meta(folder, PLAN), plan)
@@ -155,7 +155,7 @@ def _begin(folder: Path, plan: dict[str, Any], layout: Layout) -> None:
 
 
 def _check_new(folder: Path, plan: dict[str, Any], layout: Layout) -> None:
-    """Check that the folder is empty, and that its disk has the space for raw images."""
+    """Check that the folder is empty, and that its disk has enough space for raw images."""
     if any(inside.name != lock.LOCK and inside.name[0] != "." for inside in folder.iterdir()):
         raise UserError(f"{folder} has files in it but no cache: give another folder")
     examples = sum(said["examples"] for said in plan["splits"].values())
@@ -179,7 +179,7 @@ def _check_same(folder: Path, found: dict[str, Any], plan: dict[str, Any]) -> No
 
 
 def _is_whole(folder: Path, observer: Observer) -> bool:
-    """Compare all checksums of a finished cache; where some differ, it is unfinished again."""
+    """Verify all checksums of a finished cache; if any differ, mark it as unfinished again."""
     sources = {split: open_split(folder, split, f"cache:{folder}, {split}") for split in SPLITS}
     done, total, damaged = 0, sum(map(len, sources.values())), dict[str, list[int]]()
     for split, source in sources.items():
@@ -209,7 +209,7 @@ def _is_whole(folder: Path, observer: Observer) -> bool:
 
 
 def _fill(request: Request, plan: dict[str, Any], workers: int, observer: Observer) -> None:
-    """Make the blocks that are missing, and finish the cache."""
+    """Make the missing blocks, and finish the cache."""
     folder, layout = request.folder, request.layout
     total = sum(said["examples"] for said in plan["splits"].values())
     records = {
@@ -240,9 +240,9 @@ def _fill(request: Request, plan: dict[str, Any], workers: int, observer: Observ
 
 
 def _missing(records: np.ndarray, layout: Layout) -> list[int]:
-    """The first examples of the blocks that are to be made.
+    """The index of the first example in each block still to be made.
 
-    JPEGs follow each other in their file: from the first block that is missing, all are made.
+    JPEGs follow each other in their file, so every block from the first missing one on is made.
     """
     firsts = range(0, len(records), BLOCK)
     found = [i for i in firsts if (records["state"][i : i + BLOCK] == MISSING).any()]
@@ -265,7 +265,7 @@ def _keep(folder: Path, block: Block, records: np.ndarray) -> None:
 
 
 def _write(descriptor: int, data: Any, place: int) -> None:
-    """Write all of the data at a place in a file, and wait until it is on disk."""
+    """Write all of the data at an offset in a file, and wait until it is on disk."""
     view = memoryview(data).cast("B")
     while view:
         count = os.pwrite(descriptor, view, place)
@@ -280,7 +280,7 @@ def _source_of(request: Request) -> Dataset:
 
 
 def _make(request: Request, task: tuple[str, int]) -> Block:
-    """Make a block: raw images are written, JPEGs handed back, as their place is not known yet."""
+    """Make a block: write raw images, but return JPEGs, as their offset is not known yet."""
     (split, first), layout = task, request.layout
     dataset = _source_of(request)
     source = dataset.train if split == SPLITS[0] else dataset.eval
@@ -316,7 +316,7 @@ def _make(request: Request, task: tuple[str, int]) -> Block:
 
 
 def _name(source: Source, index: int) -> str:
-    """An example's name, below the folder that it is in: where that lies is nobody's business."""
+    """An example's name relative to the data set's folder, whose own location stays private."""
     return source.describe(index).removeprefix(f"{printable(getattr(source, 'root', ''))}/")
 
 

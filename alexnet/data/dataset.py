@@ -1,4 +1,4 @@
-"""Sources of examples and data sets made of them, before any decoding or augmentation."""
+"""Sources of examples, and data sets made from them, before any decoding or augmentation."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Source(Protocol):
 
 
 class AlikeSource(Source, Protocol):
-    """Examples whose images are all square, of one size: the device can crop them."""
+    """Examples whose images are all square and of one size, so that the device can crop them."""
 
     @property
     def side(self) -> int:
@@ -43,7 +43,8 @@ class AlikeSource(Source, Protocol):
     def read(self, indices: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fill `images` (uint8 [B, side, side, channels], contiguous).
 
-        Gives the labels, and which images were readable: `__getitem__` says why the others aren't.
+        Returns the labels, and which images were readable; for the others, `__getitem__` says why
+        they aren't.
         """
         ...
 
@@ -58,7 +59,7 @@ class Dataset:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a part without examples, for which a run would fail only once it has trained."""
+        """Refuse an empty source: with one, a run would fail only after it had trained."""
         for source, what in ((self.train, "train"), (self.eval, "evaluate")):
             if len(source) == 0:
                 raise UserError(f"'{self.name}' has no examples to {what} on: add some")
@@ -70,10 +71,10 @@ class Dataset:
 
 
 def checked_label(source: Source, index: int, label: Any, num_classes: int) -> int:
-    """An example's label; in a loss one out of range would be an error of the framework's, or none.
+    """An example's label, checked: in a loss, one out of range may raise obscurely or not at all.
 
     Raises:
-        UserError: where it is not the number of a class.
+        UserError: if it is not the number of a class.
     """
     try:
         number = operator.index(label)
@@ -88,10 +89,10 @@ def checked_label(source: Source, index: int, label: Any, num_classes: int) -> i
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """A data set's content as JSON values: the same as long as examples and labels are the same.
+    """A data set's content as JSON values, equal as long as examples and labels are the same.
 
-    Where the files lie doesn't matter, nor what is in an image file: reading every file of a large
-    data set would take hours. A source that has no `digest` goes by its length alone.
+    Neither the files' location nor the content of image files matters: reading every file of a
+    large data set would take hours. For a source without a `digest`, only its length counts.
     """
     found: dict[str, Any] = {
         "kind": dataset.name.partition(":")[0],
@@ -104,12 +105,12 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
 
 
 def changed(meta: Mapping[str, Any], class_names: Sequence[str], data: Mapping[str, Any]) -> str:
-    """A clause on what has changed in the data since a run's checkpoint, "" for nothing.
+    """A clause that describes how the data has changed since a run's checkpoint; "" if unchanged.
 
     Args:
-        meta: of the checkpoint: its `class_names` and, as `data`, its `fingerprint`.
-        class_names: those of the data now.
-        data: its fingerprint now.
+        meta: the checkpoint's, with its `class_names` and, as `data`, its `fingerprint`.
+        class_names: the data's current class names.
+        data: its current fingerprint.
     """
     names, before = [*map(storable, class_names)], meta.get("class_names")
     if before and len(before) != len(names):

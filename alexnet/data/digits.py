@@ -7,9 +7,9 @@ from alexnet.draws import stratified_split
 
 
 def open_digits() -> Dataset:
-    """Digits, 80 % of them to train on.
+    """Open the digits, with 80 % of them for training.
 
-    The split is the same whatever a run's seed, so that runs can be compared.
+    The split doesn't depend on a run's seed, so that runs can be compared.
     """
     from sklearn.datasets import load_digits
 

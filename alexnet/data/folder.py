@@ -16,7 +16,7 @@ from alexnet.text import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 EVAL_FOLDERS = ("val", "validation", "test")
-# Names that say of two folders that they are a split on disk, though not as it has to be called.
+# Folder names that suggest a split on disk, but not under the names that are required.
 _TRAIN_NAMES = {"train", "training"}
 _EVAL_NAMES = {*EVAL_FOLDERS, "valid", "testing"}
 LISTINGS = 16  # folders listed at a time: a bucket is slow to answer for each
@@ -26,7 +26,7 @@ LISTINGS = 16  # folders listed at a time: a bucket is slow to answer for each
 class FolderSource:
     """Image files, read only when an example is asked for."""
 
-    root: str  # the folder of the classes' folders
+    root: str  # the folder that contains the class folders
     files: list[str]  # each begins with `root`
     labels: np.ndarray  # int32 [N]
 
@@ -37,7 +37,7 @@ class FolderSource:
         return as_path(self.files[index]), int(self.labels[index])
 
     def describe(self, index: int) -> str:
-        """The file's path, escaped where it has characters that can't be printed."""
+        """The file's path, with unprintable characters escaped."""
         return printable(self.files[index])
 
     def digest(self) -> str:
@@ -49,7 +49,7 @@ class FolderSource:
         return digest.hexdigest()
 
     def part(self, chosen: np.ndarray) -> "FolderSource":
-        """The examples of these numbers."""
+        """The examples with these numbers."""
         return FolderSource(self.root, [self.files[i] for i in chosen], self.labels[chosen])
 
 
@@ -62,12 +62,12 @@ def open_folder(root: Path, name: str, seed: int) -> Dataset:
 
     Args:
         root: local or on gs://.
-        name: the data set's, for messages.
+        name: the data set's name, for messages.
         seed: decides which examples are held out.
 
     Raises:
-        UserError: for a folder that isn't there, classes without images, or classes that differ
-            between training and evaluation.
+        UserError: for a missing folder, classes without images, or classes that differ between
+            training and evaluation.
     """
     if not root.is_dir():
         raise _missing(root)
@@ -96,7 +96,7 @@ def open_folder(root: Path, name: str, seed: int) -> Dataset:
 
 
 def check_outside(target: Path, dataset: Dataset) -> None:
-    """Refuse to write among a folder's images: what is written would be more of them.
+    """Refuse to write among a folder's images, where output would be taken for more of them.
 
     Raises:
         UserError: for a target below the folder, unless it is hidden.
@@ -130,7 +130,7 @@ def _on_disk_split(train: Path, held_out: Path, name: str) -> Dataset:
 
 
 def _scan(root: Path) -> tuple[FolderSource, tuple[str, ...]]:
-    """All images below `root` with their labels, and the classes' names."""
+    """All images below `root` with their labels, and the class names."""
     classes = sorted(name for name in _names_in(root)[0] if name[0] != ".")
     if not classes:
         only = "images but no folders" if _images_in(root) else "no folders"
@@ -165,16 +165,16 @@ def _images_in(folder: Path) -> list[str]:
 
 
 def images_below(folder: Path) -> list[str]:
-    """Paths of all images at any depth, sorted, since a disk's own order differs by machine."""
+    """Paths of all images at any depth, sorted, since the order on disk differs by machine."""
     found: list[str] = []
-    seen = {*map(str, Path(os.path.realpath(folder)).parents)}  # where other classes are, too
+    seen = {*map(str, Path(os.path.realpath(folder)).parents)}  # which hold other classes, too
     for here, folders, names in walk(folder):
         real = os.path.realpath(here)
         if real in seen:  # a link back up: following it would never end
             folders.clear()
             continue
         seen.add(real)
-        # Sorted: of two ways to a folder the first is taken, on every machine the same.
+        # Sorted, so that if two links lead to a folder, every machine takes the same one.
         folders[:] = sorted(name for name in folders if name[0] != ".")
         found += [os.path.join(here, name) for name in names if _is_image(name)]
     return sorted(found)

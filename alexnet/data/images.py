@@ -5,7 +5,7 @@ else, and every JPEG that simplejpeg refuses, goes through Pillow. EXIF orientat
 in torchvision's loaders.
 
 Very large images, which take a gigabyte or more, are decoded one at a time, whatever the number of
-threads, and given at half their size.
+threads, and returned at half their size.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ MAX_BYTES = 256 * 2**20
 # Beyond the largest cameras in use: images of more pixels are halved, all others are left alone.
 LARGE = 1 << 26
 _one_large = threading.Lock()
-# A white JPEG has some 500 pixels a byte. A small file that says it has more asks for memory only.
+# A white JPEG has some 500 pixels a byte. A small file that claims more only wastes memory.
 MAX_PIXELS_PER_BYTE = 1000
 SMALL = 1 << 24  # pixels that any file may have
 _LONGEST = 200  # characters of a decoder's own message
@@ -46,7 +46,7 @@ def decode(image: np.ndarray | bytes | Path, channels: int) -> np.ndarray:
 
     Raises:
         BadImage: for anything that can't be read.
-        RunError: where a bucket can't be reached, which would fail for all other images as well.
+        RunError: if a bucket can't be reached: all other images would fail as well.
     """
     if isinstance(image, PurePath):
         image = _read(image)
@@ -70,11 +70,11 @@ def decode(image: np.ndarray | bytes | Path, channels: int) -> np.ndarray:
 def _read(path: Path) -> bytes:
     try:
         if not is_remote(path) and path.exists() and not path.is_file():
-            raise BadImage("it is not a regular file")  # reading a pipe could wait for ever
+            raise BadImage("it is not a regular file")  # reading a pipe could block forever
         data = first_bytes(path, MAX_BYTES + 1)
     except OSError as error:
         if is_remote(path) and not isinstance(error, FileNotFoundError):
-            raise RunError(f"can't read {path}: {error.strerror}") from error  # as for all others
+            raise RunError(f"can't read {path}: {error.strerror}") from error  # so would all others
         raise BadImage(f"the file can't be read: {error.strerror}") from error
     if len(data) > MAX_BYTES:
         raise BadImage(f"the file is larger than {MAX_BYTES >> 20} MiB")
@@ -82,7 +82,11 @@ def _read(path: Path) -> bytes:
 
 
 def _check_size(width: int, height: int, size: int) -> bool:
-    """Refuse what the header of a file of `size` bytes says; True for a very large image."""
+    """Check the size in the header of a file of `size` bytes; return True if it is very large.
+
+    Raises:
+        BadImage: for an image that is too large, too elongated, or implausible for its bytes.
+    """
     short, long = sorted((width, height))
     if short < 1 or width * height > MAX_PIXELS or long > MAX_RATIO * short:
         raise BadImage(
@@ -95,12 +99,12 @@ def _check_size(width: int, height: int, size: int) -> bool:
 
 
 def _in_turn(large: bool) -> contextlib.AbstractContextManager[object]:
-    """A wait, for a very large image, until no other one is being decoded."""
+    """A context that, for a very large image, waits until no other one is being decoded."""
     return _one_large if large else contextlib.nullcontext()
 
 
 def _decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
-    """Pixels of a plain JPEG, None for anything else."""
+    """Pixels of a plain JPEG; None for anything else."""
     import simplejpeg
 
     if not data.startswith(b"\xff\xd8"):
@@ -114,7 +118,7 @@ def _decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
         with _in_turn(large):
             return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", **least)
     except ValueError:
-        return None  # broken, or merely unusual: Pillow decides
+        return None  # broken, or just unusual: Pillow decides
 
 
 def _decode_other(data: bytes, channels: int) -> np.ndarray:

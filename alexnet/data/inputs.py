@@ -19,7 +19,7 @@ def network_input(
     Args:
         image: a path, an encoded image, uint8 pixels (H x W or H x W x C), or a Pillow image.
         preprocess: resizing, cropping and normalization.
-        channels: of the network's input.
+        channels: number of channels of the network's input.
 
     Raises:
         BadImage: for anything that can't be read.
@@ -31,7 +31,7 @@ def network_input(
 
 
 def decodable(image: Any) -> np.ndarray | bytes | Path:
-    """An image as `images.decode` takes it; Pillow's by its pixels.
+    """An image in a form that `images.decode` takes; a Pillow image becomes its pixels.
 
     Raises:
         BadImage: for anything else.

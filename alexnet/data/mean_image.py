@@ -1,8 +1,9 @@
-"""Mean images from the files that people have them in, as a network's input subtracts them.
+"""Mean images, read from the usual file formats and cropped to the network's input.
 
-The data providers of cuda-convnet and of the program of 2012 subtract the center of the training
-images' mean image from every view, wherever that was cut out (convdata.py, `data_mean_crop`). Caffe
-subtracts the part that lies under the view (data_transformer.cpp): at the center, the same.
+The data providers of cuda-convnet and of the 2012 program subtract the center of the training
+images' mean image from every view, wherever the view was cropped (convdata.py, `data_mean_crop`).
+Caffe subtracts the part that lies under the view (data_transformer.cpp): for the center crop, the
+same.
 """
 
 import io
@@ -23,19 +24,20 @@ from alexnet.text import printable
 FILE = "mean_image.json"  # a run's own, in its work directory
 STATISTICS = "statistics.npz"  # a cache's, by `alexnet prepare --statistics`
 _LARGEST = 1 << 11  # pixels a side
-_LARGEST_INPUT = 448  # a file's header has room for 500, beside a thousand class names
-_MOST = 3 * 8 * _LARGEST**2 + (1 << 20)  # bytes of a file, or of what is packed in it
+_LARGEST_INPUT = 448  # a file's header has room for 500, besides a thousand class names
+_MOST = 3 * 8 * _LARGEST**2 + (1 << 20)  # bytes of a file, or of its unpacked content
 _PIECE = 1 << 16  # bytes unpacked at once
 
 
 def with_image(normalize: Normalize, protocol: EvalProtocol, source: str) -> Normalize:
-    """The normalization with a mean image.
+    """Add a mean image to a normalization.
 
     Args:
-        normalize: of a network's input.
-        protocol: resizing and crop; the image is as large as what is resized, or as the crop.
-        source: a cache with statistics, their `.npz`; a `.npy` (H x W x C in R, G, B order, or
-            Caffe's C x H x W in B, G, R); Caffe's `.binaryproto`; weights or a run that have one.
+        normalize: the normalization of a network's input.
+        protocol: resizing and crop; the mean image has the size of the resized image or of the
+            crop.
+        source: a cache with statistics, or their `.npz`; a `.npy` (H x W x C in R, G, B order, or
+            Caffe's C x H x W in B, G, R); Caffe's `.binaryproto`; weights or a run with one.
 
     Raises:
         UserError: for a file that is damaged, or has no such image.
@@ -55,12 +57,12 @@ def with_image(normalize: Normalize, protocol: EvalProtocol, source: str) -> Nor
 
 
 def write(folder: Path, preprocess: Preprocess) -> None:
-    """Keep a run's preprocessing, which has a mean image, in its work directory."""
+    """Save a run's preprocessing, which has a mean image, in its work directory."""
     sealed.write(folder / FILE, {"preprocess": preprocess_to_json(preprocess)})
 
 
 def _read(source: str, channels: int) -> np.ndarray:
-    """A mean image: [H, W, C] in R, G, B order, checked."""
+    """Read and check a mean image: [H, W, C] in R, G, B order."""
     from alexnet import hub
 
     path = hub.local(source)
@@ -80,7 +82,7 @@ def _read(source: str, channels: int) -> np.ndarray:
     if height < 1 or height != width or depth != channels:
         shape = "x".join(map(str, pixels.shape))
         raise UserError(f"its shape is {shape}, and a square of {channels} channels is needed")
-    if not (pixels.min() >= 0 and 1 < pixels.max() <= 255):  # not either, for NaN
+    if not (pixels.min() >= 0 and 1 < pixels.max() <= 255):  # phrased so that NaN fails, too
         raise UserError(
             f"its values go from {pixels.min():g} to {pixels.max():g}: they must be means of "
             "pixels in units of 0..255"
@@ -103,7 +105,7 @@ def _center(pixels: np.ndarray, protocol: EvalProtocol) -> np.ndarray:
 
 
 def _npy(file: BinaryIO) -> np.ndarray:
-    """An array of floats; with channels first, as Caffe's ilsvrc_2012_mean.npy, B, G, R."""
+    """Read an array of floats; channels-first ones, as in ilsvrc_2012_mean.npy, are B, G, R."""
     from alexnet.weights.bvlc_npy import read_header
 
     size = file.seek(0, 2)
@@ -120,7 +122,7 @@ def _npy(file: BinaryIO) -> np.ndarray:
 
 
 def _npz(file: BinaryIO) -> np.ndarray:
-    """The statistics of a cache."""
+    """Read the mean image from a cache's statistics."""
     from alexnet.weights.torch_read import Bounded
 
     try:
@@ -130,14 +132,14 @@ def _npz(file: BinaryIO) -> np.ndarray:
                 raise UserError(f"its mean image unpacks to {info.file_size:,} bytes: too many")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise UserError("it is packed in another way than NumPy packs")
-            with archive.open(info) as part:  # a packed file may unpack to more than it says
+            with archive.open(info) as part:  # a compressed file may unpack to more than it claims
                 return _npy(io.BytesIO(b"".join(iter(lambda: part.read(_PIECE), b""))))
     except (zipfile.BadZipFile, KeyError, RuntimeError, EOFError) as error:
         raise UserError("it is damaged, encrypted, or has no 'mean_image'") from error
 
 
 def _binaryproto(file: BinaryIO) -> np.ndarray:
-    """Caffe's own file of a mean image, a BlobProto."""
+    """Read Caffe's own mean image format, a BlobProto."""
     from alexnet.weights import wire
     from alexnet.weights.caffemodel import blob
 
@@ -146,7 +148,7 @@ def _binaryproto(file: BinaryIO) -> np.ndarray:
 
 
 def _channels_last(pixels: np.ndarray) -> np.ndarray:
-    """[H, W, C] in R, G, B order, of that or of Caffe's [C, H, W] in B, G, R."""
+    """[H, W, C] in R, G, B order, from that or from Caffe's [C, H, W] in B, G, R."""
     if pixels.ndim == 3 and len(pixels) in (1, 3) and pixels.shape[1] == pixels.shape[2]:
         return pixels[::-1].transpose(1, 2, 0)
     return pixels

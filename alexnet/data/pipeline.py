@@ -1,7 +1,7 @@
 """Batches of examples, decoded and augmented by threads or processes while the network trains.
 
 A training batch is a function of (seed, step): any step can be computed without the ones before
-it, so resuming needs no more state than the step's number, and who computes it changes nothing.
+it. So resuming needs only the step's number, and it makes no difference which worker computes it.
 """
 
 import contextlib
@@ -36,26 +36,26 @@ from alexnet.preprocess import ChannelOrder, EvalProtocol
 from alexnet.text import counted
 
 Batch = dict[str, np.ndarray]
-Batches = Generator[Batch, None, None]  # to be closed by those who leave it before its end
+Batches = Generator[Batch, None, None]  # close it when leaving before its end
 LeftOut = tuple[int, str, str]  # an unreadable image's number, its name and the reason
 Found = tuple[Batch, list[LeftOut]]
 
 
 @dataclass(frozen=True, eq=False)
 class Loading:
-    """Batches to read: their size, the rows wanted, and how images are decoded."""
+    """Loading options: the batch size, the rows to read, and how images are decoded."""
 
     batch_size: int  # of the global batch, over all processes
     channels: int = 3  # 3 for RGB, 1 for gray
     threads: int = 2
     on_bad_image: Literal["skip", "raise"] = "raise"
-    rows: np.ndarray | None = None  # of the global batch, this process's; by default all
-    workers: int = 0  # processes that load, in place of threads
-    whole: bool = False  # hand over whole images, for the device to crop, where all are alike
+    rows: np.ndarray | None = None  # this process's rows of the global batch; by default all
+    workers: int = 0  # processes that load, instead of threads
+    whole: bool = False  # hand over whole images for the device to crop, if all have one size
 
     @property
     def own_rows(self) -> np.ndarray:
-        """Places in the global batch that are read here, integers."""
+        """Indices of the rows of the global batch that this process reads."""
         return np.arange(self.batch_size) if self.rows is None else self.rows
 
 
@@ -64,7 +64,7 @@ _epoch_order = functools.lru_cache(maxsize=4)(order)
 
 
 class BadImages:
-    """Images of one source that could not be read, each once; safe to share between threads."""
+    """Unreadable images of one source, each listed once; safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,7 +72,7 @@ class BadImages:
         self._taken = 0
 
     def add(self, index: int, name: str, reason: str) -> None:
-        """Note that example `index`, called `name`, is unreadable."""
+        """Record that example `index`, called `name`, is unreadable."""
         with self._lock:
             self._sentences.setdefault(index, f"{name}: {reason}")
 
@@ -94,10 +94,10 @@ class BadImages:
 
 
 def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
-    """Full batches in the training set; what is left over is dropped, and differs by epoch.
+    """Number of full batches in the training set; the rest, different in each epoch, is dropped.
 
     Raises:
-        UserError: where the training set is smaller than one batch.
+        UserError: if the training set is smaller than one batch.
     """
     steps = len(dataset.train) // batch_size
     if steps == 0:
@@ -118,19 +118,18 @@ def train_batches(
     start_step: int = 0,
     bad_images: BadImages | None = None,
 ) -> Batches:
-    """Batches for step `start_step` and all that follow, without end.
+    """Yield the batches of step `start_step` and all following ones, without end.
 
     A batch has image (uint8 [B, S, S, C]), label (int32 [B]), mask (float32 [B], 0 where an image
     was left out), example (int32 [B], its number in `dataset.train`) and, with color noise,
     color_shift (float32 [B, 3], in units of 0..255) and perhaps color_scale (float32 [B]). B is
     the number of `loading.rows`, and only their images are read. With `loading.whole`, images of
     `augmentation.resize_to` pixels a side are handed over as they are, with crop (int32 [B, 2])
-    and flip (uint8 [B]), which say how the step is to cut them: its input is the same.
+    and flip (uint8 [B]) to tell the step how to crop them; the network's input is the same.
 
     Raises:
-        UserError: at once for a batch larger than the training set; while iterating for a label
-            that is not a class's, or an image that can't be read, unless `loading` says to skip
-            those.
+        UserError: at once for a batch larger than the training set; while iterating for an
+            invalid label, or for an unreadable image unless `loading` says to skip those.
     """
     steps_per_epoch(dataset, loading.batch_size)
     work = functools.partial(
@@ -188,15 +187,15 @@ def eval_batches(
     channel_order: ChannelOrder = "RGB",
     ten_crop: bool = False,
 ) -> Batches:
-    """Every example of `source` once, in order; the last batch is padded with mask 0.
+    """Yield every example of `source` once, in order; the last batch is padded with mask 0.
 
-    Batches are those of `train_batches`, without color_shift; `example` is -1 in padding. The sum
-    of all masks and `len(bad_images)`, over all rows, make `len(source)`. With `ten_crop`, `image`
-    is uint8 [10, B, S, S, C], a batch for each of the ten views, and never whole. Without
-    `num_classes` labels are not checked.
+    Batches are as in `train_batches`, without color_shift; `example` is -1 in padding. Over all
+    rows, the sum of all masks plus `len(bad_images)` is `len(source)`. With `ten_crop`, `image` is
+    uint8 [10, B, S, S, C], a batch for each of the ten views, and images are never whole. Without
+    `num_classes`, labels are not checked.
 
     Raises:
-        UserError: while iterating, as `train_batches`.
+        UserError: while iterating, as in `train_batches`.
     """
     work = functools.partial(
         _eval_batch, source, protocol, loading, num_classes, channel_order, ten_crop
@@ -214,7 +213,7 @@ def _eval_batch(
     ten_crop: bool,
     step: int,
 ) -> Found:
-    """The batch of an evaluation's step."""
+    """The batch of an evaluation step."""
     left_out = list[LeftOut]()
     indices = step * loading.batch_size + loading.own_rows
     indices = np.where(indices < len(source), indices, -1)
@@ -237,7 +236,7 @@ def _eval_batch(
 def _empty_batch(
     indices: np.ndarray, size: int, channels: int, views: tuple[int, ...] = ()
 ) -> Batch:
-    """A batch without an example yet; `_clear_rest` is for the rows that get none."""
+    """A batch without examples yet; call `_clear_rest` for the rows that don't get one."""
     return {
         "image": _buffers.take((*views, len(indices), size, size, channels)),
         "label": np.zeros(len(indices), np.int32),
@@ -247,13 +246,13 @@ def _empty_batch(
 
 
 def _are_alike(source: Source, loading: Loading, side: int) -> bool:
-    """Tell whether images are handed over whole: an `AlikeSource` has squares of `side` pixels."""
+    """Return True to hand images over whole: for an `AlikeSource` of squares of `side` pixels."""
     own = getattr(source, "side", None), getattr(source, "channels", None)
     return loading.whole and own == (side, loading.channels)
 
 
 def _fill(batch: Batch, source: Any, load: Callable[[int], Any], num_classes: int | None) -> None:
-    """Read whole images of an `AlikeSource` into a batch's rows; what is amiss, `load` tells."""
+    """Read whole images of an `AlikeSource` into a batch's rows; `load` reports unreadable ones."""
     indices = batch["example"][batch["example"] >= 0]  # padding comes last
     count = len(indices)
     labels, readable = source.read(indices, batch["image"][:count])
@@ -265,7 +264,7 @@ def _fill(batch: Batch, source: Any, load: Callable[[int], Any], num_classes: in
 
 
 def _clear_rest(batch: Batch) -> None:
-    """Set the images that are missing to zero."""
+    """Set missing images to zero."""
     for row in np.flatnonzero(batch["mask"] == 0):
         batch["image"][..., row, :, :, :] = 0
 
@@ -289,7 +288,7 @@ def _load(
     left_out: list[LeftOut],
     index: int,
 ) -> tuple[np.ndarray, int] | None:
-    """Decoded image and label; None for an unreadable image that is to be skipped."""
+    """Decode an image and get its label; None for an unreadable image that is to be skipped."""
     try:
         image, label = source[index]
         if num_classes is not None:
@@ -311,7 +310,7 @@ def _ahead(
     loading: Loading,
     bad_images: BadImages | None,
 ) -> Batches:
-    """Yield the batch of each step, in order, and note which images it left out."""
+    """Yield the batch of each step, in order, and record the images it left out."""
     if loading.workers:
         made = _in_processes(work, steps, loading.workers)
     else:
@@ -329,7 +328,7 @@ def _in_processes(
 ) -> Generator[Found, None, None]:
     """Yield `work` of each step, in order, computed ahead by processes."""
     slots = Slots()
-    tasks = ((step, slots.take()) for step in steps)  # taken when a process is to begin with it
+    tasks = ((step, slots.take()) for step in steps)  # taken just before a step starts
     parcels = in_processes(functools.partial(_packed, work), tasks, workers)
     with contextlib.closing(parcels):
         for parcel, left_out in parcels:
@@ -347,12 +346,12 @@ def _in_threads(
 ) -> Generator[Found, None, None]:
     """Yield `work` of each step, in order, computed ahead by threads.
 
-    Whole batches are the unit of work: decoding and resizing release the interpreter lock, and
-    nothing has to be copied together afterwards. An error is raised in its step's place. Closing
-    the iterator drops the batches that no thread has begun, and waits for none.
+    Whole batches are the unit of work: decoding and resizing release the interpreter lock, and no
+    parts have to be put together afterwards. An error is raised at its step's position. Closing
+    the iterator drops the batches that no thread has begun, without waiting for the others.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
-    # One batch in work per thread and two ready: more would only cost memory.
+    # One batch in progress per thread and two ready: more would only cost memory.
     ahead: deque[Future[Found]] = deque(
         pool.submit(work, step) for step in itertools.islice(steps, threads + 2)
     )

@@ -1,8 +1,8 @@
 """Metadata of prepared TFDS data sets, checked before tfds reads it.
 
-`features.json` names the Python class of each feature, and tfds imports the module of a class that
-it doesn't know, from the working directory for one. A data set may come from anyone, so here only
-tfds's own classes pass.
+`features.json` names the Python class of each feature. If tfds doesn't know a class, it imports
+its module, possibly from the working directory. A data set may come from anyone, so only tfds's
+own classes are accepted here.
 """
 
 import json
@@ -14,7 +14,7 @@ from alexnet.errors import UserError
 from alexnet.files import open_file, read_all
 
 FEATURES, INFO = "features.json", "dataset_info.json"
-MAX_BYTES = 64 << 20  # of each file of metadata; those of ImageNet have a few kilobytes
+MAX_BYTES = 64 << 20  # for each metadata file; ImageNet's have a few kilobytes
 _PACKAGE = "tensorflow_datasets.core.features."
 _CLASSES = {
     _PACKAGE + name
@@ -37,7 +37,7 @@ _CLASSES = {
     )
 }
 _CLASS_KEYS = ("pythonClassName", "python_class_name")  # tfds takes both
-# Of the forms before tfds 4.5, which wrote no files that can be read in random order: `json` would
+# From formats before tfds 4.5, which wrote no files that can be read in random order: `json` would
 # hold more features as text.
 _OLD_KEYS = ("type", "json")
 
@@ -46,8 +46,8 @@ def check_metadata(folder: Path) -> None:
     """Check the metadata in a prepared data set's folder.
 
     Raises:
-        UserError: for features of another package, and files that are malformed, too large or
-            none.
+        UserError: for features of another package, and files that are missing, malformed, too
+            large or not regular.
     """
     _read_object(folder / INFO)
     path = folder / FEATURES
@@ -65,7 +65,7 @@ def check_metadata(folder: Path) -> None:
         if other.name.endswith(".labels.txt"):
             with open_file(other, MAX_BYTES):
                 pass
-        elif other.exists() and not (other.is_file() or other.is_dir()):  # a pipe, for one
+        elif other.exists() and not (other.is_file() or other.is_dir()):  # for example, a pipe
             raise UserError(f"can't read {other}: it is not a regular file")
 
 
@@ -82,7 +82,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _texts(value: Any) -> Iterator[tuple[str, str]]:
-    """Each text in objects at any depth, with its key."""
+    """Yield each string in nested objects, with its key."""
     todo = [value]
     while todo:
         one = todo.pop()

@@ -1,7 +1,7 @@
 """A cache on Google Cloud Storage: copied to a local disk once, with progress.
 
-Every step of a training reads hundreds of images from anywhere in the cache: as requests to a
-bucket they would be far slower than the network trains, and would be paid for in every epoch.
+Every training step reads hundreds of images from anywhere in the cache. As requests to a bucket,
+they would be far slower than training itself, and would be charged for in every epoch.
 """
 
 import hashlib
@@ -22,21 +22,21 @@ _SAID_EVERY = 10  # seconds
 
 
 def local_copy(folder: Path) -> Path:
-    """The folder of a cache's local copy, which is made or completed where it has to be.
+    """The folder of a cache's local copy, which is made or completed if necessary.
 
-    It lies in `~/.cache/alexnet/caches`, or below `$XDG_CACHE_HOME`, under a name made of what
-    `meta.json` says. Files that are there already, of the right size, are not copied again; their
+    It is in `~/.cache/alexnet/caches`, or below `$XDG_CACHE_HOME`, under a name derived from the
+    content of `meta.json`. Files already there with the right size are not copied again; their
     content is checked when it is read.
 
     Raises:
-        UserError: where there is no cache.
-        RunError: where the bucket can't be read, or the disk is full.
+        UserError: if there is no cache.
+        RunError: if the bucket can't be read, or the disk is full.
     """
     meta, storage = read_meta(folder), storage_of(folder)
     name = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:32]
     target = user_cache("caches") / name
     files = [make(folder, split) for split in SPLITS for make in (index_file, images_file)]
-    files.append(folder / META)  # last: then the copy is complete
+    files.append(folder / META)  # last: it marks the copy as complete
     try:
         target.mkdir(parents=True, exist_ok=True)
         sizes = {file: int(storage.info(str(file))["size"]) for file in files}
@@ -68,7 +68,7 @@ def _copy(storage: Any, source: Path, target: Path, size: int, progress: "_Progr
 
 
 class _Progress:
-    """Says on standard error, now and then, how much is copied."""
+    """Progress messages on standard error: now and then, how much has been copied."""
 
     def __init__(self, folder: Path, total: int):
         self._folder, self._total, self._done = folder, total, 0

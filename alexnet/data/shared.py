@@ -1,8 +1,8 @@
-"""Arrays from worker processes in memory that both have: they are copied once, by the worker.
+"""Arrays from worker processes in shared memory: they are copied only once, by the worker.
 
-The memory belongs to files that have no name, of the parent, which its workers open by number
-below /proc. So however processes end, nothing is left behind. It is used again when nobody holds
-the arrays in it any more.
+The memory belongs to the parent's unnamed files, which its workers open by number below /proc. So
+nothing is left behind, however the processes end. Memory is reused once nothing refers to the
+arrays in it any more.
 """
 
 import functools
@@ -21,24 +21,24 @@ _FREE = 2  # references to memory whose arrays are gone: a slot's, and an argume
 
 
 class Parcel(NamedTuple):
-    """Arrays in shared memory: the memory, and of each array its shape, type and first byte."""
+    """Arrays in shared memory: the memory, and each array's shape, type and offset."""
 
     path: str
     layout: dict[str, tuple[tuple[int, ...], str, int]]
 
 
 class _Slot:
-    """Memory for the arrays of one task at a time; a file, and where it is mapped to here."""
+    """Memory for the arrays of one task at a time: a file, and its mapping in this process."""
 
     def __init__(self) -> None:
         self.file = os.memfd_create("alexnet")
         weakref.finalize(self, os.close, self.file)
         self.path = f"/proc/{os.getpid()}/fd/{self.file}"
         self.memory = np.zeros(0, np.uint8)
-        self.waits = False  # for a worker
+        self.waits = False  # True until the arrays that a worker packs here are opened
 
     def is_free(self) -> bool:
-        """Tell whether no array in it is held: each holds the memory that it is a view of."""
+        """Return True if no array in it is in use: each refers to the memory it is a view of."""
         return not self.waits and sys.getrefcount(self.memory) == _FREE
 
 
@@ -49,7 +49,7 @@ class Slots:
         self._slots: dict[str, _Slot] = {}
 
     def take(self) -> str:
-        """Memory that is free, for `pack` in a worker."""
+        """The path of free memory, for `pack` in a worker."""
         for slot in self._slots.values():
             if slot.is_free():
                 break
@@ -60,7 +60,7 @@ class Slots:
         return slot.path
 
     def open(self, parcel: Parcel) -> dict[str, np.ndarray]:
-        """The arrays that a worker has packed; its memory is free again when they are gone."""
+        """The arrays that a worker has packed; the memory is free again when they are gone."""
         slot = self._slots[parcel.path]
         size = os.fstat(slot.file).st_size
         if slot.memory.nbytes != size:
@@ -70,7 +70,7 @@ class Slots:
 
 
 def pack(arrays: Mapping[str, np.ndarray], path: str) -> Parcel:
-    """Copy arrays into memory of the parent's."""
+    """Copy arrays into the parent's memory."""
     starts = itertools.accumulate(
         (-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays.values()), initial=0
     )
@@ -85,7 +85,7 @@ def pack(arrays: Mapping[str, np.ndarray], path: str) -> Parcel:
 
 
 def _mapped(path: str, size: int) -> np.ndarray:
-    """The memory, made as large as it has to be."""
+    """The mapped memory, enlarged if necessary."""
     found = os.stat(path)
     if found.st_size < size or size == 0:
         size = max(size, 1)
@@ -93,9 +93,9 @@ def _mapped(path: str, size: int) -> np.ndarray:
     return _map(path, found.st_ino, max(size, found.st_size))
 
 
-@functools.lru_cache(maxsize=1024)  # more than a worker meets
+@functools.lru_cache(maxsize=1024)  # more than a worker ever sees
 def _map(path: str, inode: int, size: int) -> np.ndarray:
-    """A file's memory, mapped once: a number below /proc alone might be another file's by now."""
+    """Map a file once; by its inode, too, since its number below /proc may have been reused."""
     file = os.open(path, os.O_RDWR)
     try:
         return np.frombuffer(mmap.mmap(file, size), np.uint8)

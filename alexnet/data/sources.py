@@ -1,4 +1,4 @@
-"""Data sets by the name that `--dataset` gives."""
+"""Data sets by their `--dataset` name."""
 
 from pathlib import Path, PurePath
 
@@ -20,14 +20,14 @@ def open_dataset(
     """Open the data set called `name`, one of KINDS.
 
     Args:
-        name: what `--dataset` takes.
-        data_dir: where prepared TFDS data sets are; by default where tfds itself puts them.
+        name: a value of `--dataset`.
+        data_dir: directory of prepared TFDS data sets; by default the one that tfds itself uses.
         seed: splits a folder that isn't split on disk.
-        channels: of synthetic images; images of all other data sets are converted when decoded.
+        channels: for synthetic images; images of all other data sets are converted when decoded.
         size: height and width of synthetic images.
 
     Raises:
-        UserError: for an unknown name, or data that isn't there or isn't as it must be.
+        UserError: for an unknown name, or data that is missing or malformed.
     """
     if not isinstance(name, str):
         raise UserError(

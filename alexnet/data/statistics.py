@@ -1,4 +1,4 @@
-"""Statistics of a cache's training images: mean image, mean and deviation, axes of the colors."""
+"""Statistics of a cache's training images: mean image, mean, standard deviation, color axes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,32 +11,32 @@ from alexnet.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """In units of 0..255, over all pixels of all images; an axis of colors is a column."""
+    """Statistics over all pixels of all images, in units of 0..255; each color axis is a column."""
 
     mean_image: np.ndarray  # float64 [S, S, C]
     mean: np.ndarray  # float64 [C]
     std: np.ndarray  # float64 [C]
     color_std: np.ndarray  # float64 [C], along the axes, ascending
-    color_axes: np.ndarray  # float64 [C, C]; of each axis, the largest component is positive
+    color_axes: np.ndarray  # float64 [C, C]; the largest component of each axis is positive
 
     def to_json(self) -> dict[str, Any]:
-        """All but the mean image, as plain values."""
+        """Everything but the mean image, as plain values."""
         names = ("mean", "std", "color_std", "color_axes")
         return {name: getattr(self, name).tolist() for name in names}
 
 
 def statistics(source: Any, progress: Any = None) -> Statistics:
-    """The statistics of an `AlikeSource`; its unreadable images are left out.
+    """Compute the statistics of an `AlikeSource`, leaving out its unreadable images.
 
     Args:
-        source: whose images are all of one size.
+        source: a source whose images are all of one size.
         progress: called with the number of images done.
 
     Raises:
-        UserError: where no image is readable.
+        UserError: if no image is readable.
     """
     total = np.zeros((source.side, source.side, source.channels), np.uint64)
-    # Sums of products below 2^53 are exact in float64, whatever their order: an image's are.
+    # Sums of products below 2^53, as for one image, are exact in float64, whatever their order.
     products = np.zeros((source.channels, source.channels))
     count = 0
     for index in range(len(source)):

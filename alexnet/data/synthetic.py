@@ -1,4 +1,4 @@
-"""Noise made on demand: no disk, no decoding, and nothing to learn except by heart."""
+"""Noise made on demand: no disk, no decoding, and nothing to learn but by memorizing it."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -35,7 +35,7 @@ class SyntheticSource:
         return self.size
 
     def read(self, indices: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fill `images` (uint8 [B, side, side, channels]); gives labels, and that all are there."""
+        """Fill `images` (uint8 [B, side, side, channels]); return labels and all-true flags."""
         labels = np.zeros(len(indices), np.int32)
         for row, index in enumerate(indices.tolist()):
             images[row], labels[row] = self[index]
@@ -46,7 +46,7 @@ class SyntheticSource:
         return f"synthetic example {index} of {('train', 'eval')[self.split]}"
 
     def digest(self) -> str:
-        """Digest of the numbers that decide the images."""
+        """Digest of the numbers that determine the images."""
         return sha256(repr((CLASSES, self)).encode()).hexdigest()
 
 

@@ -18,12 +18,12 @@ from alexnet.files import at_home
 from alexnet.text import printable
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-OTHER_FILES = 256  # files a run has open besides shards: libraries, devices, sockets
+OTHER_FILES = 256  # files that a run has open besides shards: libraries, devices, sockets
 
 
 @dataclass(frozen=True, eq=False)
 class TfrecordExamples:
-    """One split in TFRecord, in the place of tfds's own data sources, which refuse that."""
+    """One split in TFRecord, which tfds's own data sources don't support."""
 
     dataset_info: Any
     split: str
@@ -40,20 +40,20 @@ class TfrecordExamples:
 
 @dataclass(frozen=True)
 class TfdsSource:
-    """One split; images stay encoded, so that `images.decode` decodes them like all others."""
+    """One split; images stay encoded, for `images.decode` to decode like all others."""
 
     name: str
     records: Any  # a tfds data source
     image_key: str
     label_key: str
-    file_key: str | None  # of the name of the file that an image came from
+    file_key: str | None  # feature with the name of an image's original file
     reopen: tuple[str, PurePath, str]  # the data set's name, its folder, and train or eval
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Opened anew where it is unpickled: shards can't be sent."""
+        """Reopen the source when it is unpickled: open shards can't be pickled."""
         return _reopened, self.reopen
 
     def digest(self) -> str:
@@ -65,12 +65,12 @@ class TfdsSource:
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
         record = self._record(index)
         label = record[self.label_key]
-        if label == -1:  # tfds's sign for none
+        if label == -1:  # tfds's marker for no label
             raise UserError(f"{self.describe(index)} has no label: its split can't be used")
         return record[self.image_key], label
 
     def describe(self, index: int) -> str:
-        """The example's number and split, and its file's name where the data set has those."""
+        """The example's number and split, and its file name if the data set has those."""
         file = ""
         if self.file_key:
             raw = self._record(index)[self.file_key]
@@ -89,16 +89,16 @@ class TfdsSource:
 def open_tfds(name: str, data_dir: str | PurePath | None = None) -> Dataset:
     """Open a data set that was prepared in `data_dir`.
 
-    What is on disk decides, so a data set of one's own needs no code here. The evaluation split is
-    validation, else test, else the last 20 % of train.
+    It is described by its files on disk alone, so a custom data set needs no code here. The
+    evaluation split is validation, else test, else the last 20 % of train.
 
     Args:
-        name: NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION; the newest version where
-            none is given.
+        name: NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION; without a version, the
+            newest.
         data_dir: by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        UserError: for data that isn't there, isn't prepared for random access, or has no image
+        UserError: for data that is missing, isn't prepared for random access, or has no image
             with a class label.
     """
     root = _local(str(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
@@ -133,7 +133,7 @@ def _open(tfds: Any, builder: Any, name: str, root: Path) -> Dataset:
         splits = zip(("train", "eval"), _splits(builder.info, name), strict=True)
         train, held_out = (source(part, split) for part, split in splits)
     except NotImplementedError as error:
-        elsewhere = root.with_name(f"{root.name}_array_record")  # in `root` tfds would do nothing
+        elsewhere = root.with_name(f"{root.name}_array_record")  # tfds would do nothing in `root`
         raise UserError(
             f"tfds:{name} has {builder.info.file_format.value} files, which can't be read in "
             f"random order without TensorFlow; {_how_to_prepare(name, elsewhere)}"
@@ -147,7 +147,7 @@ def _reopened(name: str, root: PurePath, part: str) -> Source:
 
 
 def _examples(builder: Any, split: str, decoders: Any) -> Any:
-    """The examples of a split, by number.
+    """The examples of a split, as a sequence.
 
     Raises:
         NotImplementedError: for a format that can't be read in random order.
@@ -175,7 +175,7 @@ def _local(data_dir: str) -> Path:
 
 
 def _allow_open_files(shards: int) -> None:
-    """Raise the limit of open files where it is too low for all shards to stay open.
+    """Raise the limit on open files if it is too low for all shards to stay open.
 
     ImageNet has 1,088 shards, and many systems start with a limit of 1,024 files.
     """
@@ -249,7 +249,7 @@ def _how_to_prepare(name: str, data_dir: Path) -> str:
 
 
 def _keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
-    """Names of the features that are the image and its label."""
+    """Names of the image feature and the label feature."""
     kinds = dict(sorted(info.features.items()))  # tfds gives them in a new order in each process
     image_keys = [key for key, kind in kinds.items() if isinstance(kind, tfds.features.Image)]
     label_keys = [key for key, kind in kinds.items() if isinstance(kind, tfds.features.ClassLabel)]
@@ -257,7 +257,7 @@ def _keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
         raise UserError(
             f"tfds:{name} has no image with one class label; its features are {', '.join(kinds)}"
         )
-    # Where there are several, the data set may say which pair is meant.
+    # If there are several, the data set may say which pair is meant.
     pair = info.supervised_keys
     if pair and len(pair) == 2 and pair[0] in image_keys and pair[1] in label_keys:
         return pair[0], pair[1]
@@ -265,7 +265,7 @@ def _keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
 
 
 def _splits(info: Any, name: str) -> tuple[str, str]:
-    """The splits to train and to evaluate on, in tfds's notation."""
+    """The splits for training and for evaluation, in tfds's notation."""
     if "train" not in info.splits:
         raise UserError(f"tfds:{name} has no split 'train'; it has {', '.join(info.splits)}")
     for held_out in ("validation", "test"):

@@ -1,8 +1,8 @@
-"""TFRecord files in random order, without TensorFlow: an index of where each record begins.
+"""Random access to TFRecord files, without TensorFlow: an index of where each record begins.
 
-A record is its length (8 bytes), a checksum of that, its content, and a checksum of that
-(tensorflow/core/lib/io/record_writer.h). So a file has to be gone through once. What is found is
-kept in the user's cache folder, under a name made of the file's path, size and time of change.
+A record is its length (8 bytes), a checksum of the length, its content, and a checksum of the
+content (tensorflow/core/lib/io/record_writer.h). So a file has to be scanned once. The index is
+kept in the user's cache folder, under a name made of the file's path, size and modification time.
 """
 
 import bisect
@@ -29,19 +29,18 @@ from alexnet.user_cache import own_folder, user_cache
 
 HEADER, FOOTER = 12, 4  # bytes before and after a record's content
 MOST = (1 << 31) - 1  # bytes of a record; protobuf's own limit
-_SCANS = 16  # files gone through at a time: most of it is waiting for a disk
+_SCANS = 16  # files scanned at a time: most of the time goes into waiting for a disk
 _SLOW = 3  # seconds
 _LENGTH, _CRC = struct.Struct("<Q"), struct.Struct("<I")
 
 
 class RecordFiles:
-    """The records of several files, each a part of its own, as one sequence of bytes.
+    """The records of several files, or of a part of each, as one sequence of bytes objects.
 
-    A record's checksum is compared when it is read for the first time, as that takes longer than
-    reading it.
+    A record's checksum is verified only on its first read, as that takes longer than reading it.
 
     Args:
-        parts: path, number of records left out at the start, and number of records taken.
+        parts: path, number of records to skip at the start, and number of records to take.
 
     Raises:
         UserError: for a file that is missing, damaged, or has fewer records.
@@ -62,7 +61,7 @@ class RecordFiles:
         ]
         self._firsts = list(itertools.accumulate((take for _, _, take in parts), initial=0))
         self._files = [os.open(path, os.O_RDONLY) for path, _, _ in parts]
-        self._seen = np.zeros(len(self), bool)  # records whose checksums were compared
+        self._seen = np.zeros(len(self), bool)  # records whose checksums were verified
         weakref.finalize(self, _close, self._files)
 
     def __len__(self) -> int:
@@ -72,9 +71,9 @@ class RecordFiles:
         """A record's content.
 
         Raises:
-            IndexError: where there is no such record.
+            IndexError: if there is no such record.
             ValueError: for one that is damaged.
-            OSError: where it can't be read.
+            OSError: if it can't be read.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
@@ -94,7 +93,7 @@ class RecordFiles:
 
 @contextlib.contextmanager
 def _said_if_slow(files: int) -> Iterator[None]:
-    """Say what is being done when it takes long, as it does once."""
+    """Print a message if indexing takes long, as it may the first time."""
     sentence = f"finding the records in {counted(files, 'TFRecord file')}, which is done once"
     notice = threading.Timer(_SLOW, print, [sentence], {"file": sys.stderr})
     notice.start()
@@ -110,13 +109,13 @@ def _close(descriptors: list[int]) -> None:
 
 
 def masked(data: np.ndarray | bytes) -> int:
-    """CRC-32C of bytes, turned and shifted as TFRecord has it."""
+    """CRC-32C of bytes, masked as TFRecord does: rotated, plus a constant."""
     crc = checksum(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def record_starts(path: Path) -> np.ndarray:
-    """The places where the records of a file begin, and where the last ends: int64 [records + 1].
+    """The offsets at which a file's records begin, and the last one ends: int64 [records + 1].
 
     Raises:
         UserError: for a file that can't be read, or isn't TFRecord from beginning to end.
@@ -128,7 +127,7 @@ def record_starts(path: Path) -> np.ndarray:
         found = _kept(kept, status.st_size)
         if found is None:
             found = _scan(path, file.fileno(), status.st_size)
-            with contextlib.suppress(Exception):  # then it is found again next time
+            with contextlib.suppress(Exception):  # if it can't be kept, it is made again next time
                 own_folder("tfrecord")
                 with atomic_write(kept) as target:
                     np.save(target, found)
@@ -136,7 +135,7 @@ def record_starts(path: Path) -> np.ndarray:
 
 
 def _kept(path: Path, size: int) -> np.ndarray | None:
-    """An index from the cache folder; None where there is none that can be right."""
+    """An index from the cache folder; None if there is no plausible one."""
     try:
         found: Any = np.load(path, allow_pickle=False)
     except Exception:  # on damaged files NumPy raises nearly anything
@@ -150,7 +149,7 @@ def _kept(path: Path, size: int) -> np.ndarray | None:
 
 
 def _scan(path: Path, descriptor: int, size: int) -> np.ndarray:
-    """Go through a file from header to header."""
+    """Scan a file from header to header."""
     starts, place = [0], 0
     while place < size:
         header = os.pread(descriptor, HEADER, place)

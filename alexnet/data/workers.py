@@ -1,7 +1,7 @@
-"""Worker processes, which decode past Python's lock.
+"""Worker processes, which decode images without the limit of Python's interpreter lock.
 
-They are started afresh, since a copy of a process with threads may hang; they leave signals to
-their parent, and end when it does.
+They are spawned, since a fork of a process with threads may hang; they leave signals to their
+parent, and end when it does.
 """
 
 import multiprocessing
@@ -20,12 +20,12 @@ from alexnet.errors import RunError
 
 T = TypeVar("T")
 R = TypeVar("R")
-_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the parent hears them, and ends all
-_work: Any = None  # a worker's
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the parent handles these
+_work: Any = None  # the work function, in a worker
 
 
 def cpus() -> int:
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -36,11 +36,11 @@ def in_processes(
 ) -> Generator[R, None, None]:
     """Yield `work` of each task, in order, computed ahead by processes.
 
-    `work` is pickled once for each process, tasks and results each time. An error is raised in its
-    task's place.
+    `work` is pickled once for each process; tasks and results, each time. An error is raised at
+    its task's position.
 
     Raises:
-        RunError: where a worker has died.
+        RunError: if a worker has died.
     """
     tasks = iter(tasks)
     context = multiprocessing.get_context("spawn")
@@ -61,7 +61,7 @@ def in_processes(
 
 
 def _submitted(pool: ProcessPoolExecutor, tasks: Iterable[Any]) -> list[Future]:
-    """Hand tasks over. What starts here starts with signals held back, to be ignored there."""
+    """Submit tasks, with signals blocked, so that new workers can first set them to be ignored."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
     try:
         return [pool.submit(_call, task) for task in tasks]
@@ -70,7 +70,7 @@ def _submitted(pool: ProcessPoolExecutor, tasks: Iterable[Any]) -> list[Future]:
 
 
 def _begin(work: Any) -> None:
-    """Take the work over, and end with the parent: a pool's workers would wait for ever."""
+    """Set up a worker: keep `work`, and end with the parent, as a pool's workers never would."""
     global _work
     _work = work
     for number in _IGNORED:

@@ -1,1 +1,1 @@
-"""`alexnet doctor`: checks of this machine for a run, before it starts."""
+"""`alexnet doctor`: checks that this machine is ready for a run, before it starts."""

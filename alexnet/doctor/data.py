@@ -1,4 +1,4 @@
-"""The data set: present, whole, and readable by the pipeline that training uses."""
+"""Checks that the data set is present, complete, and readable by the training pipeline."""
 
 import dataclasses
 import resource
@@ -23,13 +23,13 @@ from alexnet.doctor.finding import OK, WARNING, WRONG, Finding
 from alexnet.files import as_path
 from alexnet.text import counted
 
-SAMPLED = 32  # examples decoded of each of the two sources
-_SHOWN = 3  # broken files that are named
+SAMPLED = 32  # examples decoded from each of the two sources
+_SHOWN = 3  # broken files listed by name
 _READERS = 16
 
 
 def check(dataset: Dataset, config: TrainConfig) -> list[Finding]:
-    """Check sizes, shards where there are any, and some examples by decoding them.
+    """Check sizes, any shards, and some examples by decoding them.
 
     Raises:
         UserError: for a batch larger than the training set, or a run among its images.
@@ -53,7 +53,7 @@ def shards(dataset: Dataset) -> Finding:
     """Read the first and the last record of every shard."""
     every = [shard for source in (dataset.train, dataset.eval) for shard in _shards_of(source)]
     need = len(every) + OTHER_FILES
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # raised already as far as it can be
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # already raised as far as possible
     if allowed not in (resource.RLIM_INFINITY, max(need, allowed)):
         found = (
             f"training keeps {len(every):,} shards open, besides some {OTHER_FILES} other files, "
@@ -70,7 +70,7 @@ def shards(dataset: Dataset) -> Finding:
 
 
 def _shards_of(source: Any) -> Iterator[tuple[Path, Source, range]]:
-    """The files of a split, and which records each has by its dataset_info.json."""
+    """The files of a split, and the records in each according to its dataset_info.json."""
     records, first = source.records, 0
     for part in records.dataset_info.splits[records.split].file_instructions:
         yield Path(part.filename), source, range(first, first + part.take)
@@ -91,7 +91,7 @@ def _shard_problem(shard: tuple[Path, Source, range]) -> str | None:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Some examples of a source, from its first to its last."""
+    """Some examples of a source, spread from its first to its last."""
 
     source: Source
 
@@ -129,5 +129,5 @@ def examples(dataset: Dataset, config: TrainConfig) -> Finding:
 
 
 def _one_batch(config: TrainConfig, batch_size: int) -> Loading:
-    """Loading of batches of this size that does not stop at a bad image."""
+    """Loading options for batches of this size that don't stop at a bad image."""
     return dataclasses.replace(config.loading(), batch_size=batch_size, on_bad_image="skip")

@@ -1,7 +1,7 @@
-"""The devices that a framework sees, and those that it should.
+"""Checks of the devices that a framework sees against those that it should.
 
 Run as a program, this asks a framework for its devices: it reads a run's configuration as JSON and
-prints one line of JSON. That takes a process of its own, as a runtime may hang or crash.
+prints one line of JSON. It runs in a separate process, as a runtime may hang or crash.
 """
 
 import json
@@ -32,7 +32,7 @@ _TPU_VARIABLES = (
 def probe(config: TrainConfig, seconds: float = TIME_LIMIT) -> dict[str, Any]:
     """Ask a framework for its devices, by `inspection.devices`, in another process.
 
-    Where that fails or takes more than `seconds`: `error`, a sentence, and `fix`.
+    If that fails or takes more than `seconds`, return `error`, a sentence, and `fix`.
     """
     process = subprocess.Popen(
         command_of("alexnet.doctor.devices"),
@@ -43,7 +43,7 @@ def probe(config: TrainConfig, seconds: float = TIME_LIMIT) -> dict[str, Any]:
     try:
         output, errors = process.communicate(json.dumps(to_json(config)), timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # not waited for: a stuck driver can't be ended
+        os.killpg(process.pid, signal.SIGKILL)  # no wait: a stuck driver can't be ended
         for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
             pipe.close()
         return {
@@ -61,12 +61,12 @@ def probe(config: TrainConfig, seconds: float = TIME_LIMIT) -> dict[str, Any]:
 
 
 def check(seen: dict[str, Any], config: TrainConfig, root: Path = Path("/")) -> list[Finding]:
-    """Tell the devices seen, and warn where the machine has better ones.
+    """Report the devices seen, and warn if the machine has better ones.
 
     Args:
         seen: from `probe`.
-        config: of the run.
-        root: where the machine's device files are.
+        config: the run's configuration.
+        root: the root directory for the machine's device files.
     """
     if "error" in seen:
         return [Finding("devices", WRONG, seen["error"], seen.get("fix", ""))]
@@ -86,7 +86,7 @@ def check(seen: dict[str, Any], config: TrainConfig, root: Path = Path("/")) -> 
 
 
 def has_tpu(root: Path = Path("/")) -> bool:
-    """Look for a TPU's device file (vfio ones are anybody's), or its settings."""
+    """Look for a TPU's device file (vfio ones may be any device's), or its settings."""
     vendors = root.glob("sys/bus/pci/devices/*/vendor")
     vfio = any(root.glob("dev/vfio/[0-9]*"))
     return (
@@ -97,7 +97,7 @@ def has_tpu(root: Path = Path("/")) -> bool:
 
 
 def has_gpu(root: Path = Path("/")) -> bool:
-    """Look for an NVIDIA GPU's device file, or, as WSL has none, ask the driver."""
+    """Look for an NVIDIA GPU's device file or, since WSL has none, ask the driver."""
     if any(root.glob("dev/nvidia[0-9]*")):
         return True
     try:
@@ -108,7 +108,7 @@ def has_gpu(root: Path = Path("/")) -> bool:
 
 
 def _unused(device: str, framework: str, version: str) -> Finding:
-    """A warning for an accelerator that the framework leaves alone, with the way to use it."""
+    """A warning about an accelerator that the framework doesn't use, and how to use it."""
     found = f"this machine has a {device} that {framework} doesn't use"
     hiding = "JAX_PLATFORMS" if framework == "jax" else "CUDA_VISIBLE_DEVICES"
     if framework == "torch" and device == "TPU":

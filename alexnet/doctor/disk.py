@@ -1,4 +1,4 @@
-"""The work directory, and the disk space that a run's checkpoints take."""
+"""Checks of the work directory, and of the disk space that a run's checkpoints take."""
 
 import dataclasses
 import secrets
@@ -16,11 +16,11 @@ _MIB = 2**20
 
 
 def check_workdir(config: TrainConfig, processes: int) -> Finding:
-    """Try to write a file there, and see that no run is in the way; leaves nothing behind.
+    """Check that a file can be written there, and no run is in the way; leave nothing behind.
 
     Raises:
-        UserError: where `alexnet train` would refuse the directory.
-        RunError: where the disk does.
+        UserError: if `alexnet train` would refuse the directory.
+        RunError: if the disk can't be written to.
     """
     run, path = config.run, _path(config)
     if run.workdir is None and processes > 1:
@@ -29,7 +29,7 @@ def check_workdir(config: TrainConfig, processes: int) -> Finding:
     occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
     replaced = run.overwrite and (path / workdir.CONFIG).is_file()
     if run.workdir and (run.resume or occupied) and not replaced:
-        # Refuses as training will; --overwrite is taken away so that nothing can be deleted.
+        # Fails just as training would; --overwrite is removed so that nothing can be deleted.
         kept = dataclasses.replace(run, overwrite=False)
         workdir.prepare(dataclasses.replace(config, run=kept))
     here = path if is_remote(path) else _existing(path)
@@ -44,7 +44,7 @@ def check_workdir(config: TrainConfig, processes: int) -> Finding:
 
 
 def check_space(config: TrainConfig, spec: Spec) -> list[Finding]:
-    """Compare free disk space with the checkpoints that are kept; nothing for a bucket."""
+    """Compare free disk space with the size of the checkpoints kept; skipped for a bucket."""
     path = _path(config)
     if is_remote(path):
         return []
@@ -67,7 +67,7 @@ def check_space(config: TrainConfig, spec: Spec) -> list[Finding]:
 
 
 def _path(config: TrainConfig) -> Path:
-    """The work directory, or where training makes a new one."""
+    """The work directory, or the folder in which training makes a new one."""
     return as_path(config.run.workdir or "runs")
 
 

@@ -1,4 +1,4 @@
-"""All checks, one after another; none can stop the others."""
+"""All checks, run one after another; the failure of one doesn't stop the others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from alexnet.doctor import data, devices, disk, versions
 from alexnet.doctor.finding import WRONG, Finding
 from alexnet.errors import RunError, UserError
 
-_CLASSES = 1000  # where the data set can't be opened: ImageNet's
+_CLASSES = 1000  # ImageNet's, if the data set can't be opened
 
 
 def examine(config: TrainConfig) -> list[Finding]:
@@ -40,7 +40,7 @@ def examine(config: TrainConfig) -> list[Finding]:
 
 
 def _guarded(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
-    """A check's findings; its failure is one, too."""
+    """A check's findings; if the check itself fails, that is a finding, too."""
     try:
         return check()
     except (UserError, RunError) as error:

@@ -7,7 +7,7 @@ OK, WARNING, WRONG = "ok", "warning", "wrong"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line; `fix` is what to type or change, empty where there is nothing to do."""
+    """One line; `fix` is what to type or change, or empty if there is nothing to do."""
 
     check: str
     status: str
@@ -16,5 +16,5 @@ class Finding:
 
 
 def install(extra: str) -> str:
-    """The command that installs what an extra of this project needs."""
+    """The command that installs the packages of one of this project's extras."""
     return f"pip install -c constraints.txt -e '.[{extra}]'"

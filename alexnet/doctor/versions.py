@@ -1,4 +1,4 @@
-"""Installed packages against the versions that this project and its packages ask for."""
+"""Checks of installed packages against the versions that this project and its packages need."""
 
 import platform
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from alexnet.config import TrainConfig
 from alexnet.doctor.finding import OK, WARNING, WRONG, Finding, install
 
 PROJECT = "alexnet-two-frameworks"
-# JAX's extras for accelerators, and this project's that install them.
+# JAX's extras for accelerators, and the extras of this project that install them.
 _JAX_EXTRAS = {"tpu": "tpu", "cuda13": "cuda", "cuda12": "cuda"}
 
 
 def check(config: TrainConfig) -> list[Finding]:
-    """Check what is installed, by the packages' own bounds and by those that none states."""
+    """Check the installed packages against their declared version bounds and undeclared ones."""
     extras: set[str] = {config.framework}
     if config.data.dataset.startswith("tfds:"):
         extras.add("tfds")
@@ -32,7 +32,7 @@ def check(config: TrainConfig) -> list[Finding]:
 
 
 def _packages(needs: list[Requirement], fix: str) -> list[Finding]:
-    """Check what this project needs, what that in turn needs, and JAX's accelerator parts."""
+    """Check this project's requirements, theirs in turn, and JAX's accelerator packages."""
     every = [(PROJECT, need, fix) for need in needs]
     for need in filter(lambda need: _installed(need.name), needs):
         every += [(need.name, inner, fix) for inner in _needs(need.name, need.extras)]
@@ -41,7 +41,7 @@ def _packages(needs: list[Requirement], fix: str) -> list[Finding]:
         for theirs, ours in _JAX_EXTRAS.items():
             parts = [need for need in _needs("jax", {theirs}) if need.name not in always]
             every += [("jax", need, install(ours)) for need in parts if _installed(need.name)]
-    # Of those who ask for the same, the first one's command counts.
+    # If several need the same package, the first one's command is used.
     found_wrong = ((_problem(by, need), fix) for by, need, fix in reversed(every))
     wrong = {problem: fix for problem, fix in found_wrong if problem}
     if wrong:
@@ -52,7 +52,7 @@ def _packages(needs: list[Requirement], fix: str) -> list[Finding]:
 
 
 def _needs(name: str, extras: set[str]) -> Iterator[Requirement]:
-    """Requirements of a distribution that hold here, with these extras of its own."""
+    """Requirements of a distribution that apply here, with these of its extras."""
     for text in metadata.requires(name) or ():
         need = Requirement(text)
         if need.marker and not any(need.marker.evaluate({"extra": e}) for e in extras | {""}):
@@ -71,7 +71,7 @@ def _installed(name: str) -> Version | None:
 
 
 def _problem(by: str, need: Requirement) -> str | None:
-    """In words, how an installed package is not what another one needs."""
+    """A description of how an installed package fails another one's requirement, if it does."""
     version = _installed(need.name)
     if version and need.specifier.contains(version, prereleases=True):
         return None
@@ -79,7 +79,7 @@ def _problem(by: str, need: Requirement) -> str | None:
 
 
 def _unstated() -> Iterator[Finding]:
-    """Versions that don't fit together though their own bounds allow it."""
+    """Find versions that don't work together although their own bounds allow it."""
     jax, jaxlib, flax = (_installed(name) for name in ("jax", "jaxlib", "flax"))
     if jax and jaxlib and jax != jaxlib:
         found = f"jax is {jax}, jaxlib {jaxlib}: they are tested as one version"
