@@ -118,7 +118,7 @@ def test_a_run_does_not_become_a_class_of_its_data(place, folder, monkeypatch, c
     monkeypatch.chdir(unsplit)
     options = ["train", "--framework", "torch", *NARROW, "--dataset", "folder:.", "--steps", "1"]
     assert cli.main([*options, *(["--workdir", place] if place else [])]) == 2
-    assert "would lie among the images in ." in capsys.readouterr().err
+    assert "is inside the image folder ." in capsys.readouterr().err
     assert {path.name for path in unsplit.iterdir()} == {"cat", "dog"}
     assert len(list(unsplit.rglob("*"))) == 2 + 8
 

@@ -109,8 +109,8 @@ def check_outside(target: Path, dataset: Dataset) -> None:
         inside = real.relative_to(root).parts if real.is_relative_to(root) else (".",)
         if not any(part.startswith(".") for part in inside):
             raise UserError(
-                f"{target} would lie among the images in {source.root}, and be taken for some: "
-                "give a folder elsewhere"
+                f"{target} is inside the image folder {source.root}, where its pictures would be "
+                "taken for training images: choose a folder outside"
             )
 
 

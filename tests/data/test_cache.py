@@ -294,7 +294,7 @@ def test_another_source_or_form_is_refused(photos, tmp_path):
 def test_a_cache_does_not_become_a_class_of_its_source(image_folder, workers):
     root = image_folder(*(f"{name}/{i}.png" for name in "ab" for i in range(3)))
     for target in (root / "cache", root / "a" / "cache"):
-        with pytest.raises(UserError, match="would lie among the images"):
+        with pytest.raises(UserError, match="is inside the image folder"):
             prepare(request(root, target), workers)
     assert {path.name for path in root.iterdir()} == {"a", "b"}
     for target in (root.parent / "cache", root / ".cache"):

@@ -58,7 +58,7 @@ def test_images_that_cannot_be_read(tmp_path, policy, status):
 def test_a_run_among_its_own_images(tmp_path, monkeypatch):
     photo_folder(tmp_path)
     monkeypatch.chdir(tmp_path / "train")
-    with pytest.raises(UserError, match=r"^runs would lie among the images in \.,"):
+    with pytest.raises(UserError, match=r"^runs is inside the image folder \.,"):
         look_at("--dataset", "folder:.")
     assert look_at("--dataset", "folder:.", "--workdir", tmp_path / "run")
 
