@@ -204,8 +204,7 @@ def evaluate_weights(
         source, step=step, variant=variant, image_size=image_size, preparation=preparation
     )
     data, notes = data_of(whole, config, dataset, data_dir, seed)
-    if config and not isinstance(source, Weights) and dataset in (None, config.data.dataset):
-        notes += changes_since(source, step, data)
+    notes += changes_since(source, config, dataset, data, step)
     engine = open_engine(whole, framework, batch_size, precision=precision, devices=devices)
     observer.begin(whole, data, engine.describe(), [*whole.notes, *notes])
     channels, rows = whole.spec.channels, engine.rows

@@ -160,9 +160,25 @@ def data_of(
     return _with_labels_of(whole, found)
 
 
-def changes_since(run: str | PurePath, step: int | None, data: Dataset) -> list[str]:
-    """A sentence if a run's data set has changed since a checkpoint, by default the last."""
-    folder = as_path(run) / workdir.CHECKPOINTS
+def changes_since(
+    source: str | PurePath | Weights,
+    config: TrainConfig | None,
+    name: str | Dataset | None,
+    data: Dataset,
+    step: int | None = None,
+) -> list[str]:
+    """A sentence if a run's data set has changed since a checkpoint, by default the last.
+
+    Args:
+        source: the run; for anything else nothing is compared.
+        config: the run's, or None.
+        name: the data set asked for; only the run's own, or None, is compared.
+        data: the data set, opened.
+        step: of the checkpoint.
+    """
+    if config is None or isinstance(source, Weights) or name not in (None, config.data.dataset):
+        return []
+    folder = as_path(source) / workdir.CHECKPOINTS
     try:
         latest = saved_steps(folder)[-1] if step is None else step
         meta = read_meta(checkpoint_path(folder, latest), check_files=False)

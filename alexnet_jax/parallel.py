@@ -143,8 +143,7 @@ def state_shardings(state: Any, mesh: Mesh, fsdp: bool = False) -> Any:
     """The sharding of each array of a training state: momentum as its weight, the rest whole."""
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
-        name = variable_name(path)
-        return NamedSharding(mesh, weight_split(name, leaf.shape, mesh, fsdp) if name else P())
+        return NamedSharding(mesh, weight_split(variable_name(path), leaf.shape, mesh, fsdp))
 
     return jax.tree_util.tree_map_with_path(sharding, state)
 

@@ -106,8 +106,9 @@ def check_outside(target: Path, dataset: Dataset) -> None:
         if not isinstance(source, FolderSource) or is_remote(target) or is_remote(source.root):
             continue
         root = Path(os.path.realpath(source.root))
-        inside = real.relative_to(root).parts if real.is_relative_to(root) else (".",)
-        if not any(part.startswith(".") for part in inside):
+        if not real.is_relative_to(root):
+            continue
+        if not any(part.startswith(".") for part in real.relative_to(root).parts):
             raise UserError(
                 f"{target} is inside the image folder {source.root}, where its pictures would be "
                 "taken for training images: choose a folder outside"

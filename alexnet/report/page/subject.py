@@ -114,9 +114,7 @@ def _dataset(subject: Subject, reading: Reading) -> Dataset:
     config = subject.config
     if subject.weights:
         found, notes = data_of(subject.weights, config, reading.dataset, reading.data_dir)
-        if config and reading.dataset in (None, config.data.dataset):
-            notes = [*notes, *changes_since(subject.path, None, found)]
-        subject.notes = notes
+        subject.notes = [*notes, *changes_since(subject.path, config, reading.dataset, found)]
         return found
     if reading.dataset or not config:
         raise UserError("there are no weights to show it with")
